@@ -1,0 +1,1 @@
+"""Towhee pipelines for text-to-image search: type words, get the matching pictures."""

@@ -1,0 +1,98 @@
+"""Everything that can go wrong, drawn as one tree.
+
+::
+
+    T2IError
+    ├── ConfigError (ValueError)            a setting is wrong: name, value and way out are in the message
+    │   ├── UnknownModelError               no model of that name; lists the known ones
+    │   └── UnknownOperatorError            a pipeline names an operator that is not registered locally
+    ├── SourceError (ValueError)            nothing to read: missing or empty folder, CSV without `path`
+    ├── ImageDecodeError (ValueError)       one picture cannot be read; names file and cause
+    ├── EncodeError (RuntimeError)          a model cannot embed what it was given
+    ├── CheckpointError (ValueError)        weights are missing, truncated or of another model
+    ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
+    └── StoreError (RuntimeError)           Milvus
+        ├── StoreUnavailableError           the server does not answer; names the uri
+        ├── StoreAuthError                  the server refuses the token
+        ├── StoreTimeoutError               the server did not answer in time
+        ├── StoreLockedError                the Milvus Lite file is held by another process
+        ├── StoreFormatError                the file is not a Milvus Lite 3 database
+        ├── CollectionNotFoundError         no collection of that name
+        ├── ModelMismatchError              the collection was made with another model; shows both
+        └── VectorError (ValueError)        wrong dimension, not finite, or zero
+
+Towhee turns every exception inside a pipeline into ``RuntimeError(text)`` and drops the original, so
+each message stands on its own: it names the culprit, its value and the way out.
+"""
+
+
+class T2IError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ConfigError(T2IError, ValueError):
+    """A setting is wrong."""
+
+
+class UnknownModelError(ConfigError):
+    """No model goes by that name."""
+
+
+class UnknownOperatorError(ConfigError):
+    """A pipeline names an operator that no local registration provides."""
+
+
+class SourceError(T2IError, ValueError):
+    """There is nothing to insert where the source points."""
+
+
+class ImageDecodeError(T2IError, ValueError):
+    """One picture cannot be read."""
+
+
+class EncodeError(T2IError, RuntimeError):
+    """A model cannot embed what it was given."""
+
+
+class CheckpointError(T2IError, ValueError):
+    """Model weights are missing, truncated, or of another model."""
+
+
+class MissingExtraError(T2IError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class StoreError(T2IError, RuntimeError):
+    """Milvus refused, failed, or is misused."""
+
+
+class StoreUnavailableError(StoreError):
+    """The Milvus server does not answer."""
+
+
+class StoreAuthError(StoreError):
+    """The Milvus server refuses the token."""
+
+
+class StoreTimeoutError(StoreError):
+    """The Milvus server did not answer in time."""
+
+
+class StoreLockedError(StoreError):
+    """The Milvus Lite database is held by another process."""
+
+
+class StoreFormatError(StoreError):
+    """The file at the uri is not a Milvus Lite 3 database."""
+
+
+class CollectionNotFoundError(StoreError):
+    """The database has no collection of that name."""
+
+
+class ModelMismatchError(StoreError):
+    """The collection holds vectors of another model."""
+
+
+class VectorError(StoreError, ValueError):
+    """A vector has the wrong dimension, is not finite, or is zero."""
