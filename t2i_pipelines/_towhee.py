@@ -1,12 +1,15 @@
-"""The only door to Towhee. What 1.1.3 gets wrong is put right here, before anyone can meet it.
+"""The only door to Towhee. What 1.1.3 gets wrong at import is put right before anyone can meet it.
 
 Importing this module imports ``towhee`` safely:
 
 * without ``pkg_resources`` (setuptools 82 removed it) a stand-in is put in its place;
 * the root log handler that ``towhee.utils.log`` adds is taken away again;
-* Towhee's habit of running ``pip install`` by itself is switched off.
+* Towhee's habit of running ``pip install`` by itself is switched off;
+* a name that is neither registered nor in Towhee's local cache is refused instead of looked up on
+  Towhee's hub, which is gone and whose answer Towhee would execute.
 
 ``towhee.models.clip`` (extra ``torch``) is reached by :func:`clip_models`, which needs no torchvision.
+What goes wrong at run time is cured in :mod:`t2i_pipelines.hardening`.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import logging
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
-from t2i_pipelines.errors import MissingExtraError
+from t2i_pipelines.errors import MissingExtraError, UnknownOperatorError
 
 
 def _stand_in_for_pkg_resources() -> None:
@@ -51,15 +56,125 @@ def _import_quietly() -> None:
         logging.root.removeHandler(handler)
 
 
-def _refuse_to_install(package: str, *_: object) -> None:
+def _refuse_to_install(command: object, *_: object, **__: object) -> None:
     raise MissingExtraError(
-        f"Towhee asked to install {package!r} at run time, which this library never does; "
-        f"run: pip install {package}"
+        f"Towhee wanted to run {command!r}; this library never installs packages at run time: "
+        "install what is missing yourself"
     )
+
+
+def _switch_off_installs() -> None:
+    """Close the four places where importing or using Towhee runs ``pip install``."""
+    no_subprocess = types.SimpleNamespace(check_call=_refuse_to_install)
+    for name in (
+        "towhee.runtime.operator_manager.operator_loader",
+        "towhee.hub.repo_manager",
+        "towhee.hub.downloader",
+        "towhee.utils.dependency_control",
+    ):
+        importlib.import_module(name).subprocess = no_subprocess  # type: ignore[attr-defined]
 
 
 _stand_in_for_pkg_resources()
 _import_quietly()
+_switch_off_installs()
+
+from towhee import AutoConfig, AutoPipes, DataCollection, ops, pipe, register  # noqa: E402
+from towhee.hub.cache_manager import CacheManager  # noqa: E402
+from towhee.operator import SharedType  # noqa: E402
+from towhee.runtime import pipeline_loader  # noqa: E402
+from towhee.runtime.auto_config import set_config_name  # noqa: E402
+from towhee.runtime.auto_pipes import set_pipe_name  # noqa: E402
+from towhee.runtime.constants import OPName, OPType  # noqa: E402
+from towhee.runtime.data_queue import DataQueue, Empty  # noqa: E402
+from towhee.runtime.operator_manager import (  # noqa: E402
+    OperatorLoader,
+    OperatorPool,
+    OperatorRegistry,
+)
+from towhee.runtime.pipeline import Pipeline  # noqa: E402
+from towhee.runtime.runtime_pipeline import RuntimePipeline, _Graph  # noqa: E402
+from towhee.runtime.time_profiler import TimeProfiler  # noqa: E402
+
+__all__ = [
+    "AutoConfig",
+    "AutoPipes",
+    "DataCollection",
+    "DataQueue",
+    "Graph",
+    "OPType",
+    "OperatorPool",
+    "Pipeline",
+    "RuntimePipeline",
+    "SharedType",
+    "TimeProfiler",
+    "clip_models",
+    "operator_class",
+    "ops",
+    "pipe",
+    "register",
+    "register_pipeline",
+]
+
+Graph = _Graph
+Empty()  # the singleton is not safe to create from two threads at once: create it now
+
+
+def operator_class(name: str) -> Any:
+    """The class registered under an operator's name, for example ``t2i/clip``.
+
+    :raises UnknownOperatorError: If no local registration provides it.
+    """
+    if name == OPName.NOP:
+        return None
+    found = OperatorRegistry.resolve(name)
+    if found is None:
+        raise UnknownOperatorError(_unknown("operator", name))
+    return found
+
+
+def _unknown(kind: str, name: str) -> str:
+    known = ", ".join(sorted(OperatorRegistry.op_names()))
+    return (
+        f"no {kind} {name!r} is registered here, and no hub is ever asked for it; "
+        f"register it with @towhee.register(name={name!r}); registered are: {known}"
+    )
+
+
+def register_pipeline(name: str, config: type, build: Callable[..., Any]) -> None:
+    """Make ``AutoPipes.pipeline(name, config=...)`` and ``AutoConfig.load_config(name)`` work."""
+    with set_config_name(name):
+        AutoConfig.register(config)
+    with set_pipe_name(name):
+        AutoPipes.register(build)
+
+
+def _is_cached(kind: str, name: str, tag: str) -> bool:
+    author, _, repo = name.rpartition("/")
+    place = getattr(CacheManager(), f"_{kind}_cache_name")
+    return bool(place(author or "towhee", repo, tag).is_dir())
+
+
+def _only_local_operators(load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_cached(self: Any, function: str, arg: Any, kws: Any, tag: str, latest: bool) -> Any:
+        if latest or not _is_cached("op", function, tag):
+            raise UnknownOperatorError(_unknown("operator", function))
+        return load(self, function, arg, kws, tag, latest)
+
+    return load_cached
+
+
+def _only_local_pipelines(load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_cached(name: str, tag: str, latest: bool) -> Any:
+        if latest or not _is_cached("pipe", name, tag):
+            raise UnknownOperatorError(_unknown("pipeline", name))
+        return load(name, tag, latest)
+
+    return load_cached
+
+
+OperatorLoader._load_operator_from_hub = _only_local_operators(OperatorLoader._load_operator_from_hub)
+pipeline_loader.get_pipeline = _only_local_pipelines(pipeline_loader.get_pipeline)
 
 
 class _NoTransform:
@@ -89,9 +204,7 @@ def clip_models() -> ModuleType:
         return sys.modules["towhee.models.clip"]
     for package in ("torch", "towhee.models", "ftfy", "regex"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"{package} is not installed; run: pip install 't2i-pipelines[torch]'"
-            )
+            raise MissingExtraError(f"{package} is not installed; run: pip install 't2i-pipelines[torch]'")
     # Never the real torchvision: a build of another torch breaks at import, and nothing here needs it.
     hidden = {name: sys.modules.get(name) for name in ("torchvision", "torchvision.transforms")}
     sys.modules.update(_stand_in_for_torchvision())

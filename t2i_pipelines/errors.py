@@ -6,6 +6,7 @@
     ├── ConfigError (ValueError)            a setting is wrong: name, value and way out are in the message
     │   ├── UnknownModelError               no model of that name; lists the known ones
     │   └── UnknownOperatorError            a pipeline names an operator that is not registered locally
+    ├── QueryError (ValueError)             a query is empty or of the wrong type
     ├── SourceError (ValueError)            nothing to read: missing or empty folder, CSV without `path`
     ├── ImageDecodeError (ValueError)       one picture cannot be read; names file and cause
     ├── EncodeError (RuntimeError)          a model cannot embed what it was given
@@ -40,6 +41,10 @@ class UnknownModelError(ConfigError):
 
 class UnknownOperatorError(ConfigError):
     """A pipeline names an operator that no local registration provides."""
+
+
+class QueryError(T2IError, ValueError):
+    """A query is empty, or not of a kind that can be searched for."""
 
 
 class SourceError(T2IError, ValueError):

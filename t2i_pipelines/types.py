@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,19 +44,83 @@ class Space:
     metric: Literal["COSINE"] = "COSINE"
 
 
-class Hit(NamedTuple):
-    """One search result. Unpacks and indexes as ``(id, score, path, fields)``.
+class Hit(tuple[Any, ...]):
+    """One search result. Unpacks and indexes as ``(id, score, path, *fields.values())``.
 
     :ivar id: primary key.
     :ivar score: cosine similarity in [-1, 1], higher is better.
     :ivar path: where the picture is.
-    :ivar fields: the other ``output_fields`` that were asked for.
+    :ivar fields: the further ``output_fields`` that were asked for, in that order.
     """
 
     id: str
     score: float
     path: str
-    fields: Mapping[str, Any] = {}  # noqa: RUF012 - an immutable default: nothing writes to it
+    fields: Mapping[str, Any]
+
+    def __new__(cls, id: str, score: float, path: str, fields: Mapping[str, Any] | None = None) -> Self:
+        """Build from the four parts; ``fields`` may be left out."""
+        fields = dict(fields or {})
+        hit = super().__new__(cls, (id, score, path, *fields.values()))
+        hit.id, hit.score, hit.path, hit.fields = id, score, path, fields
+        return hit
+
+    def __getnewargs__(self) -> tuple[str, float, str, Mapping[str, Any]]:
+        """Let hits be pickled and copied."""
+        return self.id, self.score, self.path, self.fields
+
+    def __repr__(self) -> str:
+        fields = "".join(f", {name}={value!r}" for name, value in self.fields.items())
+        return f"Hit(id={self.id!r}, score={self.score:.3f}, path={self.path!r}{fields})"
+
+
+@dataclass(slots=True)
+class Record:
+    """One input on its way into the collection: each operator fills in its part.
+
+    ``status`` is None while the record is under way; an operator passes a record by once it is set.
+
+    :ivar path: absolute path, or what the source gave where that is not a path.
+    :ivar id: primary key, the same at every run.
+    :ivar metadata: further columns of the source, stored with the vector.
+    :ivar size: bytes.
+    :ivar mtime: ns since 1970.
+    :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the picture
+        is the one that is stored; the content's part is there once the file has been read.
+    :ivar image: there from decoding to encoding only.
+    :ivar vector: (D,) float32, from encoding to inserting only.
+    :ivar reason: why the record failed; names file and cause.
+    """
+
+    path: str
+    id: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    size: int = -1
+    mtime: int = -1
+    digest: str = ""
+    image: Image | None = None
+    vector: Vector | None = None
+    status: Status | None = None
+    reason: str = ""
+
+    def fail(self, err: Exception | str) -> None:
+        """End as ``failed``, and let go of the pixels."""
+        self.status, self.reason = "failed", str(err)
+        self.image = self.vector = None
+
+
+class Batch(list[Record]):
+    """Records that travel together. A list of its own type, so that an operator can tell it from data.
+
+    :ivar last: no batch of this run follows.
+    """
+
+    last: bool = False
+
+    @property
+    def pending(self) -> list[Record]:
+        """The records that still need work, in order."""
+        return [record for record in self if record.status is None]
 
 
 class Encoder(Protocol):

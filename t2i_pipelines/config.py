@@ -1,0 +1,105 @@
+"""The settings that both pipelines share, checked as soon as they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.types import OnError
+
+DEFAULT_MODEL = "t2i_mini"
+MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
+MAX_BATCH_SIZE = 4096
+
+
+class SettingsArgs(TypedDict, total=False):
+    """What the builders take as keyword arguments; :class:`Settings` says what each means."""
+
+    uri: str | Path
+    token: str
+    collection_name: str
+    model_name: str
+    checkpoint_path: str | Path | None
+    device: str
+    batch_size: int
+    limit: int
+    output_fields: Sequence[str]
+    filter: str
+    on_error: OnError
+    timeout: float
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """One set of settings serves both pipelines; each uses its own part.
+
+    :ivar uri: a local file ending in ``.db`` (Milvus Lite), or a server's ``http://host:19530``.
+    :ivar token: the server's ``user:password`` or API key.
+    :ivar collection_name: letters, digits and underscores.
+    :ivar model_name: a known model; insert and search must name the same.
+    :ivar checkpoint_path: a folder with the model's files, in place of those that the name stands for.
+    :ivar device: ``auto`` or ``cpu``.
+    :ivar batch_size: insert: pictures a batch, 1 to 4,096.
+    :ivar limit: search: hits a query, 1 to 16,384.
+    :ivar output_fields: search: further columns in each hit.
+    :ivar filter: search: a Milvus filter expression, for example ``year > 2015``.
+    :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
+    :ivar timeout: seconds that one call to Milvus may take.
+    """
+
+    uri: str | Path = "milvus.db"
+    token: str = ""
+    collection_name: str = "image_collection"
+    model_name: str = DEFAULT_MODEL
+    checkpoint_path: str | Path | None = None
+    device: str = "auto"
+    batch_size: int = 32
+    limit: int = 10
+    output_fields: Sequence[str] = ()
+    filter: str = ""
+    on_error: OnError = "record"
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigError: With the setting, its value and what it may be.
+        """
+        check_whole_number("batch_size", self.batch_size, MAX_BATCH_SIZE)
+        check_whole_number("limit", self.limit, MAX_LIMIT)
+        if self.on_error not in ("record", "raise"):
+            raise ConfigError(f"on_error must be 'record' or 'raise', got {self.on_error!r}")
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError(f"device must be 'auto' or 'cpu', got {self.device!r}")
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout must be more than 0 seconds, got {self.timeout!r}")
+        if isinstance(self.output_fields, str):
+            raise ConfigError(
+                f"output_fields must be a list of names, got the string {self.output_fields!r}; "
+                f"write [{self.output_fields!r}]"
+            )
+
+    @classmethod
+    def of(cls, **settings: Any) -> Settings:
+        """Build from keyword arguments.
+
+        :raises ConfigError: If one is unknown; the message lists the known.
+        """
+        known = [one.name for one in fields(cls)]
+        if unknown := sorted(settings.keys() - set(known)):
+            raise ConfigError(f"unknown setting {', '.join(unknown)}; known settings are {', '.join(known)}")
+        return cls(**settings)
+
+
+def check_whole_number(name: str, value: object, highest: int) -> None:
+    """Check that a setting is an int from 1 to ``highest``.
+
+    :raises ConfigError: If it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    if not 1 <= value <= highest:
+        raise ConfigError(f"{name} must be between 1 and {highest}, got {value}")
