@@ -20,24 +20,9 @@ from t2i_pipelines.errors import SourceError
 from t2i_pipelines.types import Record
 
 SUFFIXES = frozenset(
-    [
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
+    f".{suffix}"
+    for suffix in ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm")
+    + ("ppm", "tif", "tiff", "webp")
 )
 """What counts as a picture in a folder. A glob, a list or a CSV may name any file."""
 

@@ -1,0 +1,5 @@
+"""Models with one space for pictures and words. One door: :func:`load_encoder`."""
+
+from t2i_pipelines.encoders.registry import known_models, load_encoder, register_encoder
+
+__all__ = ["known_models", "load_encoder", "register_encoder"]

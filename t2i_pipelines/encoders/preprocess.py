@@ -1,0 +1,92 @@
+"""How a picture becomes the tensor that a model sees: resize, then scale by mean and deviation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.types import Image
+
+_FILTERS = {"bicubic": Pillow.Resampling.BICUBIC, "bilinear": Pillow.Resampling.BILINEAR}
+_MODES = ("squash", "shortest")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """open_clip's ``preprocess_cfg.json``, as far as image towers use it.
+
+    :ivar size: side of the square that the model sees, in pixels.
+    :ivar mean: of R, G and B, on a scale from 0 to 1.
+    :ivar std: likewise.
+    :ivar interpolation: ``bicubic`` or ``bilinear``, both antialiased as in Pillow.
+    :ivar resize_mode: ``squash`` to the square, or the ``shortest`` side to ``size`` and the centre cut out.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    resize_mode: str
+
+    @classmethod
+    def load(cls, path: Path) -> Preprocess:
+        """Read ``preprocess_cfg.json``.
+
+        :raises CheckpointError: If it is missing or says something that is not known here.
+        """
+        try:
+            given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            sides = np.atleast_1d(given["size"])
+            loaded = cls(
+                size=int(sides[0]),
+                mean=tuple(map(float, given["mean"])),
+                std=tuple(map(float, given["std"])),
+                interpolation=given["interpolation"],
+                resize_mode=given["resize_mode"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            raise CheckpointError(f"{path} cannot be read: {type(err).__name__} {err}") from err
+        if len(set(sides.tolist())) != 1:
+            raise CheckpointError(f"{path}: size must be square, got {given['size']}")
+        if loaded.interpolation not in _FILTERS or loaded.resize_mode not in _MODES:
+            raise CheckpointError(
+                f"{path}: interpolation must be one of {', '.join(_FILTERS)} and resize_mode one of "
+                f"{', '.join(_MODES)}; got {loaded.interpolation!r} and {loaded.resize_mode!r}"
+            )
+        return loaded
+
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{x:.4g}" for x in values) for values in (self.mean, self.std))
+        return f"{self.resize_mode} {self.size} {self.interpolation} mean {mean} std {std}"
+
+    def fit(self, image: Image) -> Image:
+        """(H, W, 3) uint8 -> (size, size, 3) uint8. A fitted picture comes back as it is."""
+        height, width = image.shape[:2]
+        if height == width == self.size:
+            return image
+        picture = Pillow.fromarray(image)
+        method = _FILTERS[self.interpolation]
+        if self.resize_mode == "squash":
+            return np.asarray(picture.resize((self.size, self.size), method))
+        # As torchvision's Resize(size) and CenterCrop(size): the long side is cut to whole pixels, down,
+        # and the crop starts at the rounded half of what is left over.
+        short, long = sorted((height, width))
+        other = int(self.size * long / short)
+        to = (self.size, other) if width <= height else (other, self.size)
+        left, top = (round((side - self.size) / 2.0) for side in to)
+        resized = picture.resize(to, method)
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+
+    def tensor(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """N pictures -> (N, 3, size, size) float32."""
+        pixels = np.stack([self.fit(image) for image in images]).astype(np.float32) / np.float32(255)
+        scaled = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
