@@ -1,0 +1,17 @@
+"""The store: one Milvus collection of pictures, on Milvus Lite or on a server, the same code.
+
+::
+
+    collection = open_collection(uri="milvus.db")
+    collection.prepare(space)                  # writer: make it, or check that the model is the same
+    collection.upsert(rows)
+    collection.flush()                         # once a run
+    collection.search(vectors, limit=10)       # N queries -> N lists of hits
+    close()                                    # another process may open the file now
+"""
+
+from t2i_pipelines.collection.collection import Collection
+from t2i_pipelines.collection.ledger import Ledger
+from t2i_pipelines.collection.opening import close, open_collection
+
+__all__ = ["Collection", "Ledger", "close", "open_collection"]

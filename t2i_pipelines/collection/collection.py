@@ -1,0 +1,203 @@
+"""A collection of pictures in Milvus: rows in, hits out, and the space that its vectors live in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from t2i_pipelines.collection import hits, schema
+from t2i_pipelines.collection.catalog import Catalog, Entry
+from t2i_pipelines.collection.connection import SLOW, Connection
+from t2i_pipelines.collection.failures import NotLoadedError, RefusedError, TooLargeError
+from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
+from t2i_pipelines.collection.rows import batches, check_rows
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
+from t2i_pipelines.types import Hit, Matrix, Space
+
+T = TypeVar("T")
+
+
+class Collection:
+    """One Milvus collection. Made by :func:`~t2i_pipelines.collection.open_collection`; thread-safe.
+
+    It connects at the first call, and again after :meth:`close`. Reading a collection that is not
+    there creates nothing and finds nothing; as soon as it is there, the same object reads it.
+
+    Every method may raise :class:`~t2i_pipelines.errors.StoreError`; the subclass tells why.
+    """
+
+    def __init__(
+        self, connection: Connection, *, collection_name: str, timeout: float, index_type: str
+    ) -> None:
+        self.name = collection_name
+        self._connection = connection
+        self._timeout = timeout
+        self._index_type = index_type
+        self._catalog = Catalog(connection, collection_name)
+        self._wanted: Space | None = None
+
+    def __repr__(self) -> str:
+        return f"Collection({self.name!r} at {self._connection.address})"
+
+    def prepare(self, space: Space) -> None:
+        """Make the collection for vectors of ``space``, unless it is there already.
+
+        :raises ModelMismatchError: If it is there for another model.
+        """
+        if not self.verify(space):
+            self._catalog.create(space, self._index_type, self._timeout)
+            self.verify(space)
+
+    def verify(self, space: Space) -> bool:
+        """Whether the collection is there, for vectors of ``space``. Creates nothing.
+
+        :raises ModelMismatchError: If it is there for another model.
+        """
+        self._connection.join(self)
+        entry = self._catalog.ready(self._timeout)
+        if entry is not None:
+            schema.check_same(entry.space, space, self._where)
+            self._wanted = space
+        return entry is not None
+
+    def space(self) -> Space | None:
+        """What its vectors mean, None if there is no collection."""
+        self._connection.join(self)
+        entry = self._catalog.find(self._timeout)
+        return entry.space if entry else None
+
+    def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store rows; one with a known id takes the other's place entirely. Durable, but not flushed.
+
+        :param rows: each with id, vector (D,) float32, path, size in bytes, mtime in nanoseconds,
+            digest; anything else is metadata. Of rows with one id, the last counts.
+        :raises VectorError: If a vector is not finite, zero, or not (D,). Then nothing was stored.
+        :raises ConfigError: If another field is wrong. Then nothing was stored.
+        :raises CollectionNotFoundError: If :meth:`prepare` has not been called.
+        """
+        entry = self._entry()
+        if entry is None:
+            raise CollectionNotFoundError(
+                f"{self._where} does not exist yet; call prepare(space) before upsert"
+            )
+        for batch in batches(check_rows(rows, entry.space.dim)):
+            self._send(batch)
+
+    def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
+        """Size, mtime and digest of those ids that are stored."""
+        found: dict[str, Ledger] = {}
+        for some in chunks(ids):
+            fields = ["id", *Ledger._fields]
+            rows = self._read("query", filter=is_one_of(some), output_fields=fields) or []
+            found |= {row["id"]: Ledger(*(row[field] for field in Ledger._fields)) for row in rows}
+        return found
+
+    def search(
+        self,
+        vectors: Matrix,
+        *,
+        limit: int = 10,
+        filter: str = "",
+        output_fields: Sequence[str] = (),
+    ) -> list[list[Hit]]:
+        """(N, D) float32 -> N lists of at most ``limit`` hits, best first. Empty without collection.
+
+        :param filter: Milvus's own language, for example ``year > 2015``.
+        :param output_fields: what ``Hit.fields`` shall hold, ``*`` for all but the vector. A row that
+            has no such field has no such key.
+        :raises VectorError: If a vector is not finite, zero, or not (D,).
+        :raises ConfigError: If ``limit`` is out of range or Milvus does not understand ``filter``.
+        """
+        hits.check_limit(limit)
+        entry = self._entry()
+        queries = hits.check_queries(vectors, entry.space.dim if entry else None)
+        found: list[list[Hit]] = []
+        for some in hits.portions(queries, limit):
+            request = hits.request(some, limit, filter, output_fields, entry)
+            try:
+                answer = self._read("search", **request)
+            except RefusedError as err:
+                if filter:
+                    raise ConfigError(f"filter {filter!r} was refused: {err}") from err
+                raise
+            found += hits.from_answer(answer, len(some), output_fields)
+        return found
+
+    def count(self) -> int:
+        """How many rows are stored."""
+        rows = self._read("query", filter="", output_fields=["count(*)"])
+        return int(rows[0]["count(*)"]) if rows else 0
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove rows. Ids that are not stored are passed over."""
+        for some in chunks(ids):
+            self._write("delete", filter=is_one_of(some))
+
+    def flush(self) -> None:
+        """Write everything out and index it. Slow: call it once, when a run ends."""
+        self._write("flush", slow=True)
+
+    def drop(self) -> None:
+        """Delete the collection with all its rows, if there is one and this library made it."""
+        if self._catalog.find(self._timeout) is not None:
+            self._write("drop_collection")
+            self._catalog.forget()
+            self._wanted = None
+
+    def close(self) -> None:
+        """Disconnect. The last collection of a Milvus Lite database releases its lock."""
+        self._catalog.forget()
+        self._connection.leave(self)
+
+    @property
+    def _where(self) -> str:
+        return f"collection {self.name!r} at {self._connection.address}"
+
+    def _entry(self) -> Entry | None:
+        """The collection, loaded and of the right model; None if there is none."""
+        self._connection.join(self)
+        entry = self._catalog.ready(self._timeout)
+        if entry is not None and self._wanted is not None:
+            schema.check_same(entry.space, self._wanted, self._where)
+        return entry
+
+    def _read(self, method: str, **arguments: Any) -> Any:
+        """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
+        if self._entry() is None:
+            return None
+        try:
+            return self._loaded(lambda: self._call(method, consistency_level="Session", **arguments))
+        except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
+            self._catalog.forget()
+            return None
+
+    def _write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
+        if self._entry() is None:
+            return
+        with self._connection.writing(self._timeout) as seconds:
+            seconds = max(seconds, SLOW) if slow else seconds
+            self._loaded(lambda: self._call(method, seconds=seconds, **arguments))
+
+    def _send(self, batch: list[dict[str, Any]]) -> None:
+        """Store a batch, in halves if it is too large for the server."""
+        # Milvus Lite's upsert keeps the old row's metadata, and its insert replaces the row.
+        method = "insert" if self._connection.is_lite(self._timeout) else "upsert"
+        try:
+            self._write(method, data=batch)
+        except TooLargeError:
+            if len(batch) == 1:
+                raise
+            self._send(batch[: len(batch) // 2])
+            self._send(batch[len(batch) // 2 :])
+
+    def _loaded(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except NotLoadedError:  # released from elsewhere, or the server was started anew
+            self._catalog.load(self._timeout)
+            return call()
+
+    def _call(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
+        doing = f"{method} in collection {self.name!r}"
+        timeout = self._timeout if seconds is None else seconds
+        return self._connection.call(method, self.name, doing=doing, timeout=timeout, **arguments)

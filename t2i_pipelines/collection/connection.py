@@ -1,0 +1,137 @@
+"""One client of one database, made at the first call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from t2i_pipelines.collection import lite
+from t2i_pipelines.collection.failures import quiet, translate
+from t2i_pipelines.collection.locks import Lock
+from t2i_pipelines.collection.uri import Address
+from t2i_pipelines.errors import T2IError
+
+SLOW = 900.0
+"""Seconds that loading, flushing and local writes may take. They may build an index over all rows; and
+a local write that is given up goes on in the background, next to the one that is made instead."""
+
+
+class Connection:
+    """A ``MilvusClient`` that opens by itself, also after :meth:`close` and in a forked child."""
+
+    def __init__(self, address: Address, token: str) -> None:
+        self.address = address
+        self.loading = Lock()
+        self._lock = Lock()
+        self._users: set[object] = set()
+        self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
+        self._token = token
+        self._client: Any = None
+        self._is_lite = address.path is not None
+        self._process = 0
+        self._before_fork: list[Any] = []
+
+    def call(self, method: str, *args: Any, doing: str, timeout: float, **kwargs: Any) -> Any:
+        """Call a method of ``MilvusClient``; whatever it raises becomes one of our errors.
+
+        :param doing: what this is for, for the message of an error.
+        :param timeout: seconds.
+        """
+        client = self._open(timeout)
+        with quiet():
+            try:
+                return getattr(client, method)(*args, timeout=timeout, **kwargs)
+            except Exception as err:
+                where = str(self.address)
+                raise translate(err, doing=doing, where=where, timeout=timeout) from err
+
+    def is_lite(self, timeout: float) -> bool:
+        """Whether Milvus Lite answers: a local database, or ``milvus-lite server`` behind a uri."""
+        self._open(timeout)
+        return self._is_lite
+
+    @contextmanager
+    def writing(self, timeout: float) -> Iterator[float]:
+        """Hold what a write must hold, and tell how many seconds it may take."""
+        if not self.is_lite(timeout):
+            yield timeout
+            return
+        with lite.one_writer(self.address.uri):
+            yield SLOW if self.address.path is not None else timeout
+
+    def join(self, user: object) -> None:
+        """Count ``user`` among those that keep the connection open."""
+        self._users.add(user)
+
+    def leave(self, user: object) -> None:
+        """Count ``user`` out; the last one closes the connection."""
+        self._users.discard(user)
+        if not self._users:
+            self.close()
+
+    def close(self) -> None:
+        """Close the client; of a local database, release the lock too. The next call opens again."""
+        with lite.one_writer(self.address.uri), self._lock:
+            self._leave_to_parent()
+            client, self._client = self._client, None
+            self.entries.clear()
+            if client is None:
+                return
+            with quiet():
+                client.close()
+                if self.address.path is not None:
+                    lite.release(self.address.path)
+
+    def _open(self, timeout: float) -> Any:
+        client = self._client
+        if client is not None and self._process == os.getpid():
+            return client
+        with self._lock:
+            self._leave_to_parent()
+            if self._client is None:
+                self._client, self._process = self._connect(timeout), os.getpid()
+            return self._client
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child, neither use nor destroy the client that came along."""
+        if self._client is not None and self._process != os.getpid():
+            self._before_fork.append(self._client)
+            self._client = None
+
+    def _connect(self, timeout: float) -> Any:
+        from pymilvus import MilvusClient
+
+        path = self.address.path
+        uri = self.address.uri if path is None else lite.uri_for(path)
+        with quiet():
+            try:
+                client = MilvusClient(uri=uri, token=self._token, timeout=timeout, dedicated=True)
+                if path is None:
+                    version = str(client.get_server_version(timeout=timeout))
+                    self._is_lite = version.startswith("milvus_lite")
+                return client
+            except Exception as err:
+                raise self._cannot_open(err, timeout) from err
+
+    def _cannot_open(self, err: Exception, timeout: float) -> T2IError:
+        from pymilvus.exceptions import ConnectionConfigException
+
+        path = self.address.path
+        if path is not None and isinstance(err, ConnectionConfigException):
+            return lite.explain(path, err)
+        return translate(err, doing="connecting", where=str(self.address), timeout=timeout)
+
+
+_CONNECTIONS: dict[tuple[str, str], Connection] = {}
+_CONNECTIONS_LOCK = Lock()
+
+
+def connection_to(address: Address, token: str) -> Connection:
+    """The one connection of this process to ``address``. Opens nothing yet."""
+    key = (address.uri, "" if address.path is not None else token)
+    with _CONNECTIONS_LOCK:
+        if key not in _CONNECTIONS:
+            _CONNECTIONS[key] = Connection(address, key[1])
+        return _CONNECTIONS[key]

@@ -1,0 +1,207 @@
+"""What Milvus Lite 3 leaves to its user: whose lock it is, why a file does not open, what to repair.
+
+A database is a directory. One process at a time may open it; within that process it is served over
+gRPC from threads, and ``MilvusClient.close()`` does not end that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from t2i_pipelines.collection.locks import Lock
+from t2i_pipelines.errors import StoreError, StoreFormatError, StoreLockedError
+
+INDEX_TYPES = ("AUTOINDEX", "FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
+"""What Milvus Lite can load again. It accepts any other name too, and then never opens the collection."""
+
+log = logging.getLogger("t2i_pipelines.collection")
+
+_lock = Lock()
+_opened: set[str] = set()  # paths whose server this package started
+_inherited: dict[str, Any] = {}  # in a forked child: the parent's servers, path -> (server, db, port)
+_write_locks: dict[str, _WriteLock] = {}
+
+
+def exists(path: Path) -> bool:
+    """Whether there may be a database. An empty directory is none.
+
+    :raises StoreFormatError: If what is there cannot be one.
+    """
+    if path.is_file():
+        raise StoreFormatError(
+            f"{path} is a file, and a Milvus Lite 3 database is a directory; if Milvus Lite 2 made "
+            f"it, it cannot be read any more: choose another uri and insert the pictures again"
+        )
+    if not path.is_dir():
+        return False
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as err:
+        raise StoreError(f"cannot read {path}: {err}") from err
+    if names and not names & {"LOCK", "collections"}:
+        raise StoreFormatError(
+            f"{path} is a directory but no Milvus Lite database (it has neither LOCK nor "
+            f"collections); choose another uri"
+        )
+    return bool(names)
+
+
+def uri_for(path: Path) -> str:
+    """What ``MilvusClient`` must be given to open ``path``. Makes the parent directories.
+
+    A forked child talks to its parent's server: it must not open the files a second time.
+
+    :raises StoreFormatError: If ``path`` is something else than a database.
+    :raises StoreLockedError: If another process holds it.
+    """
+    if str(path) in _inherited:
+        return f"http://127.0.0.1:{_inherited[str(path)][2]}"
+    if exists(path) and not _served(path) and _held(path):
+        raise _locked(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise StoreError(f"cannot make the directory {path.parent}: {err}") from err
+    if not _served(path):
+        with _lock:
+            _opened.add(str(path))
+    return str(path)
+
+
+def explain(path: Path, err: BaseException) -> StoreError:
+    """Why ``path`` did not open. Milvus Lite itself says only that it failed."""
+    try:
+        if exists(path) and not _served(path) and _held(path):
+            return _locked(path)
+    except StoreError as found:
+        return found
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return StoreError(f"cannot open {path}: no permission to write there")
+    return StoreError(f"cannot open the Milvus Lite database {path}: {err}")
+
+
+def release(path: Path) -> None:
+    """Stop serving ``path`` and give its lock back, if this process took it through this package."""
+    with _lock:
+        ours = str(path) in _opened
+        _opened.discard(str(path))
+    if ours and str(path) not in _inherited:
+        _manager().release_server(str(path))
+
+
+def forget_indexes(path: Path, collection_name: str) -> int:
+    """Delete the index files of one collection, which the next load builds anew. Returns how many.
+
+    They are written in place: a crash leaves half of one, and the collection never loads again.
+    """
+    files = list((path / "collections" / collection_name).glob("partitions/*/indexes/*.idx"))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return len(files)
+
+
+class _WriteLock(Lock):
+    """Held by one thread at a time; of a local database, also among a process and its forked children."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+
+    def renew(self) -> None:
+        super().renew()
+        self.depth = 0
+
+
+@contextmanager
+def one_writer(database: str) -> Iterator[None]:
+    """Let one thread at a time write: Milvus Lite loses rows when writes and flushes overlap.
+
+    :param database: a path or a server's uri.
+    """
+    with _lock:
+        lock = _write_locks.setdefault(database, _WriteLock())
+    with lock:
+        lock.depth += 1
+        try:
+            with _one_process(database) if lock.depth == 1 else nullcontext():
+                yield
+        finally:
+            lock.depth -= 1
+
+
+@contextmanager
+def _one_process(database: str) -> Iterator[None]:
+    try:
+        import fcntl
+
+        handle = os.open(database, os.O_RDONLY)
+    except (ImportError, OSError):  # no such call on this system, or not a local database
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _manager() -> Any:
+    from milvus_lite.server_manager import server_manager_instance
+
+    return server_manager_instance
+
+
+def _served(path: Path) -> bool:
+    """Whether this process has ``path`` open, through this package or not."""
+    return str(path) in getattr(_manager(), "_servers", {})
+
+
+def _held(path: Path) -> bool:
+    """Whether some process holds the lock of ``path``."""
+    try:
+        import fcntl
+
+        handle = os.open(path / "LOCK", os.O_RDONLY)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _locked(path: Path) -> StoreLockedError:
+    return StoreLockedError(
+        f"{path} is open in another process, and Milvus Lite allows one; close that one, or share "
+        f"the database: run milvus-lite server --data-dir {path} --host 127.0.0.1 --port 19530 "
+        f"and use uri='http://127.0.0.1:19530'"
+    )
+
+
+def _disown_servers() -> None:
+    """In a forked child, leave the parent's servers alone.
+
+    At its exit Milvus Lite would flush the child's stale copy of their memory into the parent's files.
+    """
+    module = sys.modules.get("milvus_lite.server_manager")
+    if module is None:
+        return
+    manager = module.server_manager_instance
+    manager._lock = threading.Lock()
+    for path in _opened & set(manager._servers):
+        _inherited[path] = manager._servers.pop(path)  # kept: its destructor would act on the parent's
+    _opened.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_servers)

@@ -1,0 +1,60 @@
+"""Open a collection by its settings, and close what was opened."""
+
+from __future__ import annotations
+
+import os
+
+from t2i_pipelines.collection.collection import Collection
+from t2i_pipelines.collection.connection import connection_to
+from t2i_pipelines.collection.locks import Lock
+from t2i_pipelines.collection.schema import check_index_type, check_name
+from t2i_pipelines.collection.uri import parse_uri
+from t2i_pipelines.errors import ConfigError
+
+_lock = Lock()
+_opened: dict[tuple[object, ...], Collection] = {}
+
+
+def open_collection(
+    uri: str | os.PathLike[str] = "milvus.db",
+    token: str = "",
+    collection_name: str = "image_collection",
+    timeout: float = 30.0,
+    index_type: str = "AUTOINDEX",
+) -> Collection:
+    """The collection of these settings: equal settings, the same object. Opens nothing yet.
+
+    :param uri: a file that ends in ``.db`` (Milvus Lite), or a server such as
+        ``http://localhost:19530``.
+    :param token: ``user:password`` or an API key; Milvus Lite needs none.
+    :param timeout: seconds that one call to the server may take.
+    :param index_type: used when the collection is made.
+    :raises ConfigError: If one of them cannot work.
+    """
+    address = parse_uri(uri)
+    check_name(collection_name)
+    index_type = check_index_type(index_type, local=address.path is not None)
+    if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+    key = (address.uri, token, collection_name, float(timeout), index_type)
+    with _lock:
+        if key not in _opened:
+            _opened[key] = Collection(
+                connection_to(address, token),
+                collection_name=collection_name,
+                timeout=float(timeout),
+                index_type=index_type,
+            )
+        return _opened[key]
+
+
+def close(uri: str | os.PathLike[str] | None = None) -> None:
+    """Close every collection, or those at ``uri``. They open again when they are used again.
+
+    A Milvus Lite database is released: another process may open it right after.
+    """
+    wanted = None if uri is None else parse_uri(uri).uri
+    with _lock:
+        chosen = [c for key, c in _opened.items() if wanted is None or key[0] == wanted]
+    for collection in chosen:
+        collection.close()
