@@ -1,1 +1,25 @@
 """Towhee pipelines for text-to-image search: type words, get the matching pictures."""
+
+from t2i_pipelines.collection import close
+from t2i_pipelines.errors import T2IError
+from t2i_pipelines.hardening import harden
+from t2i_pipelines.pipelines import (
+    build_insert_pipeline,
+    build_search_pipeline,
+    insert_steps,
+    search_steps,
+)
+from t2i_pipelines.types import Hit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Hit",
+    "T2IError",
+    "build_insert_pipeline",
+    "build_search_pipeline",
+    "close",
+    "harden",
+    "insert_steps",
+    "search_steps",
+]

@@ -95,6 +95,7 @@ from towhee.runtime.operator_manager import (  # noqa: E402
 from towhee.runtime.pipeline import Pipeline  # noqa: E402
 from towhee.runtime.runtime_pipeline import RuntimePipeline, _Graph  # noqa: E402
 from towhee.runtime.time_profiler import TimeProfiler  # noqa: E402
+from towhee.types import Image as TowheeImage  # noqa: E402
 
 __all__ = [
     "AutoConfig",
@@ -108,6 +109,7 @@ __all__ = [
     "RuntimePipeline",
     "SharedType",
     "TimeProfiler",
+    "TowheeImage",
     "clip_models",
     "operator_class",
     "ops",

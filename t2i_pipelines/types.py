@@ -87,6 +87,7 @@ class Record:
     :ivar mtime: ns since 1970.
     :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the picture
         is the one that is stored; the content's part is there once the file has been read.
+    :ivar stored_digest: of the row that the collection already has under this id, or empty.
     :ivar image: there from decoding to encoding only.
     :ivar vector: (D,) float32, from encoding to inserting only.
     :ivar reason: why the record failed; names file and cause.
@@ -98,6 +99,7 @@ class Record:
     size: int = -1
     mtime: int = -1
     digest: str = ""
+    stored_digest: str = ""
     image: Image | None = None
     vector: Vector | None = None
     status: Status | None = None

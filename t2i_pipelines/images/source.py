@@ -19,11 +19,8 @@ from typing import Any
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.types import Record
 
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm")
-    + ("ppm", "tif", "tiff", "webp")
-)
+_RASTER = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
+SUFFIXES = frozenset(f".{name}" for name in _RASTER.split())
 """What counts as a picture in a folder. A glob, a list or a CSV may name any file."""
 
 RESERVED = frozenset({"id", "vector", "path", "size", "mtime", "digest"})
@@ -45,6 +42,14 @@ def records(source: object) -> Iterator[Record]:
     except StopIteration:
         raise SourceError(f"the source is empty: {_brief(source)} names no picture") from None
     return map(_record, chain([first], rows))
+
+
+def count(source: str | os.PathLike[str]) -> int:
+    """How many records a path has. Opens no picture; reads a CSV once.
+
+    :raises SourceError: As :func:`records` does.
+    """
+    return sum(1 for _ in _rows(source))
 
 
 def _rows(source: object) -> Iterator[object]:
@@ -151,7 +156,7 @@ def _record(row: object) -> Record:
         record.fail(f"{record.path}: the name is not valid UTF-8, so it cannot be stored; rename the file")
         return record
     key = row.get("id")
-    record.id = _key(path) if key in (None, "") else str(key)
+    record.id = path_key(path) if key in (None, "") else str(key)
     try:
         stat = os.stat(path)
     except OSError as err:
@@ -161,7 +166,7 @@ def _record(row: object) -> Record:
     return record
 
 
-def _key(path: str) -> str:
+def path_key(path: str) -> str:
     """The primary key of a path: 128 bits, as 32 hex digits. Two paths never share one in practice."""
     return hashlib.blake2b(path.encode(), digest_size=16).hexdigest()
 

@@ -1,0 +1,50 @@
+# make demo    from a fresh clone to pictures found by words, offline, without torch
+# make test    every test, in .venv
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])")
+BASE := $(VENV)/.base-$(VERSION)
+TEST := $(VENV)/.test-$(VERSION)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# the photographs that `make quality` measures on: CIFAR-10's training files as one tar of JPEGs
+PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
+
+.PHONY: demo test check fast fix quality wheel clean
+
+$(BASE): setup.cfg pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --quiet --editable .
+	touch $@
+
+$(TEST): $(BASE) constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+demo: $(BASE)
+	$(BIN)/t2i demo
+
+test: $(TEST)
+	$(BIN)/python -m pytest
+
+fast: $(TEST)
+	$(BIN)/python -m pytest -m "not slow and not milvus"
+
+check: $(TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow and not milvus"
+
+fix: $(TEST)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: $(TEST)
+	$(BIN)/python -m t2i_pipelines.mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
+
+wheel: $(TEST)
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info

@@ -1,0 +1,120 @@
+"""What the command line shows: a progress bar, a table of hits, a summary."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.page import thumbnail
+from t2i_pipelines.types import Hit
+
+out = Console()
+err = Console(stderr=True)
+
+FAILURES_SHOWN = 20
+
+
+class Tally:
+    """Counts the outcomes of an insert while they come in, and moves the bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._progress, self._task = progress, task
+
+    def __call__(self, status: str, reason: str) -> None:
+        """Take one row."""
+        self.counts[status] += 1
+        if status == "failed" and len(self.failures) < FAILURES_SHOWN:
+            self.failures.append(reason)
+        self._progress.update(self._task, advance=1, failed=self.counts["failed"])
+
+    def summary(self) -> str:
+        """Say how it ended, in one line."""
+        parts = [f"{self.counts[status]:,} {status}" for status in ("inserted", "unchanged", "failed")]
+        return f"{self.counts.total():,} images: {', '.join(parts)}"
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Tally]:
+    """A bar on stderr with rate, time left and failures, for ``total`` inputs."""
+    columns = (
+        TextColumn("inserting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.speed_text}"),
+        TimeRemainingColumn(),
+        TextColumn("[red]{task.fields[failed]} failed"),
+    )
+    with _Rated(*columns, console=err, transient=True) as progress:
+        yield Tally(progress, progress.add_task("", total=total, failed=0))
+
+
+class _Rated(Progress):
+    """A progress display whose tasks know their rate as text."""
+
+    def get_renderables(self) -> Iterator[Any]:
+        for task in self.tasks:
+            task.speed_text = f"{task.speed:,.0f}/s" if task.speed else ""  # type: ignore[attr-defined]
+        yield from super().get_renderables()
+
+
+def show_failures(tally: Tally) -> None:
+    """List the failures on stderr, the first twenty."""
+    for reason in tally.failures:
+        err.print(f"[red]failed[/] {escape(reason)}", soft_wrap=True)
+    if more := tally.counts["failed"] - len(tally.failures):
+        err.print(f"... and {more:,} more")
+
+
+def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
+    """Print a table: rank, score, path, and a thumbnail where the terminal can show one."""
+    if not hits:
+        out.print(f"{escape(query)}: nothing is stored that could match")
+        return
+    with_pictures = pictures and out.is_terminal
+    table = Table(title=escape(query), title_justify="left", show_lines=with_pictures)
+    if with_pictures:
+        table.add_column("")
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("path", overflow="fold")
+    extra = list(hits[0].fields)
+    for name in extra:
+        table.add_column(escape(name), overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        cells = [str(rank), f"{hit.score:.3f}", escape(_near(hit.path))]
+        cells += [escape(str(hit.fields.get(name, ""))) for name in extra]
+        table.add_row(*([_picture(hit.path)] if with_pictures else []), *cells)
+    out.print(table)
+
+
+def as_json(query: str, hits: Sequence[Hit]) -> str:
+    """One JSON object: the query, and for each hit id, score, path and the further fields."""
+    rows = [{"id": hit.id, "score": hit.score, "path": hit.path, **hit.fields} for hit in hits]
+    return json.dumps({"query": query, "hits": rows}, ensure_ascii=False, default=str)
+
+
+def _picture(path: str) -> Any:
+    from textual_image.renderable import Image as TerminalImage
+
+    try:
+        return TerminalImage(thumbnail(path, 96), width=12, height=6)
+    except ImageDecodeError:
+        return ""
+
+
+def _near(path: str) -> str:
+    """The path as seen from here, where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) else path

@@ -1,0 +1,28 @@
+"""The steps of the pipelines, registered with Towhee as ``ops.t2i.*``.
+
+:mod:`t2i_pipelines.operators.base` holds what all of them keep to.
+"""
+
+from t2i_pipelines._towhee import register
+from t2i_pipelines.operators.clip import Clip
+from t2i_pipelines.operators.image_decode import ImageDecode
+from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
+from t2i_pipelines.operators.normalize import Normalize
+from t2i_pipelines.operators.outcomes import Outcomes
+from t2i_pipelines.operators.read_source import ReadSource
+
+OPERATORS = {
+    "t2i/read-source": ReadSource,
+    "t2i/skip-unchanged": SkipUnchanged,
+    "t2i/image-decode": ImageDecode,
+    "t2i/clip": Clip,
+    "t2i/normalize": Normalize,
+    "t2i/milvus-insert": MilvusInsert,
+    "t2i/milvus-search": MilvusSearch,
+    "t2i/outcomes": Outcomes,
+}
+
+for _name, _operator in OPERATORS.items():
+    register(name=_name)(_operator)
+
+__all__ = ["OPERATORS"]

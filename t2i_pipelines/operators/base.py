@@ -1,0 +1,60 @@
+"""What every operator keeps to. This docstring is the contract; the operators do not repeat it.
+
+1. A constructor takes plain values and remembers them; files, models and connections are opened by the
+   first call and shared by the whole process. Towhee creates operators freely.
+2. An operator is entered by many threads at once and changes nothing of its own in a call.
+3. It takes one item and gives one result, or takes a list and gives a list as long. A :class:`Batch` it
+   fills in place: records that have a status are passed by, and none is added, dropped or moved.
+4. Given plain items, it raises at the first that it cannot work on. Given a batch, it does what
+   ``on_error`` says: ``record`` ends that record as ``failed``, ``raise`` raises.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from t2i_pipelines._towhee import SharedType
+from t2i_pipelines.types import Batch, OnError, Record
+
+
+class Operator:
+    """Shared by all calls of a pipeline, and never copied."""
+
+    shared_type: ClassVar[Any] = SharedType.Shareable
+    in_flight: ClassVar[int | None] = 1
+    """How many results may wait for the next operator; see :func:`t2i_pipelines.harden`."""
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return self: Towhee deep-copies the whole graph whenever a step is appended."""
+        return self
+
+
+class ItemOperator(Operator, ABC):
+    """An operator on items, lists of items, and batches."""
+
+    on_error: OnError = "record"
+
+    def __call__(self, data: Any) -> Any:
+        """One item, a list, or a batch -> the same shape of results."""
+        if isinstance(data, Batch):
+            self.fill(data.pending)
+            return data
+        if isinstance(data, list):
+            return self.many(data)
+        return self.many([data])[0]
+
+    @abstractmethod
+    def many(self, items: Sequence[Any]) -> list[Any]:
+        """N items -> N results, in order."""
+
+    @abstractmethod
+    def fill(self, records: list[Record]) -> None:
+        """Do this operator's part of each record."""
+
+    def reject(self, record: Record, err: Exception) -> None:
+        """End a record that this operator cannot work on."""
+        if self.on_error == "raise":
+            raise err
+        record.fail(err)

@@ -1,0 +1,190 @@
+"""The steps that talk to Milvus: pass by what is stored, insert, search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.errors import ConfigError, StoreError, VectorError
+from t2i_pipelines.images.source import path_key
+from t2i_pipelines.operators.base import ItemOperator, Operator
+from t2i_pipelines.types import Batch, Hit, OnError, Record, Space
+
+
+class _InCollection(Operator):
+    """A collection, and the model that it belongs to."""
+
+    def __init__(
+        self,
+        uri: str = "milvus.db",
+        token: str = "",
+        collection_name: str = "image_collection",
+        model_name: str = DEFAULT_MODEL,
+        checkpoint_path: str | None = None,
+        device: str = "auto",
+        timeout: float = 30.0,
+    ) -> None:
+        self._place: dict[str, Any] = {
+            "uri": uri,
+            "token": token,
+            "collection_name": collection_name,
+            "timeout": timeout,
+        }
+        self._model = (model_name, checkpoint_path, device)
+
+    @property
+    def collection(self) -> Collection:
+        return open_collection(**self._place)
+
+    @property
+    def space(self) -> Space:
+        return load_encoder(*self._model).space
+
+
+class SkipUnchanged(_InCollection):
+    """``ops.t2i.skip_unchanged``: pass by the files that the collection already holds.
+
+    A file counts as unchanged when size, time of change and metadata are those that are stored. Where
+    only the time differs, decoding compares the content.
+    """
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Look a batch up, and end what is stored as ``unchanged``."""
+        pending = batch.pending
+        if pending and self.collection.verify(self.space):
+            ledger = self.collection.ledger([record.id for record in pending])
+            for record in pending:
+                if stored := ledger.get(record.id):
+                    record.stored_digest = stored.digest
+                    same_file = (record.size, record.mtime) == (stored.size, stored.mtime)
+                    if same_file and stored.digest.endswith(record.digest):
+                        record.status = "unchanged"
+        return batch
+
+
+class MilvusInsert(_InCollection, ItemOperator):
+    """``ops.t2i.milvus_insert``: rows into the collection, which is made at the first insert.
+
+    Takes a batch; a row or a list of rows (mappings with ``path``, ``vector``, and further columns); or
+    two columns, paths and vectors. An ``id`` that is stored is replaced, so inserting twice changes nothing.
+    """
+
+    def __init__(self, *, on_error: OnError = "record", **place: Any) -> None:
+        super().__init__(**place)
+        self.on_error = on_error
+
+    def __call__(self, data: Any, vector: Any = None) -> Any:
+        """Insert; gives the batch back, or the id of each row."""
+        if isinstance(data, Batch):
+            super().__call__(data)
+            if data.last and any(record.status == "inserted" for record in data):
+                self.collection.flush()
+            return data
+        if vector is None:
+            return super().__call__(data)
+        if isinstance(data, list):
+            return self.many([{"path": path, "vector": one} for path, one in zip(data, vector, strict=True)])
+        return self.many([{"path": data, "vector": vector}])[0]
+
+    def many(self, items: Sequence[Any]) -> list[Any]:
+        """N rows -> N ids.
+
+        :raises ConfigError: If a row has no ``path`` or no ``vector``.
+        :raises VectorError: If a vector does not fit the collection.
+        """
+        rows = [_row(item) for item in items]
+        self.collection.prepare(self.space)
+        self.collection.upsert(rows)
+        return [row["id"] for row in rows]
+
+    def fill(self, records: list[Record]) -> None:
+        """Insert the records of a batch, in one call where all are sound."""
+        if not records:
+            return
+        self.collection.prepare(self.space)
+        unique = self._unique(records)
+        try:
+            self.collection.upsert([_row_of(record) for record in unique])
+        except (VectorError, ConfigError):
+            self._insert_singly(unique)
+        for record in unique:
+            record.vector = None
+            if record.status is None:
+                record.status = "inserted"
+
+    def _unique(self, records: list[Record]) -> list[Record]:
+        """End records whose id came up earlier in the batch; one primary key holds one picture."""
+        first: dict[str, Record] = {}
+        for record in records:
+            earlier = first.setdefault(record.id, record)
+            if earlier is record:
+                continue
+            if (earlier.path, earlier.digest) == (record.path, record.digest):
+                record.status, record.vector = "unchanged", None
+            else:
+                taken = f"id {record.id!r} of {record.path} is already that of {earlier.path}"
+                self.reject(record, StoreError(f"{taken}; ids must be unique"))
+        return list(first.values())
+
+    def _insert_singly(self, records: list[Record]) -> None:
+        for record in records:
+            try:
+                self.collection.upsert([_row_of(record)])
+            except (VectorError, ConfigError) as err:
+                self.reject(record, type(err)(f"cannot insert {record.path}: {err}"))
+
+
+class MilvusSearch(_InCollection):
+    """``ops.t2i.milvus_search``: a vector, or a list of vectors -> hits, best first.
+
+    :param limit: hits a query.
+    :param filter: a Milvus filter expression.
+    :param output_fields: further columns in each hit.
+    """
+
+    def __init__(
+        self, *, limit: int = 10, filter: str = "", output_fields: Sequence[str] = (), **place: Any
+    ) -> None:
+        super().__init__(**place)
+        self._search: dict[str, Any] = {
+            "limit": limit,
+            "filter": filter,
+            "output_fields": tuple(output_fields),
+        }
+
+    def __call__(self, vectors: Any) -> list[Hit] | list[list[Hit]]:
+        """(D,) float32 -> hits; N vectors -> N lists of hits. ``[]`` where nothing is stored.
+
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        if not len(vectors):
+            return []
+        matrix = np.atleast_2d(np.asarray(vectors, np.float32))
+        found: list[list[Hit]] = [[] for _ in matrix]
+        if self.collection.verify(self.space):
+            found = self.collection.search(matrix, **self._search)
+        return found[0] if np.ndim(vectors) == 1 else found
+
+
+def _row_of(record: Record) -> dict[str, Any]:
+    return {
+        **record.metadata,
+        "id": record.id,
+        "vector": record.vector,
+        "path": record.path,
+        "size": record.size,
+        "mtime": record.mtime,
+        "digest": record.digest,
+    }
+
+
+def _row(item: Any) -> dict[str, Any]:
+    if not isinstance(item, Mapping) or "path" not in item or "vector" not in item:
+        raise ConfigError(f"a row is a mapping with a path and a vector; got {item!r:.80}")
+    path = str(item["path"])
+    return {"id": path_key(path), "size": -1, "mtime": -1, "digest": "", **item, "path": path}

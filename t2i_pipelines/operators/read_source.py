@@ -1,0 +1,39 @@
+"""The first step of inserting: from a source to batches of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from t2i_pipelines.errors import SourceError
+from t2i_pipelines.images import records
+from t2i_pipelines.operators.base import Operator
+from t2i_pipelines.types import Batch, OnError
+
+
+class ReadSource(Operator):
+    """``ops.t2i.read_source``: a source -> batches. For ``flat_map``.
+
+    :param batch_size: records a batch; the last may be shorter.
+    """
+
+    def __init__(self, batch_size: int = 32, on_error: OnError = "record") -> None:
+        self.batch_size = batch_size
+        self.on_error = on_error
+
+    def __call__(self, source: object) -> Iterator[Batch]:
+        """Folder, glob, CSV or list -> batches, made when they are asked for.
+
+        :raises SourceError: If there is nothing to read, or at a bad row with ``on_error="raise"``.
+        """
+        rows = records(source)
+        batch = Batch(islice(rows, self.batch_size))
+        while batch:
+            following = Batch(islice(rows, self.batch_size))
+            batch.last = not following
+            if self.on_error == "raise":
+                for record in batch:
+                    if record.status == "failed":
+                        raise SourceError(record.reason)
+            yield batch
+            batch = following

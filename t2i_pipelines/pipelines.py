@@ -1,0 +1,140 @@
+"""Insert and search, as Towhee pipelines.
+
+::
+
+    insert   source -> read_source -> skip_unchanged -> image_decode -> clip -> normalize -> milvus_insert
+    search   query  ------------------------------------------------> clip -> normalize -> milvus_search
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from inspect import Parameter, signature
+from typing import Any, TypeVar, Unpack
+
+from t2i_pipelines import operators  # noqa: F401 - registers ops.t2i.*
+from t2i_pipelines._towhee import Pipeline, RuntimePipeline, ops, pipe, register_pipeline
+from t2i_pipelines.collection import open_collection
+from t2i_pipelines.config import Settings, SettingsArgs
+from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.hardening import harden
+
+OUTCOME_COLUMNS = ("path", "id", "status", "reason")
+
+_Build = TypeVar("_Build", bound=Callable[..., Any])
+
+
+def _shows_settings(build: _Build) -> _Build:
+    """Let ``help()`` and editors show each setting and its default, in place of ``**settings``."""
+    declared = signature(build)
+    own = [one for one in declared.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    settings = [
+        Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for one in fields(Settings)
+    ]
+    build.__signature__ = declared.replace(parameters=[*own, *settings])  # type: ignore[attr-defined]
+    return build
+
+
+@_shows_settings
+def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
+    """Build the pipeline that inserts pictures: ``insert(source)``.
+
+    A source is a folder (searched recursively), a glob, a CSV with a ``path`` column, or a list of paths
+    or of rows. The result has one row an input, ``(path, id, status, reason)``; status is ``inserted``,
+    ``unchanged`` or ``failed``. Running it twice changes nothing.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
+    """
+    return harden(insert_steps(pipe.input("source"), **settings).output(*OUTCOME_COLUMNS))
+
+
+@_shows_settings
+def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
+    """Build the pipeline that finds pictures by words: ``search("a white dog").get()``.
+
+    The result is ``[query, hits]``, hits best first, ``[]`` where nothing is stored. A list of queries is
+    embedded and searched at once and gives a list of lists.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
+    """
+    return harden(search_steps(pipe.input("query"), **settings).output("query", "hits"))
+
+
+@_shows_settings
+def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[SettingsArgs]) -> Pipeline:
+    """Append the steps of inserting to a pipeline of your own.
+
+    :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
+    :param source: the column that holds the source.
+    :return: the pipeline, with columns ``path``, ``id``, ``status`` and ``reason``, one row an input. Close
+        it by ``harden(....output(...))``.
+    """
+    model, place, chosen = _checked(settings)
+    on_error = {"on_error": chosen.on_error}
+    return (
+        p.flat_map(source, "batch", ops.t2i.read_source(batch_size=chosen.batch_size, **on_error))
+        .map("batch", "batch", ops.t2i.skip_unchanged(**place, **model))
+        .map("batch", "batch", ops.t2i.image_decode(**model, **on_error))
+        .map("batch", "batch", ops.t2i.clip(**model, modality="image", **on_error))
+        .map("batch", "batch", ops.t2i.normalize(**on_error))
+        .map("batch", "batch", ops.t2i.milvus_insert(**place, **model, **on_error))
+        .flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
+    )
+
+
+@_shows_settings
+def search_steps(
+    p: Pipeline, *, query: str = "query", hits: str = "hits", **settings: Unpack[SettingsArgs]
+) -> Pipeline:
+    """Append the steps of searching to a pipeline of your own.
+
+    :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
+    :param query: the column that holds the words.
+    :param hits: the column that gets the list of hits.
+    :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
+    """
+    model, place, chosen = _checked(settings)
+    # the vector travels in the column of the hits, so that no column of yours is overwritten
+    wanted = {"limit": chosen.limit, "filter": chosen.filter, "output_fields": tuple(chosen.output_fields)}
+    return (
+        p.map(query, hits, ops.t2i.clip(**model, modality="text"))
+        .map(hits, hits, ops.t2i.normalize())
+        .map(hits, hits, ops.t2i.milvus_search(**place, **model, **wanted))
+    )
+
+
+def _checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
+    """Split the settings into the model's, the collection's, and all; refuse what is wrong already here."""
+    chosen = Settings.of(**settings)
+    model: dict[str, Any] = {
+        "model_name": chosen.model_name,
+        "checkpoint_path": None if chosen.checkpoint_path is None else str(chosen.checkpoint_path),
+        "device": chosen.device,
+    }
+    place: dict[str, Any] = {
+        "uri": str(chosen.uri),
+        "token": chosen.token,
+        "collection_name": chosen.collection_name,
+        "timeout": chosen.timeout,
+    }
+    load_encoder(**model)
+    open_collection(**place)
+    return model, place, chosen
+
+
+def _built_from_config(build: Callable[..., RuntimePipeline]) -> Callable[..., RuntimePipeline]:
+    """Let ``AutoPipes.pipeline(name, config=...)`` build: from a :class:`Settings`, a mapping, or nothing."""
+
+    def build_from(config: Settings | dict[str, Any] | None = None) -> RuntimePipeline:
+        chosen = replace(config) if isinstance(config, Settings) else Settings.of(**(config or {}))
+        return build(**asdict(chosen))
+
+    return build_from
+
+
+register_pipeline("text_image_insert", Settings, _built_from_config(build_insert_pipeline))
+register_pipeline("text_image_search", Settings, _built_from_config(build_search_pipeline))
