@@ -1,0 +1,187 @@
+"""The three engines that the store is tested on, started without Docker.
+
+``milvus_backend`` is a :class:`Backend`: Milvus Lite in process, ``milvus-lite server`` over http, and a
+real server (marked ``milvus``; it comes as the wheel ``milvus`` and asks for a token here).
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from t2i_pipelines.collection import Collection, close, open_collection
+
+# The wheel's server keeps these to itself: one instance a machine.
+SERVER_PORTS = (19530, 2380, 53100)
+SERVER_TOKEN = "root:Milvus"  # what a new server knows
+PATIENCE = 180.0  # seconds
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a test finds Milvus.
+
+    :ivar uri: of the database.
+    :ivar token: that it wants.
+    :ivar pid: of the server's process, 0 for Milvus Lite in process.
+    """
+
+    name: str
+    uri: str
+    token: str = ""
+    pid: int = 0
+
+    def open(self, collection_name: str = "contract", **settings: object) -> Collection:
+        return open_collection(self.uri, self.token, collection_name, **settings)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.settimeout(1)
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition, what: str, seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"{what} took more than {seconds:g} s")
+        time.sleep(0.05)
+
+
+def start_lite_server(data_dir: Path, port: int) -> subprocess.Popen:
+    """``milvus-lite server``, accepting connections. End it with ``stop``."""
+    command = [sys.executable, "-m", "milvus_lite", "server"]
+    options = ["--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command + options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: answers(port) or process.poll() is not None, "milvus-lite server")
+    assert process.poll() is None, f"milvus-lite server ended with {process.returncode}"
+    return process
+
+
+def stop(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGCONT)
+    process.kill()
+    process.wait(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def lite_server_backend(tmp_path_factory):
+    port = free_port()
+    process = start_lite_server(tmp_path_factory.mktemp("lite") / "server.db", port)
+    backend = Backend("lite-server", f"http://127.0.0.1:{port}", pid=process.pid)
+    yield backend
+    close(backend.uri)
+    stop(process)
+
+
+# Runs the server as its own child until its standard input ends, so that the server goes even if the
+# tests are killed. MilvusServer.start() would wait by itself, without bound.
+_KEEPER = """
+import sys
+from milvus import MilvusServer, MilvusServerConfig
+config = MilvusServerConfig(data_dir=sys.argv[1])
+config.set("common.security.authorizationEnabled", "true")
+server = MilvusServer(config, wait_for_started=False)
+server.start()
+print(server.listen_port, server.server_proc.pid, flush=True)
+sys.stdin.read()
+server.server_proc.kill()
+server.server_proc.wait()
+"""
+
+
+@contextlib.contextmanager
+def one_server_a_machine():
+    """Wait for other test runs on this machine to be done with the ports."""
+    path = Path(tempfile.gettempdir()) / "t2i-pipelines-milvus-server.lock"
+    with path.open("w") as handle:
+        wait_until(lambda: _try_lock(handle), "another test run with the Milvus server", 900)
+        wait_until(
+            lambda: not any(map(answers, SERVER_PORTS)),
+            f"waiting for something else to leave one of the ports {SERVER_PORTS}",
+            60,
+        )
+        yield
+
+
+def _try_lock(handle) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def milvus_server_backend():
+    if importlib.util.find_spec("milvus") is None:
+        pytest.skip("the wheel `milvus`, a real server, is not there for this platform")
+    data_dir = tempfile.mkdtemp(prefix="t2i-milvus-")
+    with one_server_a_machine():
+        keeper = subprocess.Popen(
+            [sys.executable, "-c", _KEEPER, data_dir],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            port, pid = map(int, keeper.stdout.readline().split())
+            backend = Backend("server", f"http://127.0.0.1:{port}", SERVER_TOKEN, pid)
+            wait_until(lambda: _is_ready(backend), "the Milvus server's start")
+            yield backend
+            close(backend.uri)
+        finally:
+            keeper.communicate(timeout=PATIENCE)
+            wait_until(lambda: not any(map(answers, SERVER_PORTS)), "the Milvus server's end", 60)
+            shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _is_ready(backend: Backend) -> bool:
+    from t2i_pipelines.errors import StoreError
+
+    if not answers(int(backend.uri.rpartition(":")[2])):
+        return False
+    try:
+        backend.open("not_there").space()
+    except StoreError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def lite_backend(tmp_path_factory):
+    backend = Backend("lite", str(tmp_path_factory.mktemp("lite") / "local.db"))
+    yield backend
+    close(backend.uri)
+
+
+BACKENDS = (
+    "lite_backend",
+    "lite_server_backend",
+    pytest.param("milvus_server_backend", marks=[pytest.mark.milvus, pytest.mark.xdist_group("milvus")]),
+)
+
+
+@pytest.fixture(scope="session", params=BACKENDS, ids=lambda name: name.removesuffix("_backend"))
+def milvus_backend(request):
+    """Each engine in turn; started when the first test asks for it, ended after the last."""
+    return request.getfixturevalue(request.param)
