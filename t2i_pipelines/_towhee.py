@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import subprocess
 import sys
 import types
 import warnings
@@ -65,7 +66,9 @@ def _refuse_to_install(command: object, *_: object, **__: object) -> None:
 
 def _switch_off_installs() -> None:
     """Close the four places where importing or using Towhee runs ``pip install``."""
-    no_subprocess = types.SimpleNamespace(check_call=_refuse_to_install)
+    no_subprocess = types.SimpleNamespace(
+        check_call=_refuse_to_install, CalledProcessError=subprocess.CalledProcessError
+    )
     for name in (
         "towhee.runtime.operator_manager.operator_loader",
         "towhee.hub.repo_manager",

@@ -88,5 +88,5 @@ class Preprocess:
     def tensor(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """N pictures -> (N, 3, size, size) float32."""
         pixels = np.stack([self.fit(image) for image in images]).astype(np.float32) / np.float32(255)
-        scaled = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        scaled = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

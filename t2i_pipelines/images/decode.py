@@ -19,9 +19,6 @@ from PIL import Image as Pillow
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.types import Image
 
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused: a file of some kB can unpack to gigabytes. 200 million pixels are 600 MB."""
-
 _FAITHFUL = {"JPEG": {"RGB", "L"}, "PNG": {"RGB", "L"}, "WEBP": {"RGB"}, "BMP": {"RGB"}, "TIFF": {"RGB", "L"}}
 
 
@@ -68,9 +65,8 @@ def _decode(content: bytes) -> Image:
         header = Pillow.open(io.BytesIO(content))
     except UnidentifiedImageError:
         raise ImageDecodeError("not a picture in a known format") from None
-    width, height = header.size
-    if width * height > MAX_PIXELS:
-        raise ImageDecodeError(f"{width} x {height} pixels are more than the {MAX_PIXELS} that are allowed")
+    except Pillow.DecompressionBombError as err:
+        raise ImageDecodeError(f"{err} PIL.Image.MAX_IMAGE_PIXELS sets the limit") from err
     if _opencv_reads(header):
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
         if pixels is None:

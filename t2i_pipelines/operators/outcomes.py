@@ -15,4 +15,6 @@ class Outcomes(Operator):
 
     def __call__(self, batch: Batch) -> list[tuple[str, str, str, str]]:
         """One row a record, in order; ``status`` is never missing."""
-        return [(record.path, record.id, record.status or "failed", record.reason) for record in batch]
+        for record in batch.pending:
+            record.fail(f"{record.path}: no step of the pipeline finished it")
+        return [(record.path, record.id, str(record.status), record.reason) for record in batch]

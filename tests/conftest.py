@@ -1,0 +1,54 @@
+"""Pictures of one colour, a database of one's own, and nothing left open."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import t2i_pipelines
+import t2i_pipelines.testing
+
+COLOURS = {name: tuple(255 * part for part in parts) for name, parts in t2i_pipelines.testing.COLOURS.items()}
+
+
+def paint(path: Path, colour: str | tuple[int, int, int], size: tuple[int, int] = (12, 16)) -> Path:
+    """Write a picture of one colour, given by name or as (R, G, B)."""
+    rgb = COLOURS[colour] if isinstance(colour, str) else colour
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, encoded = cv2.imencode(path.suffix or ".png", np.full((*size, 3), rgb[::-1], np.uint8))
+    assert done
+    path.write_bytes(encoded.tobytes())
+    return path
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Release every database after each test."""
+    yield
+    t2i_pipelines.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with one PNG of each colour, named after it."""
+    for name in COLOURS:
+        paint(tmp_path / "pictures" / f"{name}.png", name)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, object]:
+    """What both builders need to run on the weightless model and a fresh database."""
+    return {"uri": tmp_path / "milvus.db", "model_name": "colour"}
+
+
+@pytest.fixture
+def outcomes() -> Callable[[object], dict[str, str]]:
+    """The rows of an insert as {file name: status}."""
+
+    def read(queue: object) -> dict[str, str]:
+        return {Path(path).name: status for path, _, status, _ in queue.to_list()}
+
+    return read

@@ -1,0 +1,95 @@
+"""Dependencies point one way, Towhee has one door, and the public names are the ones we mean."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import t2i_pipelines
+from t2i_pipelines import errors
+
+PACKAGE = Path(t2i_pipelines.__file__).parent
+
+# a module may import only from layers below its own, and from its own package
+LAYERS = [
+    {"types", "errors"},
+    {"config", "_towhee"},
+    {"hardening"},
+    {"encoders", "images", "collection"},
+    {"operators"},
+    {"pipelines", "page"},
+    {"__init__"},
+    {"testing", "mini", "evaluate", "finetune", "distributed", "demo"},
+    {"serve", "console"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(file: Path) -> str:
+    """The top-level module or package that a file belongs to."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_down(file):
+    own = unit(file)
+    assert own in LEVEL, f"{own} has no layer yet: give it one"
+    for name in imports(file):
+        if name.startswith("t2i_pipelines."):
+            other = name.split(".")[1]
+            if other not in LEVEL:  # a name of the root package, such as __version__
+                other = "__init__"
+            assert other == own or LEVEL[other] < LEVEL[own], f"{own} imports {name}"
+
+
+def test_one_module_is_the_door_to_towhee():
+    through = {
+        str(file.relative_to(PACKAGE))
+        for file in FILES
+        if any(name.split(".")[0] == "towhee" for name in imports(file))
+    }
+    assert through == {"_towhee.py"}
+
+
+def test_only_the_command_line_prints_or_exits():
+    for file in FILES:
+        if unit(file) in ("cli", "console"):
+            continue
+        code = ast.parse(file.read_text(encoding="utf-8"))
+        called = {ast.unparse(node.func) for node in ast.walk(code) if isinstance(node, ast.Call)}
+        if "__main__" in file.read_text(encoding="utf-8"):  # a command of its own: python -m ...
+            continue
+        assert not called & {"print", "sys.exit", "exit"}, file
+
+
+def test_files_stay_short_enough_to_read_in_one_sitting():
+    assert {file.name: lines for file in FILES if (lines := len(file.read_text().splitlines())) > 300} == {}
+
+
+def test_the_public_names_are_sorted_and_there():
+    assert t2i_pipelines.__all__ == sorted(t2i_pipelines.__all__)
+    for name in t2i_pipelines.__all__:
+        assert getattr(t2i_pipelines, name)
+
+
+def test_every_error_is_drawn_in_the_tree_with_its_parent():
+    drawn = errors.__doc__
+    for name, error in vars(errors).items():
+        if isinstance(error, type) and issubclass(error, errors.T2IError):
+            line = next(line for line in drawn.splitlines() if line.strip("│├└─ ").split(" ")[0] == name)
+            mixed_in = [base.__name__ for base in error.__bases__ if not issubclass(base, errors.T2IError)]
+            if error is not errors.T2IError and mixed_in:
+                assert f"({mixed_in[0]})" in line, f"{name} is also a {mixed_in[0]}"

@@ -1,0 +1,129 @@
+"""What a source may be, and what is said when it is not."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import paint
+
+from t2i_pipelines.errors import SourceError
+from t2i_pipelines.images import count, records
+
+
+def names(source) -> list[str]:
+    return [Path(record.path).name for record in records(source)]
+
+
+def test_a_folder_is_searched_recursively_in_the_order_of_names(tmp_path):
+    for name in ("b.png", "a.JPG", "sub/c.webp"):
+        paint(tmp_path / name, "red")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"x")
+    paint(tmp_path / ".cache" / "d.png", "red")
+    assert names(tmp_path) == ["a.JPG", "b.png", "c.webp"]
+    assert names(str(tmp_path)) == names(tmp_path)
+    assert count(tmp_path) == 3
+
+
+def test_a_glob_may_reach_into_folders(tmp_path):
+    for name in ("a.png", "sub/b.png", "sub/c.jpg"):
+        paint(tmp_path / name, "red")
+    assert names(f"{tmp_path}/**/*.png") == ["a.png", "b.png"]
+
+
+def test_one_picture_is_a_source(pictures):
+    assert names(pictures / "red.png") == ["red.png"]
+
+
+def test_paths_in_a_csv_are_relative_to_it_and_other_columns_become_metadata(tmp_path, monkeypatch):
+    paint(tmp_path / "in" / "a.png", "red")
+    (tmp_path / "in" / "list.csv").write_text("path,year,id\na.png,2015,k1\n", encoding="utf-8-sig")
+    monkeypatch.chdir(tmp_path)
+    (record,) = records("in/list.csv")
+    assert record.path == str(tmp_path / "in" / "a.png")
+    assert (record.id, record.metadata, record.status) == ("k1", {"year": "2015"}, None)
+
+
+def test_a_list_may_hold_paths_and_rows(pictures):
+    listed = [str(pictures / "red.png"), pictures / "blue.png", {"path": pictures / "green.png", "tag": "g"}]
+    found = list(records(listed))
+    assert [Path(record.path).stem for record in found] == ["red", "blue", "green"]
+    assert found[2].metadata == {"tag": "g"}
+
+
+def test_a_source_is_read_only_as_far_as_it_is_asked_for(pictures):
+    asked = []
+
+    def endless():
+        while True:
+            asked.append(1)
+            yield pictures / "red.png"
+
+    rows = records(endless())
+    next(rows)
+    assert len(asked) == 1
+
+
+def test_ids_are_the_same_at_every_run_and_from_every_folder(pictures, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    (relative,) = records(["pictures/red.png"])
+    (absolute,) = records([pictures / "red.png"])
+    (roundabout,) = records([f"{pictures}/../pictures/./red.png"])
+    assert relative.id == absolute.id == roundabout.id
+    assert len(relative.id) == 32
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "missing", "no such folder or file: .*missing"),
+        (lambda folder: folder / "empty", "no picture in folder .*empty.*looked for .*jpg"),
+        (lambda folder: f"{folder}/*.xyz", r"no file matches the glob .*\*\.xyz"),
+        (
+            lambda folder: folder / "no_path.csv",
+            r"no_path\.csv' has no column `path`; its columns are file, year",
+        ),
+        (lambda folder: folder / "void.csv", r"void\.csv' has no column `path`; its columns are none"),
+        (lambda folder: folder / "latin.csv", r"latin\.csv' is not a CSV file in UTF-8"),
+        (lambda folder: folder / "header.csv", "the source is empty"),
+        (lambda folder: [], "the source is empty"),
+        (lambda folder: "", "the source is an empty string"),
+        (lambda folder: 7, "a source is a folder, .*; got int 7"),
+        (lambda folder: b"x", "a source is a folder, .*; got bytes"),
+    ],
+)
+def test_a_source_with_nothing_to_read_is_an_error_before_any_work(tmp_path, make, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no_path.csv").write_text("file,year\na.png,2015\n")
+    (tmp_path / "void.csv").write_text("")
+    (tmp_path / "latin.csv").write_bytes("päth\n".encode("latin-1"))
+    (tmp_path / "header.csv").write_text("path\n")
+    with pytest.raises(SourceError, match=message):
+        records(make(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("/no/such.png", "cannot read image /no/such.png: No such file or directory"),
+        ({"file": "a.png"}, "row without a `path`: {'file': 'a.png'}"),
+        ({"path": None}, "row without a `path`"),
+        ({"path": 5}, "row without a `path`"),
+        (3.5, "neither a path nor a row with a `path`: 3.5"),
+        ({"path": "/a.png", "vector": 1}, "/a.png: column vector is reserved; rename it in the source"),
+        (os.fsdecode(b"/tmp/\xff.png"), "the name is not valid UTF-8"),
+    ],
+)
+def test_a_bad_row_is_that_rows_outcome(pictures, row, reason):
+    bad, good = records([row, pictures / "red.png"])
+    assert bad.status == "failed"
+    assert reason in bad.reason
+    assert good.status is None
+
+
+def test_a_csv_line_with_too_many_cells_is_that_lines_outcome(tmp_path):
+    paint(tmp_path / "a.png", "red")
+    (tmp_path / "list.csv").write_text("path,year\na.png,2015,surplus\na.png,2016\n")
+    bad, good = records(tmp_path / "list.csv")
+    assert (bad.status, good.status) == ("failed", None)
+    assert "line 2 of the CSV has more cells than its header" in bad.reason
