@@ -1,0 +1,89 @@
+"""Quick marks while training, on scenes and photographs that are never trained on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image as PilImage
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+
+from t2i_pipelines.mini.backgrounds import paint
+from t2i_pipelines.mini.captions import describe
+from t2i_pipelines.mini.emoji_names import LANGUAGES, concepts
+from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
+from t2i_pipelines.mini.photos import LABELS, Photos
+from t2i_pipelines.mini.samples import thing_weights
+from t2i_pipelines.mini.scenes import draw, invent
+
+SEED = 424_242
+SCENES = 300
+
+
+class Exam(NamedTuple):
+    """Pictures, large, with their captions; photographs with their labels."""
+
+    pictures: list[np.ndarray]
+    captions: dict[str, list[str]]
+    photos: Photos
+
+
+def make_exam(held_out: Photos) -> Exam:
+    """Draw the scenes; take every fifth of the held-out photographs."""
+    rng = np.random.default_rng(SEED)
+    things = list(concepts())
+    scenes = [invent(things, thing_weights(things), rng) for _ in range(SCENES)]
+    pictures = []
+    for scene in scenes:
+        height = round(360 / scene.aspect**0.5)
+        ground = paint(scene.background, height, round(height * scene.aspect), rng)
+        pictures.append(draw(scene, ground))
+    captions = {language: [describe(s, language) for s in scenes] for language in LANGUAGES}
+    return Exam(pictures, captions, Photos(held_out.pixels[::5], held_out.labels[::5]))
+
+
+def recall(scores: np.ndarray, at: int) -> float:
+    """Share of captions whose own picture is among the best ``at``; scores: (N captions, N pictures)."""
+    better = (scores > np.diag(scores)[:, None]).sum(1)
+    return float((better < at).mean())
+
+
+def precision(scores: np.ndarray, labels: np.ndarray, at: int) -> float:
+    """Share of right labels among the best ``at``, averaged; scores: (labels, N photos)."""
+    best = np.argsort(-scores, axis=1)[:, :at]
+    return float((labels[best] == np.arange(len(scores))[:, None]).mean())
+
+
+def _squash(picture: np.ndarray, size: int) -> np.ndarray:
+    resized = PilImage.fromarray(picture).resize((size, size), PilImage.Resampling.BICUBIC)
+    return np.asarray(resized)
+
+
+@torch.no_grad()
+def mark(model: Any, tokenizer: Tokenizer, exam: Exam, size: int) -> dict[str, float]:
+    """Marks by name: recall at 1 and 10 in every language, precision at 10 of the photographs."""
+    model.eval()
+    cv2.setNumThreads(1)
+
+    def see(pictures: list[np.ndarray]) -> torch.Tensor:
+        stacked = torch.from_numpy(np.stack([_squash(picture, size) for picture in pictures]))
+        parts = [encode_image(model, to_tensor(part)) for part in stacked.split(250)]
+        return F.normalize(torch.cat(parts), dim=-1)
+
+    def read(texts: list[str]) -> torch.Tensor:
+        ids = torch.tensor([found.ids for found in tokenizer.encode_batch(texts)])
+        return F.normalize(encode_text(model, ids), dim=-1)
+
+    shown = see(exam.pictures)
+    marks = {}
+    for language, captions in exam.captions.items():
+        scores = (read(captions) @ shown.T).numpy()
+        marks[f"{language} R@1"], marks[f"{language} R@10"] = recall(scores, 1), recall(scores, 10)
+    asked = read([f"a photo of a {label}" for label in LABELS])
+    photos = see(list(exam.photos.pixels))
+    marks["photo P@10"] = precision((asked @ photos.T).numpy(), exam.photos.labels, 10)
+    model.train()
+    return marks

@@ -1,0 +1,83 @@
+"""The parts of a training step: loss, pace, optimiser, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
+from t2i_pipelines.mini.samples import Batch
+
+TOP_RATE = 1.2e-3
+WARM_UP = 0.02  # of the whole training
+CHUNKS = 4
+
+
+def rate_at(progress: float) -> float:
+    """Learning rate after this share of the training: a short rise, then half a cosine down to zero."""
+    if progress < WARM_UP:
+        return TOP_RATE * (progress + 1e-4) / WARM_UP
+    return TOP_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimiser(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW that lets matrices decay, and nothing else."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": 0.05},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=TOP_RATE, betas=(0.9, 0.98), eps=1e-6)
+
+
+def encode_captions(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """(C, L) -> (C, D): short captions apart from long ones, to compute less padding."""
+    lengths = (ids != 0).sum(1)
+    order = lengths.argsort()
+    parts = [encode_text(model, ids[chunk, : int(lengths[chunk[-1]])]) for chunk in order.chunk(CHUNKS)]
+    return torch.cat(parts)[order.argsort()]
+
+
+def contrast(
+    pictures: torch.Tensor, captions: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """InfoNCE in both directions, in which all true pairs share the goal.
+
+    :param pictures: (N, D). :param captions: (C, D). :param truth: (C, N) bool.
+    """
+    logits = scale * F.normalize(captions, dim=-1) @ F.normalize(pictures, dim=-1).T
+    goal = truth.float()
+    to_picture = (goal / goal.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    to_caption = (goal / goal.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    return -(to_picture + to_caption) / 2
+
+
+def step(model: Any, optimiser: torch.optim.Optimizer, batch: Batch, rate: float) -> float:
+    """Learn from one batch; the loss."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    with torch.autocast("cpu", torch.bfloat16):
+        pictures = encode_image(model, to_tensor(batch.images))
+        captions = encode_captions(model, batch.ids)
+    scale = model.logit_scale.exp()
+    loss = contrast(pictures.float(), captions.float(), batch.truth, scale)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, math.log(100))
+    return float(loss.detach())
+
+
+def save(path: Path, **state: Any) -> None:
+    """Write a checkpoint, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
