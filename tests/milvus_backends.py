@@ -17,6 +17,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,26 @@ def stop(process: subprocess.Popen) -> None:
     process.wait(timeout=PATIENCE)
 
 
+@pytest.fixture
+def dead_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    return free_port()
+
+
+@pytest.fixture
+def lite_servers():
+    """``start(data_dir, port)`` and ``stop(process)``, for tests that mistreat a server."""
+    running = []
+
+    def start(data_dir, port):
+        running.append(start_lite_server(data_dir, port))
+        return running[-1]
+
+    yield SimpleNamespace(start=start, stop=stop)
+    for process in running:
+        stop(process)
+
+
 @pytest.fixture(scope="session")
 def lite_server_backend(tmp_path_factory):
     port = free_port()
@@ -112,8 +133,8 @@ server.server_proc.wait()
 @contextlib.contextmanager
 def one_server_a_machine():
     """Wait for other test runs on this machine to be done with the ports."""
-    path = Path(tempfile.gettempdir()) / "t2i-pipelines-milvus-server.lock"
-    with path.open("w") as handle:
+    handle = os.open(tempfile.gettempdir(), os.O_RDONLY)  # a directory can be locked like a file
+    try:
         wait_until(lambda: _try_lock(handle), "another test run with the Milvus server", 900)
         wait_until(
             lambda: not any(map(answers, SERVER_PORTS)),
@@ -121,6 +142,8 @@ def one_server_a_machine():
             60,
         )
         yield
+    finally:
+        os.close(handle)
 
 
 def _try_lock(handle) -> bool:
@@ -143,6 +166,7 @@ def milvus_server_backend():
             stdout=subprocess.PIPE,
             text=True,
         )
+        pid = 0
         try:
             port, pid = map(int, keeper.stdout.readline().split())
             backend = Backend("server", f"http://127.0.0.1:{port}", SERVER_TOKEN, pid)
@@ -153,6 +177,8 @@ def milvus_server_backend():
             keeper.communicate(timeout=PATIENCE)
             wait_until(lambda: not any(map(answers, SERVER_PORTS)), "the Milvus server's end", 60)
             shutil.rmtree(data_dir, ignore_errors=True)
+            for left in Path("/tmp/milvus").glob(f"server_id_{pid}"):  # hard-coded in the server
+                left.unlink()
 
 
 def _is_ready(backend: Backend) -> bool:

@@ -74,7 +74,8 @@ class Catalog:
         """Make the collection with its index, and load it. Another may be first."""
         from pymilvus import MilvusClient
 
-        with self._connection.writing(timeout) as seconds:
+        # a reader must not find the collection half made: it would set about finishing it
+        with self._connection.loading, self._connection.writing(timeout) as seconds:
             is_lite = self._connection.is_lite(timeout)
             arguments = schema.creation(MilvusClient, space, index_type, is_lite=is_lite)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +16,9 @@ from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 from t2i_pipelines.types import Hit, Matrix, Space
 
 T = TypeVar("T")
+
+DELETION_SETTLES = 10.0
+"""Seconds for which reads after a deletion ask a server for its newest state, at 0.2 s a call."""
 
 
 class Collection:
@@ -166,7 +170,9 @@ class Collection:
         if self._entry() is None:
             return None
         try:
-            return self._loaded(lambda: self._call(method, consistency_level="Session", **arguments))
+            return self._loaded(
+                lambda: self._call(method, consistency_level=self._consistency(), **arguments)
+            )
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None
@@ -177,6 +183,15 @@ class Collection:
         with self._connection.writing(self._timeout) as seconds:
             seconds = max(seconds, SLOW) if slow else seconds
             self._loaded(lambda: self._call(method, seconds=seconds, **arguments))
+        if method == "delete":
+            self._connection.deletions[self.name] = time.monotonic()
+        elif method == "upsert":
+            self._connection.deletions.pop(self.name, None)
+
+    def _consistency(self) -> str:
+        """``Session``: reads see this process's writes. A server tells no time for a deletion, though."""
+        since = time.monotonic() - self._connection.deletions.get(self.name, float("-inf"))
+        return "Strong" if since < DELETION_SETTLES else "Session"
 
     def _send(self, batch: list[dict[str, Any]]) -> None:
         """Store a batch, in halves if it is too large for the server."""

@@ -17,6 +17,10 @@ SLOW = 900.0
 """Seconds that loading, flushing and local writes may take. They may build an index over all rows; and
 a local write that is given up goes on in the background, next to the one that is made instead."""
 
+CHANNEL = {"grpc.use_local_subchannel_pool": 1, "grpc.max_reconnect_backoff_ms": 1000}
+"""gRPC's channels to one address share how long to wait after a failure, up to two minutes. With its own
+count, the channel that pymilvus makes after a failure finds a server that is back at once."""
+
 
 class Connection:
     """A ``MilvusClient`` that opens by itself, also after :meth:`close` and in a forked child."""
@@ -26,6 +30,7 @@ class Connection:
         self.loading = Lock()
         self._lock = Lock()
         self._users: set[object] = set()
+        self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
         self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
         self._token = token
         self._client: Any = None
@@ -107,7 +112,13 @@ class Connection:
         uri = self.address.uri if path is None else lite.uri_for(path)
         with quiet():
             try:
-                client = MilvusClient(uri=uri, token=self._token, timeout=timeout, dedicated=True)
+                client = MilvusClient(
+                    uri=uri,
+                    token=self._token,
+                    timeout=timeout,
+                    dedicated=True,  # close() then closes the channel too
+                    grpc_options=dict(CHANNEL),
+                )
                 if path is None:
                     version = str(client.get_server_version(timeout=timeout))
                     self._is_lite = version.startswith("milvus_lite")

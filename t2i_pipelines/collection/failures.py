@@ -125,6 +125,7 @@ class _Hush(logging.Filter):
         "pymilvus.client.connection_manager",
         "milvus_lite.server_manager",
         "milvus_lite.adapter.grpc.servicer",
+        "grpc._server",
     )
 
     def __init__(self) -> None:
@@ -134,6 +135,8 @@ class _Hush(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep a record unless it is a warning or worse, made by one of our calls."""
+        if record.name == "grpc._server":  # maybe the user's own server
+            return not _is_of_milvus(record)
         ours = record.thread in self._calls or record.name == "milvus_lite.adapter.grpc.servicer"
         return record.levelno < logging.WARNING or not ours
 
@@ -153,6 +156,14 @@ class _Hush(logging.Filter):
             if not self._calls:
                 for name in self.LOGGERS:
                     logging.getLogger(name).removeFilter(self)
+
+
+def _is_of_milvus(record: logging.LogRecord) -> bool:
+    """Whether it tells that pymilvus asked Milvus Lite for what it has not, and then did without."""
+    trace = record.exc_info[2] if record.exc_info else None
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__package__") == "pymilvus.grpc_gen"
 
 
 _HUSH = _Hush()

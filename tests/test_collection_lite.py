@@ -1,0 +1,377 @@
+"""What Milvus Lite needs from the store: paths, the lock, formats, repair, one writer."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2i_pipelines.collection import close, lite, open_collection
+from t2i_pipelines.errors import (
+    ConfigError,
+    StoreError,
+    StoreFormatError,
+    StoreLockedError,
+)
+from t2i_pipelines.types import Space
+
+SPACE = Space("fake", "a1" * 32, "squash 64", 16)
+
+# What every script of a child process starts with.
+PREAMBLE = """
+import sys, numpy as np
+from t2i_pipelines.collection import open_collection, close
+from t2i_pipelines.types import Space
+SPACE = Space("fake", "a1" * 32, "squash 64", 16)
+def rows(start, count):
+    vectors = np.random.default_rng(start).normal(size=(count, 16)).astype(np.float32)
+    return [dict(id=str(start + i), vector=v, path=f"{start + i}.jpg", size=1, mtime=2, digest="d")
+            for i, v in enumerate(vectors)]
+c = open_collection(sys.argv[1])
+"""
+_scope = {}
+exec(PREAMBLE.partition("c = open")[0], _scope)
+rows = _scope["rows"]
+
+
+def child(script, uri, **options):
+    """Start a process that has ``c``, the collection at ``uri``."""
+    code = PREAMBLE + textwrap.dedent(script)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", code, str(uri)], text=True, **{**pipes, **options})
+
+
+def answer(script, uri):
+    process = child(script, uri)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+@pytest.fixture
+def path(tmp_path):
+    yield tmp_path / "pictures.db"
+    close()
+
+
+@pytest.fixture
+def store(path):
+    collection = open_collection(path)
+    collection.prepare(SPACE)
+    return collection
+
+
+def test_every_spelling_of_a_path_is_one_collection(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    there = tmp_path / "a b ü.db"
+    spellings = [there, "a b ü.db", "./x/../a b ü.db", "~/a b ü.db", "link/a b ü.db", f"{there}/"]
+    assert len({id(open_collection(spelling)) for spelling in spellings}) == 1
+    assert open_collection(there) is not open_collection(there, collection_name="other")
+
+
+def test_equal_settings_give_the_same_object_in_every_thread(path):
+    found, start = [], threading.Barrier(8)
+
+    def look():
+        start.wait()
+        found.append(open_collection(path, timeout=7))
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(collection) for collection in found}) == 1
+
+
+def test_a_writer_makes_missing_parents(tmp_path):
+    collection = open_collection(tmp_path / "not" / "there" / "yet.db")
+    collection.prepare(SPACE)
+    collection.upsert(rows(0, 3))
+    assert collection.count() == 3
+    close()
+
+
+def test_a_reader_creates_nothing_not_even_parents(tmp_path):
+    collection = open_collection(tmp_path / "not" / "there.db")
+    assert collection.verify(SPACE) is False
+    assert collection.search(np.ones((2, 16), np.float32)) == [[], []]
+    assert (collection.count(), collection.space(), collection.ledger(["a"])) == (0, None, {})
+    collection.flush()
+    collection.delete(["a"])
+    collection.drop()
+    collection.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_is_a_database_to_be_made(path):
+    path.mkdir()
+    collection = open_collection(path)
+    assert collection.verify(SPACE) is False
+    assert list(path.iterdir()) == []
+    collection.prepare(SPACE)
+    assert collection.count() == 0
+
+
+@pytest.mark.parametrize("method", ["prepare", "verify"])
+def test_a_file_of_milvus_lite_2_is_named_and_left_alone(path, method):
+    path.write_bytes(b"SQLite format 3\0" + bytes(1000))
+    with pytest.raises(StoreFormatError, match=r"pictures\.db is a file.*Milvus Lite 2"):
+        getattr(open_collection(path), method)(SPACE)
+    assert path.stat().st_size == 1016
+
+
+@pytest.mark.parametrize("method", ["prepare", "verify"])
+def test_a_directory_of_something_else_is_named_and_left_alone(path, method):
+    path.mkdir()
+    (path / "holiday.jpg").touch()
+    with pytest.raises(StoreFormatError, match=r"pictures\.db is a directory but no Milvus Lite"):
+        getattr(open_collection(path), method)(SPACE)
+    assert [p.name for p in path.iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize("method", ["prepare", "verify"])
+def test_a_database_that_another_process_holds_is_named_with_the_way_to_share_it(path, method):
+    holder = child("c.prepare(SPACE); print('held', flush=True); sys.stdin.read()", path)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        words = r"pictures\.db is open in another process.*milvus-lite server --data-dir .*pictures"
+        with pytest.raises(StoreLockedError, match=words + r"\.db --host 127\.0\.0\.1"):
+            getattr(open_collection(path), method)(SPACE)
+    finally:
+        holder.communicate(timeout=60)
+    open_collection(path).prepare(SPACE)  # free again, without building anything anew
+
+
+def test_a_lock_taken_between_the_check_and_the_opening_is_told_apart_too(path, monkeypatch):
+    holder = child("c.prepare(SPACE); print('held', flush=True); sys.stdin.read()", path)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setattr(lite, "uri_for", str)
+        with pytest.raises(StoreLockedError, match="open in another process"):
+            open_collection(path).verify(SPACE)
+    finally:
+        holder.communicate(timeout=60)
+
+
+def test_close_releases_the_lock_for_another_process(store, path):
+    store.upsert(rows(0, 20))
+    assert "StoreLockedError" in child("c.count()", path).communicate(timeout=60)[1]
+    close(path)
+    assert answer("print(c.count(), c.verify(SPACE))", path) == "20 True"
+    assert store.count() == 20  # and opens again here
+
+
+def test_the_last_collection_of_a_path_releases_it(store, path):
+    second = open_collection(path, collection_name="second")
+    second.prepare(SPACE)
+    second.close()
+    assert "StoreLockedError" in child("c.count()", path).communicate(timeout=60)[1]
+    store.close()
+    assert answer("print(c.count())", path) == "0"
+
+
+def test_close_of_one_path_leaves_others_open(store, path, tmp_path):
+    open_collection(tmp_path / "other.db").prepare(SPACE)
+    close(tmp_path / "other.db")
+    assert "StoreLockedError" in child("c.count()", path).communicate(timeout=60)[1]
+
+
+def test_rows_are_there_after_reopening_and_can_be_searched_at_once(store, path):
+    stored = rows(0, 50)
+    store.upsert(stored)
+    store.flush()
+    close()
+    (hits,) = open_collection(path).search(stored[7]["vector"][None], limit=1)
+    assert hits[0].id == "7"
+
+
+def test_a_half_written_index_file_is_repaired_with_one_warning_and_no_row_lost(store, path, caplog):
+    stored = rows(0, 500)
+    store.upsert(stored)
+    store.flush()
+    close()
+    (sidecar,) = path.glob("collections/*/partitions/*/indexes/*.idx")
+    sidecar.write_bytes(sidecar.read_bytes()[: sidecar.stat().st_size // 2])
+    with caplog.at_level(logging.INFO):
+        found = store.search(np.stack([r["vector"] for r in stored]), limit=1)
+    assert [hits[0].id for hits in found] == [r["id"] for r in stored]
+    assert store.count() == 500
+    loud = [record.name for record in caplog.records if record.levelno >= logging.WARNING]
+    assert loud == ["t2i_pipelines.collection"]
+    assert "index files were deleted and are built again" in caplog.text
+
+
+def test_a_repair_touches_no_other_collection(store, path):
+    other = open_collection(path, collection_name="other")
+    other.prepare(SPACE)
+    for collection in (store, other):
+        collection.upsert(rows(0, 200))
+        collection.flush()
+    close()
+    (sidecar,) = path.glob("collections/image_collection/partitions/*/indexes/*.idx")
+    (untouched,) = path.glob("collections/other/partitions/*/indexes/*.idx")
+    sidecar.write_bytes(b"")
+    before = untouched.stat()
+    assert store.count() == 200
+    assert untouched.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_damage_that_no_repair_cures_is_an_error_of_ours(store, path):
+    store.upsert(rows(0, 200))
+    store.flush()
+    close()
+    (data,) = path.glob("collections/*/partitions/*/data/*.parquet")
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"pictures\.db failed: .*Parquet"):
+        store.search(np.ones((1, 16), np.float32))
+
+
+@pytest.mark.parametrize("index_type", sorted(lite.INDEX_TYPES))
+def test_each_allowed_index_type_can_be_opened_again(path, index_type):
+    collection = open_collection(path, index_type=index_type.lower())
+    collection.prepare(SPACE)
+    stored = rows(0, 300)
+    collection.upsert(stored)
+    collection.flush()
+    close()
+    found = collection.search(np.stack([r["vector"] for r in stored[:20]]), limit=1)
+    assert [hits[0].id for hits in found] == [r["id"] for r in stored[:20]]
+
+
+@pytest.mark.parametrize("index_type", ["IVF_PQ", "SCANN", "DISKANN", "HNSW_PQ", "GPU_CAGRA", "FOO"])
+def test_an_index_type_that_could_not_be_opened_again_is_refused(path, index_type):
+    with pytest.raises(ConfigError, match=f"one of AUTOINDEX, FLAT, .*got '{index_type}'"):
+        open_collection(path, index_type=index_type)
+    assert open_collection("http://localhost:19530", index_type=index_type)
+
+
+def test_concurrent_writers_that_flush_lose_nothing(store):
+    errors = []
+
+    def write(number):
+        try:
+            for batch in range(15):
+                store.upsert(rows(number * 10_000 + batch * 100, 100))
+                if batch % 3 == 2:
+                    store.flush()
+        except Exception as err:
+            errors.append(err)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert store.count() == 8 * 15 * 100
+    close()
+    assert store.count() == 8 * 15 * 100
+
+
+@pytest.mark.parametrize("flush", ["", "c.flush()"])
+def test_no_acknowledged_row_is_lost_or_doubled_by_kill_minus_nine(path, flush):
+    script = f"""
+    c.prepare(SPACE)
+    for start in range(0, 10**9, 50):
+        c.upsert(rows(start, 50))
+        {flush}
+        print(start + 50, flush=True)
+    """
+    writer = child(script, path)
+    acknowledged = 0
+    while acknowledged < 1500:
+        acknowledged = int(writer.stdout.readline() or pytest.fail(writer.stderr.read()))
+    os.kill(writer.pid, signal.SIGKILL)
+    acknowledged = int((writer.communicate(timeout=60)[0].split() or [acknowledged])[-1])
+    collection = open_collection(path)
+    ids = [str(i) for i in range(acknowledged + 50)]
+    stored = collection.ledger(ids)
+    assert not set(ids[:acknowledged]) - set(stored)
+    assert collection.count() == len(stored)
+    collection.prepare(SPACE)
+    collection.upsert(rows(0, 50))  # run again: nothing is double
+    assert collection.count() == len(stored)
+    (hits,) = collection.search(rows(0, 50)[0]["vector"][None], limit=3)
+    assert [h.id for h in hits].count("0") == 1
+
+
+def test_a_forked_child_uses_its_parents_database_and_leaves_it_whole(path):
+    script = """
+    import os
+    c.prepare(SPACE)
+    c.upsert(rows(0, 50))
+    if (child := os.fork()) == 0:
+        assert c.count() == 50
+        c.upsert(rows(50, 50))
+        c.flush()
+        close()
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    c.upsert(rows(100, 50))
+    print(c.count(), len(c.search(np.ones((1, 16), np.float32), limit=200)[0]))
+    """
+    assert answer(script, path) == "150 150"
+    assert open_collection(path).count() == 150
+
+
+def test_a_lock_that_a_thread_holds_at_a_fork_is_free_in_the_child(store, path):
+    script = """
+    import os, threading
+    from t2i_pipelines.collection.lite import one_writer
+    c.prepare(SPACE)
+    held, go = threading.Event(), threading.Event()
+    def hold():
+        with c._connection.loading, c._connection._lock:
+            held.set(); go.wait()
+    threading.Thread(target=hold).start()
+    held.wait()
+    if (child := os.fork()) == 0:
+        c.upsert(rows(0, 5))
+        os._exit(c.count())
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    go.set()
+    print(status)
+    """
+    close()
+    assert answer(script, path) == "5"
+
+
+def test_importing_the_store_does_not_import_milvus():
+    code = "import sys, t2i_pipelines.collection as c; c.open_collection('x.db'); " + (
+        "print(sorted({'pymilvus', 'milvus_lite', 'grpc'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+    assert not Path("x.db").exists()
+
+
+def test_nothing_is_written_to_the_screen_not_even_by_errors_that_are_raised(path):
+    script = """
+    from t2i_pipelines.errors import T2IError
+    c.prepare(SPACE)
+    c.upsert(rows(0, 50))
+    c.flush()
+    missed = 0
+    for filter in ("year >", "foo bar"):
+        try:
+            c.search(np.ones((1, 16), np.float32), filter=filter)
+        except T2IError:
+            missed += 1
+    assert missed == 2
+    try:
+        open_collection("http://127.0.0.1:1").count()
+    except T2IError:
+        c.drop()
+    """
+    process = child(script, path)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
