@@ -129,7 +129,9 @@ def _insert(source: str, **settings: Any) -> int:
     with console.progress_bar(count(source)) as tally:
         steps = insert_steps(pipe.input("source"), **settings)
         try:
-            harden(steps.map(("status", "reason"), (), tally.__call__).output())(source)
+            # a lambda, since Towhee deep-copies any other callable with all that it holds
+            counted = steps.map(("status", "reason"), (), lambda status, reason: tally(status, reason))
+            harden(counted.output())(source)
         except KeyboardInterrupt:
             console.err.print(f"interrupted; so far {tally.summary()}; run it again to go on")
             raise typer.Exit(130) from None

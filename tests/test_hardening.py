@@ -45,7 +45,8 @@ def callers():
     p, _ = nested()
     def all_at_once(p):
         results = []
-        threads = [threading.Thread(target=lambda: results.append(p(1).get()), daemon=True) for _ in range(32)]
+        call = lambda: results.append(p(1).get())
+        threads = [threading.Thread(target=call, daemon=True) for _ in range(32)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         return results == [[2]] * 32
@@ -220,7 +221,8 @@ def test_ctrl_c_stops_the_nodes():
         "import time, sys\n"
         "from t2i_pipelines import harden\n"
         "from t2i_pipelines._towhee import pipe\n"
-        "p = harden(pipe.input('n').flat_map('n', 'i', range).map('i', 'j', lambda i: time.sleep(0.01)).output('j'))\n"
+        "steps = pipe.input('n').flat_map('n', 'i', range)\n"
+        "p = harden(steps.map('i', 'j', lambda i: time.sleep(0.01)).output('j'))\n"
         "print('go', flush=True)\n"
         "try:\n"
         "    p(100_000)\n"

@@ -1,0 +1,148 @@
+"""The `t2i` command: what it prints, where it writes, and how it exits."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from t2i_pipelines import cli, demo
+
+
+@pytest.fixture
+def t2i(monkeypatch, capsys, tmp_path):
+    """Run the command in a folder of its own; give (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["t2i", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+COLOUR = ("--model-name", "colour")
+
+
+def test_insert_then_search_from_a_folder_to_a_table(t2i, pictures):
+    code, _, err = t2i("insert", "pictures", *COLOUR)
+    assert code == 0
+    assert err.strip().endswith("7 images: 7 inserted, 0 unchanged, 0 failed")
+    code, out, _ = t2i("search", "a red ball", "--limit", 2, *COLOUR)
+    assert code == 0
+    rows = re.findall(r"│\s+(\d)\s+│\s+([\d.]+)\s+│\s+(\S+)\s+│", out)
+    assert rows[0] == ("1", "1.000", "pictures/red.png")
+    assert len(rows) == 2
+
+
+def test_a_second_insert_says_that_nothing_changed(t2i, pictures):
+    t2i("insert", "pictures", *COLOUR)
+    code, _, err = t2i("insert", "pictures", *COLOUR)
+    assert (code, "7 images: 0 inserted, 7 unchanged, 0 failed" in err) == (0, True)
+
+
+def test_failures_are_listed_and_exit_with_1(t2i, pictures):
+    (pictures / "bad.png").write_bytes(b"bad")
+    code, _, err = t2i("insert", "pictures", *COLOUR)
+    assert code == 1
+    assert "8 images: 7 inserted, 0 unchanged, 1 failed" in err
+    assert f"failed cannot read image {pictures / 'bad.png'}: not a picture in a known format" in err
+
+
+def test_only_the_first_twenty_failures_are_listed(t2i, pictures):
+    for n in range(25):
+        (pictures / f"bad{n}.png").write_bytes(b"bad")
+    _, _, err = t2i("insert", "pictures", *COLOUR)
+    assert err.count("failed cannot read") == 20
+    assert "... and 5 more" in err
+
+
+def test_stop_at_error_exits_with_2_and_names_the_file(t2i, pictures):
+    (pictures / "bad.png").write_bytes(b"bad")
+    code, _, err = t2i("insert", "pictures", "--stop-at-error", *COLOUR)
+    assert code == 2
+    assert "error: cannot read image" in err
+    assert "bad.png" in err
+
+
+def test_json_is_one_object_with_the_fields_asked_for(t2i, pictures):
+    (pictures / "list.csv").write_text("path,caption\nred.png,rot & grün\n", encoding="utf-8")
+    t2i("insert", "pictures/list.csv", *COLOUR)
+    code, out, _ = t2i("search", "red", "--json", "--output-fields", "caption", *COLOUR)
+    found = json.loads(out)
+    assert (code, found["query"], len(found["hits"])) == (0, "red", 1)
+    hit = found["hits"][0]
+    assert (hit["path"], hit["caption"]) == (str(pictures / "red.png"), "rot & grün")
+    assert hit["score"] == pytest.approx(1)
+    assert set(hit) == {"id", "score", "path", "caption"}
+
+
+def test_html_writes_a_page_with_the_pictures(t2i, pictures):
+    t2i("insert", "pictures", *COLOUR)
+    code, _, err = t2i("search", "red", "--html", "out/hits.html", *COLOUR)
+    page = Path("out/hits.html").read_text(encoding="utf-8")
+    assert (code, "wrote out/hits.html" in err) == (0, True)
+    assert page.count("data:image/jpeg;base64,") == 7
+
+
+def test_nothing_stored_is_said(t2i):
+    code, out, _ = t2i("search", "red", *COLOUR)
+    assert (code, out.strip()) == (0, "red: nothing is stored that could match")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("insert", "gone", *COLOUR), "error: no such folder or file: 'gone'"),
+        (("search", " ", *COLOUR), "error: the query is empty"),
+        (("search", "red", "--limit", 0, *COLOUR), "error: limit must be between 1 and 16384, got 0"),
+        (("search", "red", "--model-name", "nope"), "error: unknown model 'nope'"),
+        (("search", "red", "--uri", "http://127.0.0.1:1", *COLOUR), "http://127.0.0.1:1"),
+        (("search",), "Missing argument"),
+        (("dance",), "No such command 'dance'"),
+    ],
+)
+def test_wrong_usage_and_no_service_exit_with_2_in_one_message(t2i, arguments, message):
+    code, out, err = t2i(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+
+
+def test_help_names_the_commands_and_what_they_are_for(t2i):
+    code, out, _ = t2i("--help")
+    assert code == 0
+    assert "Text-to-image search: type words, get the matching pictures." in out
+    purposes = {"insert": "Insert pictures.", "search": "Find pictures by words", "demo": "Insert a gallery"}
+    for command, purpose in purposes.items():
+        assert re.search(rf"{command}\s.*{purpose}", out)
+
+
+def test_the_version_is_that_of_the_package(t2i):
+    from importlib.metadata import version
+
+    assert t2i("--version")[:2] == (0, f"t2i-pipelines {version('t2i-pipelines')}\n")
+
+
+def test_a_token_comes_from_the_environment_and_is_never_shown(t2i, monkeypatch):
+    monkeypatch.setenv("MILVUS_TOKEN", "root:secret")
+    code, out, err = t2i("search", "red", "--uri", "http://127.0.0.1:1", *COLOUR)
+    assert code == 2
+    assert "secret" not in out + err + t2i("search", "--help")[1]
+
+
+def test_the_demo_asks_six_questions_and_writes_a_page(t2i, pictures, monkeypatch):
+    monkeypatch.setattr(demo, "MODEL", "colour")
+    code, out, _ = t2i("demo", "--source", "pictures")
+    assert code == 0
+    assert len(demo.QUERIES) == 6
+    for query in demo.QUERIES:
+        assert query in out
+    page = Path(demo.PAGE).read_text(encoding="utf-8")
+    assert page.count("<section>") == 6
+    assert page.count("<img") == 6 * demo.LIMIT
+    assert "It is not CLIP" in page

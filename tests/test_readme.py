@@ -1,0 +1,56 @@
+"""What the README shows is what happens."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_python_block_prints_what_stands_below_it(tmp_path, monkeypatch, capsys):
+    code, shown = re.search(r"```python\n(.*?)```\s+```text\n(.*?)```", README, re.DOTALL).groups()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_every_python_block_runs(code, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "photos").symlink_to(ROOT / "data" / "gallery")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake (\w+)", README))
+    assert named
+    assert named <= targets
+
+
+def test_every_command_that_is_shown_is_understood(monkeypatch, capsys):
+    from typer.main import get_command
+
+    from t2i_pipelines.cli import app
+
+    commands = get_command(app).commands
+    shown = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ t2i ")]
+    assert shown
+    for line in shown:
+        _, _, name, *arguments = shlex.split(line)
+        commands[name].make_context(name, arguments)
+
+
+def test_every_link_into_the_repository_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
