@@ -48,26 +48,7 @@ FRAMES = {
     "it": ("una foto di {}", "foto di {}", "un'immagine di {}", "immagine di {}", "c'è {}", "cerca {}"),
 }
 SMALL_GERMAN = frozenset(
-    [
-        "mit",
-        "und",
-        "in",
-        "im",
-        "von",
-        "vom",
-        "der",
-        "die",
-        "das",
-        "den",
-        "dem",
-        "auf",
-        "am",
-        "aus",
-        "ohne",
-        "für",
-        "zum",
-        "zur",
-    ]
+    ("mit", "und", "in", "im", "von", "vom", "der", "die", "das", "den", "dem", "auf", "am", "aus", "ohne")
 )
 SIMPLE_ADJECTIVE = ("er", "es", "e", "en", "em")
 

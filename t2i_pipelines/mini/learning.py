@@ -15,7 +15,7 @@ from t2i_pipelines.mini.samples import Batch
 
 TOP_RATE = 1.2e-3
 WARM_UP = 0.02  # of the whole training
-CHUNKS = 4
+CHUNKS = 8
 
 
 def rate_at(progress: float) -> float:

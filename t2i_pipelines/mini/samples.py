@@ -42,13 +42,18 @@ def thing_weights(things: Sequence[Concept]) -> np.ndarray:
     return np.cumsum(weights / weights.sum())
 
 
+def _marks(rows: list[frozenset[str]], number: dict[str, int]) -> torch.Tensor:
+    """(rows, keys) float32, 1 where the row has the key."""
+    at = [row * len(number) + number[key] for row, keys in enumerate(rows) for key in keys]
+    marks = np.zeros(len(rows) * len(number), np.float32)
+    marks[at] = 1
+    return torch.from_numpy(marks.reshape(len(rows), len(number)))
+
+
 def is_true(captions: list[frozenset[str]], contents: list[frozenset[str]]) -> torch.Tensor:
     """(C, N) bool: a caption is true of every picture that shows all it names."""
     number = {key: at for at, key in enumerate(sorted(frozenset().union(*captions, *contents)))}
-    named, shown = torch.zeros(len(captions), len(number)), torch.zeros(len(contents), len(number))
-    for rows, matrix in ((captions, named), (contents, shown)):
-        for row, keys in enumerate(rows):
-            matrix[row, [number[key] for key in keys]] = 1
+    named, shown = (_marks(rows, number) for rows in (captions, contents))
     return named @ shown.T > named.sum(1, keepdim=True) - 0.5
 
 
