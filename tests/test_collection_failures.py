@@ -1,5 +1,6 @@
 """Every error of pymilvus and gRPC becomes one of ours that names the culprit and the way out."""
 
+import dataclasses
 import logging
 import os
 import signal
@@ -19,9 +20,11 @@ from t2i_pipelines.collection.failures import (
     quiet,
     translate,
 )
+from t2i_pipelines.collection.hits import from_answer
 from t2i_pipelines.errors import (
     CollectionNotFoundError,
     ConfigError,
+    ModelMismatchError,
     StoreAuthError,
     StoreError,
     StoreTimeoutError,
@@ -223,3 +226,25 @@ def test_an_error_carries_its_origin(dead_port):
     with pytest.raises(StoreUnavailableError) as caught:
         open_collection(f"http://127.0.0.1:{dead_port}", timeout=3).count()
     assert isinstance(caught.value.__cause__, MilvusException)
+
+
+def test_a_collection_that_others_made_anew_for_another_model_is_noticed(server, monkeypatch):
+    monkeypatch.setattr("t2i_pipelines.collection.catalog.RECHECK", 0.0)
+    port, _, _ = server
+    ours = open_collection(f"http://127.0.0.1:{port}")
+    ours.prepare(SPACE)
+    ours.upsert(rows(5))
+    others = open_collection(f"http://localhost:{port}")  # as another process would
+    others.drop()
+    assert ours.search(QUERY) == [[]]
+    others.prepare(dataclasses.replace(SPACE, weights="b2"))
+    with pytest.raises(ModelMismatchError, match="cannot be compared"):
+        ours.search(QUERY)
+    others.drop()
+    others.close()
+
+
+def test_a_score_that_rounding_put_beyond_one_is_one():
+    answer = [[{"id": "a", "distance": 1.0000001, "entity": {"path": "p"}}]]
+    answer[0].append({"id": "b", "distance": -1.0000001, "entity": {"path": "p"}})
+    assert [hit.score for hit in from_answer(answer, 1, ())[0]] == [1.0, -1.0]

@@ -375,3 +375,51 @@ def test_nothing_is_written_to_the_screen_not_even_by_errors_that_are_raised(pat
     process = child(script, path)
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0
+
+
+def test_many_threads_may_prepare_at_once(path):
+    opened = [open_collection(path, timeout=10 + n % 2) for n in range(8)]
+    errors, start = [], threading.Barrier(8)
+
+    def prepare(collection):
+        start.wait()
+        try:
+            collection.prepare(SPACE)
+            collection.upsert(rows(0, 10))
+        except Exception as err:
+            errors.append(err)
+
+    threads = [threading.Thread(target=prepare, args=(c,)) for c in opened]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert opened[0].count() == 10
+
+
+def test_closing_under_running_searches_gives_hits_or_an_error_of_ours(store):
+    store.upsert(rows(0, 50))
+    done, odd = threading.Event(), []
+
+    def search():
+        while not done.is_set():
+            try:
+                (hits,) = store.search(np.ones((1, 16), np.float32), limit=5)
+                if len(hits) != 5:
+                    odd.append(hits)
+            except StoreError:
+                pass
+            except Exception as err:
+                odd.append(err)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        close()
+        assert store.count() == 50
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert odd == []
