@@ -15,7 +15,7 @@ from t2i_pipelines.mini.samples import Batch
 
 TOP_RATE = 1.2e-3
 WARM_UP = 0.02  # of the whole training
-CHUNKS = 8
+CHUNKS, ROUND = 8, 8
 
 
 def rate_at(progress: float) -> float:
@@ -37,10 +37,16 @@ def make_optimiser(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def encode_captions(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """(C, L) -> (C, D): short captions apart from long ones, to compute less padding."""
+    """(C, L) -> (C, D): short captions apart from long ones, to compute less padding.
+
+    Lengths are rounded up: every new shape costs the matrix library a compilation.
+    """
     lengths = (ids != 0).sum(1)
     order = lengths.argsort()
-    parts = [encode_text(model, ids[chunk, : int(lengths[chunk[-1]])]) for chunk in order.chunk(CHUNKS)]
+    parts = []
+    for chunk in order.chunk(CHUNKS):
+        longest = -(-int(lengths[chunk[-1]]) // ROUND) * ROUND
+        parts.append(encode_text(model, ids[chunk, :longest]))
     return torch.cat(parts)[order.argsort()]
 
 

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     images: torch.Tensor
     """(N, S, S, 3) uint8 RGB."""
     ids: torch.Tensor
-    """(2N, L) int64, L as short as the longest caption allows."""
+    """(2N, L) int64."""
     truth: torch.Tensor
     """(2N, N) bool: whether the caption is true of the picture."""
 
@@ -112,9 +112,8 @@ class Samples(IterableDataset[Batch]):
             told += captions
         texts, named = [text for text, _ in told], [keys for _, keys in told]
         ids = torch.tensor([found.ids for found in self.tokenizer.encode_batch(texts)])
-        longest = int((ids != 0).sum(1).max())
         truth = is_true(named, contents)
-        return Batch(torch.from_numpy(np.stack(pictures)), ids[:, :longest].contiguous(), truth)
+        return Batch(torch.from_numpy(np.stack(pictures)), ids, truth)
 
     def _captions(self, things: list[Concept], ground: str | None, rng: np.random.Generator) -> list[Told]:
         others = (1 - ENGLISH) / (len(LANGUAGES) - 1)
