@@ -3,9 +3,10 @@
 What Towhee does, and what :func:`harden` makes of it:
 
 1. Each node of each call takes one thread of one pool; with more nodes than threads, producers wait
-   for room in a queue whose consumer has no thread. Here a call hands in all its nodes at once, in
-   topological order, to a pool that is larger than any one call: the oldest call can always finish.
-2. A pipeline nested in another runs its consumers first. The same topological order cures it.
+   for room in a queue whose consumer has no thread. Here a call hands in all its nodes at once, to a
+   pool that is larger than any one call: the oldest call has all its threads and can always finish.
+2. A pipeline nested in another starts its consumers first; they take the threads and wait for producers
+   that get none. The same cures it.
 3. When a node fails while its producer waits for room, nobody wakes the producer. Here a sealed
    queue lets go.
 4. 1,000 items may wait between two nodes, be they batches of pictures. Here an operator's class says
@@ -125,7 +126,6 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
 
     def __init__(self, pipeline: RuntimePipeline) -> None:
         dag = pipeline.dag_repr
-        dag.nodes = {name: dag.nodes[name] for name in dag.top_sort}
         for node in dag.nodes.values():
             if node.op_info.type == OPType.HUB:
                 operator_class(node.op_info.operator)

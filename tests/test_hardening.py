@@ -19,7 +19,7 @@ HUNG = 42
 TRAPS = """
 import os, sys, threading
 os.cpu_count = lambda: 1                      # Towhee's default pool is cpu_count() + 4: five threads
-from t2i_pipelines import harden
+from t2i_pipelines import harden, hardening
 from t2i_pipelines._towhee import pipe
 
 def maps(p, start, n):
@@ -61,6 +61,20 @@ def failing_consumer():
             return "boom" in str(err)
     return p, fails
 
+def crowd():
+    sys.setswitchinterval(1e-6)               # let calls interleave as often as can be
+    hardening.THREADS = 1                     # the pool is then as large as one call, and no larger
+    p = maps(pipe.input("n").flat_map("n", "i", lambda n: range(n)), "i", 2)
+    def all_at_once(p):
+        results = []
+        def call():
+            results.extend(p(4000).size for _ in range(3))
+        threads = [threading.Thread(target=call, daemon=True) for _ in range(24)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        return results == [4000] * 72
+    return p, all_at_once
+
 name, hardened = sys.argv[1], sys.argv[2] == "hardened"
 pipeline, run = globals()[name]()
 if hardened:
@@ -77,7 +91,7 @@ def run_trap(name: str, how: str) -> int:
     return subprocess.run([sys.executable, "-c", TRAPS, name, how], check=False, timeout=90).returncode
 
 
-@pytest.mark.parametrize("trap", ["deep", "nested", "callers", "failing_consumer"])
+@pytest.mark.parametrize("trap", ["deep", "nested", "callers", "crowd", "failing_consumer"])
 def test_a_pipeline_that_hangs_in_towhee_ends_once_it_is_hardened(trap):
     assert run_trap(trap, "bare") == HUNG, "the trap is no longer there: the cure may be dropped"
     assert run_trap(trap, "hardened") == 0

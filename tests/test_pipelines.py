@@ -25,7 +25,7 @@ from t2i_pipelines import (
     search_steps,
 )
 from t2i_pipelines._towhee import AutoConfig, AutoPipes, DataCollection, RuntimePipeline, pipe
-from t2i_pipelines.collection import open_collection
+from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.config import Settings, SettingsArgs
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import (
@@ -74,6 +74,16 @@ def test_running_twice_changes_nothing_and_opens_no_picture(pictures, settings, 
     assert set(outcomes(insert(pictures)).values()) == {"unchanged"}
     assert load_encoder("colour").images == seen
     assert stored(settings) == 7
+
+
+def test_a_run_that_inserted_flushes_once_and_another_not_at_all(pictures, settings, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(Collection, "flush", lambda self: flushed.append(self.count()))
+    insert = build_insert_pipeline(**settings, batch_size=2)
+    insert(pictures)
+    assert flushed == [7]
+    insert(pictures)
+    assert flushed == [7]
 
 
 def test_a_touched_file_is_unchanged_and_a_changed_one_is_inserted_again(pictures, settings, outcomes):

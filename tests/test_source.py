@@ -67,10 +67,17 @@ def test_a_source_is_read_only_as_far_as_it_is_asked_for(pictures):
 def test_ids_are_the_same_at_every_run_and_from_every_folder(pictures, monkeypatch):
     monkeypatch.chdir(pictures.parent)
     (relative,) = records(["pictures/red.png"])
+    monkeypatch.chdir(pictures)
+    (nearer,) = records(["red.png"])
+    monkeypatch.chdir("/")
     (absolute,) = records([pictures / "red.png"])
     (roundabout,) = records([f"{pictures}/../pictures/./red.png"])
-    assert relative.id == absolute.id == roundabout.id
+    assert relative.id == nearer.id == absolute.id == roundabout.id
     assert len(relative.id) == 32
+
+
+def test_every_path_has_an_id_of_its_own(pictures):
+    assert len({record.id for record in records(pictures)}) == 7
 
 
 @pytest.mark.parametrize(
