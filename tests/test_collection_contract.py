@@ -286,8 +286,9 @@ def test_prepare_again_is_free_and_another_model_is_refused_with_both_shown(stor
     for method in (store.prepare, store.verify):
         with pytest.raises(ModelMismatchError, match=words):
             method(OTHER)
-    assert store.verify(SPACE)  # a refusal leaves no trace
-    store.upsert(rows(1))
+        store.upsert(rows(1))  # a refusal leaves no trace
+        assert store.count() == 1
+    assert store.verify(SPACE)
     assert store.space() == SPACE
 
 

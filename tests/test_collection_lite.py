@@ -423,3 +423,13 @@ def test_closing_under_running_searches_gives_hits_or_an_error_of_ours(store):
     for thread in threads:
         thread.join()
     assert odd == []
+
+
+def test_a_normal_run_logs_no_warning_and_no_error(path, caplog):
+    with caplog.at_level(logging.DEBUG):
+        collection = open_collection(path)
+        collection.prepare(SPACE)
+        collection.upsert(rows(0, 50))
+        collection.flush()
+        collection.search(np.ones((1, 16), np.float32))
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -59,12 +59,10 @@ def uri_for(path: Path) -> str:
     A forked child talks to its parent's server: it must not open the files a second time.
 
     :raises StoreFormatError: If ``path`` is something else than a database.
-    :raises StoreLockedError: If another process holds it.
     """
     if str(path) in _inherited:
         return f"http://127.0.0.1:{_inherited[str(path)][2]}"
-    if exists(path) and not _served(path) and _held(path):
-        raise _locked(path)
+    exists(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as err:
