@@ -152,9 +152,11 @@ def test_insert_and_search_work_on_columns_rows_and_lists(settings):
 def test_hits_carry_the_output_fields_after_id_score_and_path(settings):
     settings = {**settings, "uri": str(settings["uri"])}
     ops.t2i.milvus_insert(**settings)([{"path": "/a.png", "vector": [1, 0, 0], "year": 2015, "tag": "x"}])
+    for fields, values in ((["tag", "year"], ["x", 2015]), (["year", "tag"], [2015, "x"])):
+        (hit,) = ops.t2i.milvus_search(**settings, output_fields=fields)(np.array([1, 0, 0]))
+        id, score, path, *rest = hit
+        assert (hit.id, hit.score, hit.path, rest) == (id, score, path, values)
     (hit,) = ops.t2i.milvus_search(**settings, output_fields=["tag", "year"])(np.array([1, 0, 0]))
-    id, score, path, *rest = hit
-    assert (hit.id, hit.score, hit.path, rest) == (id, score, path, ["x", 2015])
     assert hit.fields == {"tag": "x", "year": 2015}
     assert copy.deepcopy(hit) == hit
     assert repr(hit) == f"Hit(id={id!r}, score=1.000, path='/a.png', tag='x', year=2015)"

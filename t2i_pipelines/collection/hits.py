@@ -77,12 +77,12 @@ def from_answer(answer: Any, queries: int, output_fields: Sequence[str]) -> list
 
 def _hit(found: Mapping[str, Any], output_fields: Sequence[str]) -> Hit:
     entity = dict(found["entity"])
-    wanted = set(entity) - {"vector", "$meta"} if "*" in output_fields else set(output_fields)
-    wanted |= {"vector"} & set(output_fields)
+    stored = [key for key in entity if key not in ("vector", "$meta")]
+    wanted = [key for name in output_fields for key in (stored if name == "*" else [name])]
     fields = {
-        key: np.asarray(value, np.float32) if key == "vector" else value
-        for key, value in entity.items()
-        if key in wanted - {"id", "path"} and value is not None
+        key: np.asarray(entity[key], np.float32) if key == "vector" else entity[key]
+        for key in dict.fromkeys(wanted)
+        if key not in ("id", "path") and entity.get(key) is not None
     }
     score = min(1.0, max(-1.0, float(found["distance"])))  # float32 sums end a little beyond
     return Hit(str(found["id"]), score, entity["path"], fields)
