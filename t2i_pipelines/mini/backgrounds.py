@@ -78,7 +78,7 @@ def _grass(height: int, width: int, rng: np.random.Generator) -> Canvas:
 
 def _sky(height: int, width: int, rng: np.random.Generator) -> Canvas:
     blue = _ramp(height, width, np.array([84, 150, 230.0]), np.array([176, 214, 250.0]))
-    clouds = _noise(height, width, 5, rng) + 0.5 * _noise(height, width, 11, rng)
+    clouds = np.asarray(_noise(height, width, 5, rng) + 0.5 * _noise(height, width, 11, rng), np.float32)
     return _mix(blue, np.array([252, 252, 255], np.float32), (clouds - 0.1) * 1.8)
 
 
@@ -87,7 +87,8 @@ def _sea(height: int, width: int, rng: np.random.Generator) -> Canvas:
     rows, columns = _grid(height, width)
     bend = 0.03 * np.sin(columns * rng.uniform(9, 16) + rng.uniform(0, 6))
     waves = np.sin((rows + bend) * rng.uniform(48, 64) + rng.uniform(0, 6))[..., None]
-    return _mix(water, np.array([150, 214, 232.0]), (waves - 0.35) * 0.7)
+    foam = np.asarray((waves - 0.35) * 0.7, np.float32)
+    return _mix(water, np.array([150, 214, 232.0]), foam)
 
 
 def _sand(height: int, width: int, rng: np.random.Generator) -> Canvas:

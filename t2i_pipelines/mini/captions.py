@@ -6,6 +6,7 @@ training: the model learns to read past them. :func:`describe` leaves them out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -47,9 +48,12 @@ FRAMES = {
     "de": ("ein Foto von {}", "Foto von {}", "ein Bild von {}", "Bild mit {}", "das ist {}", "zeig {}"),
     "it": ("una foto di {}", "foto di {}", "un'immagine di {}", "immagine di {}", "c'è {}", "cerca {}"),
 }
-SMALL_GERMAN = frozenset(
-    ("mit", "und", "in", "im", "von", "vom", "der", "die", "das", "den", "dem", "auf", "am", "aus", "ohne")
+SMALL_GERMAN = re.compile(r"mit|und|in|im|von|vom|der|die|das|den|dem|auf|am|aus|ohne|für|zum|zur")
+UNCOUNTED = re.compile(
+    r"bread|butter|cheese|coffee|cooked rice|fire|garlic|ice|popcorn|salt|sake|spaghetti|sushi|wine|bacon"
+    r"|ice hockey|curry rice|wood|soap|lacrosse|bowling|nest with eggs|american football"
 )
+VOWEL = re.compile(r"(?!uni|uk|use|ufo|euro|one)[aeiou]|hour|x-ray")
 SIMPLE_ADJECTIVE = ("er", "es", "e", "en", "em")
 
 
@@ -75,16 +79,16 @@ def german_case(name: str) -> str:
     """Write nouns with a capital: ``roter apfel`` -> ``roter Apfel``."""
     words = name.split()
     for at, word in enumerate(words):
-        last = at + 1 == len(words) or words[at + 1] in SMALL_GERMAN
-        if word not in SMALL_GERMAN and (last or not word.endswith(SIMPLE_ADJECTIVE)):
+        last = at + 1 == len(words) or SMALL_GERMAN.fullmatch(words[at + 1])
+        if not SMALL_GERMAN.fullmatch(word) and (last or not word.endswith(SIMPLE_ADJECTIVE)):
             words[at] = word[0].upper() + word[1:]
     return " ".join(words)
 
 
 def english_article(name: str) -> str:
-    """``apple`` -> ``an apple``; plurals stay as they are."""
-    plural = name.endswith("s") and not name.endswith(("ss", "us", "bus"))
-    return name if plural else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    """``apple`` -> ``an apple``; plurals and ``bread`` stay as they are."""
+    plural = name.endswith("s") and not name.endswith(("ss", "us"))
+    return name if plural or UNCOUNTED.fullmatch(name) else f"{'an' if VOWEL.match(name) else 'a'} {name}"
 
 
 def _some_article(name: str, language: str, rng: np.random.Generator) -> str:

@@ -16,11 +16,13 @@ from t2i_pipelines.mini.captions import describe
 from t2i_pipelines.mini.emoji_names import LANGUAGES, concepts
 from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
 from t2i_pipelines.mini.photos import LABELS, Photos
+from t2i_pipelines.mini.quality import precision, recall
 from t2i_pipelines.mini.samples import thing_weights
 from t2i_pipelines.mini.scenes import draw, invent
 
 SEED = 424_242
 SCENES = 300
+BATCH = 250
 
 
 class Exam(NamedTuple):
@@ -45,18 +47,6 @@ def make_exam(held_out: Photos) -> Exam:
     return Exam(pictures, captions, Photos(held_out.pixels[::5], held_out.labels[::5]))
 
 
-def recall(scores: np.ndarray, at: int) -> float:
-    """Share of captions whose own picture is among the best ``at``; scores: (N captions, N pictures)."""
-    better = (scores > np.diag(scores)[:, None]).sum(1)
-    return float((better < at).mean())
-
-
-def precision(scores: np.ndarray, labels: np.ndarray, at: int) -> float:
-    """Share of right labels among the best ``at``, averaged; scores: (labels, N photos)."""
-    best = np.argsort(-scores, axis=1)[:, :at]
-    return float((labels[best] == np.arange(len(scores))[:, None]).mean())
-
-
 def _squash(picture: np.ndarray, size: int) -> np.ndarray:
     resized = PilImage.fromarray(picture).resize((size, size), PilImage.Resampling.BICUBIC)
     return np.asarray(resized)
@@ -69,8 +59,10 @@ def mark(model: Any, tokenizer: Tokenizer, exam: Exam, size: int) -> dict[str, f
     cv2.setNumThreads(1)
 
     def see(pictures: list[np.ndarray]) -> torch.Tensor:
-        stacked = torch.from_numpy(np.stack([_squash(picture, size) for picture in pictures]))
-        parts = [encode_image(model, to_tensor(part)) for part in stacked.split(250)]
+        images = torch.from_numpy(np.stack([_squash(picture, size) for picture in pictures]))
+        parts = [
+            encode_image(model, to_tensor(images[at : at + BATCH])) for at in range(0, len(images), BATCH)
+        ]
         return F.normalize(torch.cat(parts), dim=-1)
 
     def read(texts: list[str]) -> torch.Tensor:

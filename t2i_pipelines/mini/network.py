@@ -42,7 +42,7 @@ def to_tensor(images: torch.Tensor) -> torch.Tensor:
     return ((images - mean) / std).permute(0, 3, 1, 2)
 
 
-def _positions(pool: nn.Module, height: int, width: int) -> torch.Tensor:
+def _positions(pool: Any, height: int, width: int) -> torch.Tensor:
     """The attention pool's (1 + height * width, E) positions, stretched from those it has."""
     own: torch.Tensor = pool.positional_embedding
     side = round((own.shape[0] - 1) ** 0.5)

@@ -129,10 +129,12 @@ def _stamp(canvas: Image, thing: Placed, aspect: float) -> None:
     middle = (source.shape[0] - 1) / 2
     offset = centre - 0.5 - low - matrix @ np.array([middle, middle])
     size = (int(high[0] - low[0]), int(high[1] - low[1]))
-    drawn = cv2.warpAffine(source, np.column_stack([matrix, offset]), size, flags=cv2.INTER_LINEAR)
+    smooth = cv2.INTER_LINEAR if scale.max() <= 1 else cv2.INTER_CUBIC
+    drawn = cv2.warpAffine(source, np.column_stack([matrix, offset]), size, flags=smooth)
     patch = canvas[low[1] : high[1], low[0] : high[0]]
     keep = 255 - drawn[..., 3:]
-    patch[:] = drawn[..., :3] + (patch.astype(np.uint16) * keep + 127) // 255
+    mixed = drawn[..., :3] + (patch.astype(np.uint16) * keep + 127) // 255
+    patch[:] = np.minimum(mixed, 255)  # a cubic filter may overshoot
 
 
 def draw(scene: Scene, ground: Image) -> Image:

@@ -1,0 +1,64 @@
+"""Export a trained t2i_mini: ``python -m t2i_pipelines.mini.export --run runs/mini``.
+
+It writes the model folder that the package ships, from the checkpoint that training left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from t2i_pipelines.encoders.export import export_clip
+from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.mini.network import MEAN, SIZES, STD, make_clip
+
+log = logging.getLogger(__name__)
+
+PREPROCESS = {
+    "size": SIZES["image_resolution"],
+    "mode": "RGB",
+    "mean": MEAN,
+    "std": STD,
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+    "fill_color": 0,
+}
+
+
+def export_run(run: Path, out: Path) -> float:
+    """Export ``checkpoint.pt`` and ``tokenizer.json`` of a training run.
+
+    :return: the lowest cosine between the exported and the trained model's vectors.
+    :raises CheckpointError: If there is no checkpoint.
+    """
+    path = run / "checkpoint.pt"
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; run: python -m t2i_pipelines.mini.train")
+    model = make_clip(SIZES)
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    return export_clip(
+        model,
+        out,
+        model_name="t2i_mini",
+        sizes=SIZES,
+        tokenizer=run / "tokenizer.json",
+        preprocess=PREPROCESS,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the options and export."""
+    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.export", description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder that training wrote")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cosine = export_run(options.run, options.out)
+    log.info("wrote %s, lowest cosine %.6f", options.out, cosine)
+
+
+if __name__ == "__main__":
+    main()
