@@ -17,7 +17,6 @@ from t2i_pipelines.mini.emoji_names import LANGUAGES, concepts
 from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
 from t2i_pipelines.mini.photos import LABELS, Photos
 from t2i_pipelines.mini.quality import precision, recall
-from t2i_pipelines.mini.samples import thing_weights
 from t2i_pipelines.mini.scenes import draw, invent
 
 SEED = 424_242
@@ -30,6 +29,9 @@ class Exam(NamedTuple):
 
     pictures: list[np.ndarray]
     captions: dict[str, list[str]]
+    names: list[str]
+    shows: np.ndarray
+    """(names, pictures) bool: whether the picture shows what the name says."""
     photos: Photos
 
 
@@ -37,14 +39,18 @@ def make_exam(held_out: Photos) -> Exam:
     """Draw the scenes; take every fifth of the held-out photographs."""
     rng = np.random.default_rng(SEED)
     things = list(concepts())
-    scenes = [invent(things, thing_weights(things), rng) for _ in range(SCENES)]
+    evenly = np.linspace(0, 1, len(things) + 1)[1:]
+    scenes = [invent(things, evenly, rng) for _ in range(SCENES)]
     pictures = []
     for scene in scenes:
         height = round(360 / scene.aspect**0.5)
         ground = paint(scene.background, height, round(height * scene.aspect), rng)
         pictures.append(draw(scene, ground))
     captions = {language: [describe(s, language) for s in scenes] for language in LANGUAGES}
-    return Exam(pictures, captions, Photos(held_out.pixels[::5], held_out.labels[::5]))
+    contents = [{thing.concept.key for thing in scene.objects} for scene in scenes]
+    names = sorted(frozenset().union(*contents))
+    shows = np.array([[name in content for content in contents] for name in names])
+    return Exam(pictures, captions, names, shows, Photos(held_out.pixels[::5], held_out.labels[::5]))
 
 
 def _squash(picture: np.ndarray, size: int) -> np.ndarray:
@@ -74,6 +80,8 @@ def mark(model: Any, tokenizer: Tokenizer, exam: Exam, size: int) -> dict[str, f
     for language, captions in exam.captions.items():
         scores = (read(captions) @ shown.T).numpy()
         marks[f"{language} R@1"], marks[f"{language} R@10"] = recall(scores, 1), recall(scores, 10)
+    found = (read(exam.names) @ shown.T).numpy().argmax(axis=1)
+    marks["name P@1"] = float(exam.shows[np.arange(len(found)), found].mean())
     asked = read([f"a photo of a {label}" for label in LABELS])
     photos = see(list(exam.photos.pixels))
     marks["photo P@10"] = precision((asked @ photos.T).numpy(), exam.photos.labels, 10)

@@ -22,7 +22,8 @@ ENGLISH = 0.36  # share of the captions; the other languages have the rest in eq
 GREY = 0.06  # share of the pictures without colour
 VARIANTS = 48  # of every background, painted once and cropped anew each time
 MARGIN = 1.2  # painted backgrounds are this much larger than what is cropped from them
-COMMON = 2.0  # how much more often common things are drawn
+COMMON = 3.0  # how much more often common things are drawn
+PHOTOGRAPHED = 12.0  # ... and those that photographs show too, or else their names would mean photographs
 
 
 class Batch(NamedTuple):
@@ -38,7 +39,9 @@ class Batch(NamedTuple):
 
 def thing_weights(things: Sequence[Concept]) -> np.ndarray:
     """Summed-up chances of drawing each thing."""
+    photographed = {CONCEPTS.get(label, label) for label in LABELS}
     weights = np.array([COMMON if thing.common else 1.0 for thing in things])
+    weights[[thing.key in photographed for thing in things]] = PHOTOGRAPHED
     return np.cumsum(weights / weights.sum())
 
 
