@@ -21,6 +21,7 @@ LAYERS = [
     {"__init__"},
     {"testing", "mini", "evaluate", "finetune", "distributed", "demo"},
     {"serve", "console"},
+    {"cli_models"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,31 +1,35 @@
 """A CLIP-like model as a folder of two ONNX towers, run by ONNX Runtime without torch.
 
-The layout is that of the OpenCLIP exports that Immich publishes::
+The layout is that which Immich publishes for OpenCLIP and SigLIP models (read by its
+``machine-learning/immich_ml/models/clip``, written by its ``immich_model_exporter``)::
 
-    config.json                    embed_dim, sizes
-    visual/model.onnx              (N, 3, S, S) float32 -> (N, D) float32
-    visual/preprocess_cfg.json     open_clip's preprocessing settings
-    textual/model.onnx             (N, L) int32 -> (N, D) float32
-    textual/tokenizer.json         Hugging Face tokenizers, with padding and truncation to L
+    config.json                      open_clip's model config: embed_dim, text_cfg
+    visual/model.onnx                (N, 3, S, S) float32 -> (N, D) float32
+    visual/preprocess_cfg.json       open_clip's preprocessing settings
+    textual/model.onnx               (N, L) int32 -> (N, D) float32
+    textual/tokenizer.json           Hugging Face tokenizers
+    textual/tokenizer_config.json    names the padding token
+
+Immich's towers take one item at a time (N = 1), and its ``tokenizer.json`` neither pads nor cuts: L is
+``text_cfg.context_length``, 77 if that is absent. Where ``config.json`` is not open_clip's (it has no
+``vision_cfg``), the tokenizer's own padding, truncation and cleaning hold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from t2i_pipelines.encoders.preprocess import Preprocess
+from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, TextTokenizer, read_tokenizer
 from t2i_pipelines.errors import CheckpointError, EncodeError
 from t2i_pipelines.types import Image, Matrix, Space
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 FILES = (
     "config.json",
@@ -38,11 +42,15 @@ TEXTS_A_PASS = 256
 
 
 class OnnxEncoder:
-    """Pictures and texts to vectors. Thread-safe; files are read when they are first needed."""
+    """Pictures and texts to vectors. Thread-safe; files are read when they are first needed.
 
-    def __init__(self, folder: str, model_name: str) -> None:
+    :param scripts: writing systems that the model learned, see :class:`TextTokenizer`.
+    """
+
+    def __init__(self, folder: str, model_name: str, scripts: Sequence[str] = ()) -> None:
         self._folder = Path(folder)
         self._model_name = model_name
+        self._scripts = scripts
         if missing := [name for name in FILES if not (self._folder / name).is_file()]:
             raise CheckpointError(
                 f"no {', '.join(missing)} in {folder}; a model folder holds {', '.join(FILES)}"
@@ -52,21 +60,33 @@ class OnnxEncoder:
     def space(self) -> Space:
         """What the vectors mean; the digest covers every file of the model."""
         digest = hashlib.blake2b(digest_size=16)
-        for name in FILES[1:]:
-            digest.update((self._folder / name).read_bytes())
+        # towers above 2 GB keep their weights in further files
+        outside = sorted(self._folder.glob("*/*.onnx.data"))
+        for path in [*(self._folder / name for name in FILES[1:]), *outside]:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        if "vision_cfg" in self._config:
+            digest.update(json.dumps(self._config["text_cfg"], sort_keys=True).encode())
         return Space(self._model_name, digest.hexdigest(), str(self._preprocess), self._dim)
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        path = self._folder / "config.json"
+        config = read_json(path)
+        if not isinstance(config.get("embed_dim"), int):
+            raise CheckpointError(f"{path} has no embed_dim")
+        if "vision_cfg" in config and not isinstance(config.get("text_cfg"), dict):
+            raise CheckpointError(f"{path} has a vision_cfg, but no text_cfg")
+        return config
+
+    @property
+    def _dim(self) -> int:
+        return int(self._config["embed_dim"])
 
     @cached_property
     def _preprocess(self) -> Preprocess:
         return Preprocess.load(self._folder / "visual/preprocess_cfg.json")
-
-    @cached_property
-    def _dim(self) -> int:
-        path = self._folder / "config.json"
-        try:
-            return int(json.loads(path.read_text(encoding="utf-8"))["embed_dim"])
-        except (ValueError, KeyError, TypeError) as err:
-            raise CheckpointError(f"{path} has no embed_dim: {err}") from err
 
     @cached_property
     def _visual(self) -> Any:
@@ -77,14 +97,21 @@ class OnnxEncoder:
         return _session(self._folder / "textual/model.onnx")
 
     @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
-
+    def _tokenizer(self) -> TextTokenizer:
         path = self._folder / "textual/tokenizer.json"
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as err:  # tokenizers raises plain Exception
-            raise CheckpointError(f"{path} is not a tokenizer: {err}") from err
+        if "vision_cfg" not in self._config:
+            return TextTokenizer(read_tokenizer(path), model_name=self._model_name, scripts=self._scripts)
+        text_cfg = self._config["text_cfg"]
+        beside = path.with_name("tokenizer_config.json")
+        pad_token = read_json(beside).get("pad_token") if beside.is_file() else None
+        if isinstance(pad_token, dict):  # an AddedToken as transformers 4 writes it
+            pad_token = pad_token["content"]
+        return TextTokenizer(
+            read_tokenizer(path, text_cfg.get("context_length", CONTEXT_LENGTH), pad_token),
+            clean=cleaning(text_cfg),
+            model_name=self._model_name,
+            scripts=self._scripts,
+        )
 
     def fit(self, image: Image) -> Image:
         """(H, W, 3) uint8 -> the square that the model sees."""
@@ -94,29 +121,67 @@ class OnnxEncoder:
         """N pictures -> (N, D) float32, not normalised."""
         if not len(images):
             return np.empty((0, self._dim), np.float32)
-        return self._run(self._visual, self._preprocess.tensor(images))
+        return self._run(self._visual, [self._preprocess.tensor(images)])
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
         passes = [texts[at : at + TEXTS_A_PASS] for at in range(0, len(texts), TEXTS_A_PASS)]
         if not passes:
             return np.empty((0, self._dim), np.float32)
-        return np.concatenate([self._run(self._textual, self._tokens(one)) for one in passes])
+        return np.concatenate([self._encode(one) for one in passes])
 
-    def _tokens(self, texts: Sequence[str]) -> np.ndarray:
-        kind = np.int64 if "int64" in self._textual.get_inputs()[0].type else np.int32
-        return np.array([one.ids for one in self._tokenizer.encode_batch(list(texts))], kind)
+    def _encode(self, texts: Sequence[str]) -> Matrix:
+        ids, mask = self._tokenizer.with_mask(texts)
+        return self._run(self._textual, [ids, mask][: len(self._textual.get_inputs())])
 
-    def _run(self, session: Any, batch: np.ndarray) -> Matrix:
-        try:
-            (vectors,) = session.run(None, {session.get_inputs()[0].name: batch})
-        except Exception as err:  # ONNX Runtime has no base class of its own errors
-            raise EncodeError(
-                f"{self._model_name} cannot embed a batch of shape {batch.shape}: {err}"
-            ) from err
-        if vectors.shape != (len(batch), self._dim):
-            raise EncodeError(f"{self._model_name} gave {vectors.shape}, not {(len(batch), self._dim)}")
+    def _run(self, session: Any, arrays: Sequence[np.ndarray]) -> Matrix:
+        """One pass, or as many as a tower with a fixed batch size needs."""
+        inputs = session.get_inputs()
+        feeds = {one.name: array.astype(_dtype(one)) for one, array in zip(inputs, arrays, strict=True)}
+        fixed = inputs[0].shape[0]
+        many = len(arrays[0])
+        step = fixed if isinstance(fixed, int) else many
+        parts = [self._pass(session, feeds, at, step) for at in range(0, many, step)]
+        vectors = np.concatenate(parts)[:many]
+        if vectors.shape != (many, self._dim):
+            raise EncodeError(f"{self._model_name} gave {vectors.shape}, not {(many, self._dim)}")
         return np.asarray(vectors, np.float32)
+
+    def _pass(self, session: Any, feeds: Mapping[str, np.ndarray], at: int, step: int) -> np.ndarray:
+        some = {name: array[at : at + step] for name, array in feeds.items()}
+        shape = next(iter(some.values())).shape
+        if short := step - shape[0]:  # a fixed batch is filled up with its last item
+            some = {name: np.concatenate([a, np.repeat(a[-1:], short, 0)]) for name, a in some.items()}
+        try:
+            return np.asarray(session.run(None, some)[0])
+        except Exception as err:  # ONNX Runtime has no base class of its own errors
+            raise EncodeError(f"{self._model_name} cannot embed a batch of shape {shape}: {err}") from err
+
+
+def cleaning(text_cfg: Mapping[str, Any]) -> str:
+    """How open_clip cleans texts for a model of this ``text_cfg``: a key of ``tokenizer.CLEANING``."""
+    own = "whitespace" if {"hf_tokenizer_name", "hf_model_name"} & text_cfg.keys() else "lower"
+    return str(text_cfg.get("tokenizer_kwargs", {}).get("clean", own))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    :raises CheckpointError: If the file holds none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise CheckpointError(f"{path} cannot be read: {err}") from err
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
+    return found
+
+
+def _dtype(one: Any) -> str:
+    """An input's type in numpy's terms: ``tensor(int32)`` is int32."""
+    name = str(one.type).removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32"}.get(name, name)
 
 
 def _session(path: Path) -> Any:

@@ -17,6 +17,8 @@ from t2i_pipelines.types import Image
 
 _FILTERS = {"bicubic": Pillow.Resampling.BICUBIC, "bilinear": Pillow.Resampling.BILINEAR}
 _MODES = ("squash", "shortest")
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Preprocess:
     :ivar size: side of the square that the model sees, in pixels.
     :ivar mean: of R, G and B, on a scale from 0 to 1.
     :ivar std: likewise.
-    :ivar interpolation: ``bicubic`` or ``bilinear``, both antialiased as in Pillow.
-    :ivar resize_mode: ``squash`` to the square, or the ``shortest`` side to ``size`` and the centre cut out.
+    :ivar interpolation: ``bicubic`` or ``bilinear``, both antialiased as in Pillow; ``bicubic`` if absent.
+    :ivar resize_mode: ``squash`` to the square, or the ``shortest`` side to ``size`` and the centre cut out,
+        which open_clip does where its older files say nothing.
     """
 
     size: int
@@ -43,22 +46,34 @@ class Preprocess:
         :raises CheckpointError: If it is missing or says something that is not known here.
         """
         try:
-            given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise CheckpointError(f"{path} cannot be read: {type(err).__name__} {err}") from err
+        return cls.of(given, str(path))
+
+    @classmethod
+    def of(cls, given: Any, where: str) -> Preprocess:
+        """Take the settings from what a file holds.
+
+        :param where: the file, for the message.
+        :raises CheckpointError: If something is missing or not known here.
+        """
+        try:
             sides = np.atleast_1d(given["size"])
             loaded = cls(
                 size=int(sides[0]),
                 mean=tuple(map(float, given["mean"])),
                 std=tuple(map(float, given["std"])),
-                interpolation=given["interpolation"],
-                resize_mode=given["resize_mode"],
+                interpolation=given.get("interpolation", "bicubic"),
+                resize_mode=given.get("resize_mode", "shortest"),
             )
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            raise CheckpointError(f"{path} cannot be read: {type(err).__name__} {err}") from err
+        except (ValueError, KeyError, TypeError) as err:
+            raise CheckpointError(f"{where} cannot be read: {type(err).__name__} {err}") from err
         if len(set(sides.tolist())) != 1:
-            raise CheckpointError(f"{path}: size must be square, got {given['size']}")
+            raise CheckpointError(f"{where}: size must be square, got {given['size']}")
         if loaded.interpolation not in _FILTERS or loaded.resize_mode not in _MODES:
             raise CheckpointError(
-                f"{path}: interpolation must be one of {', '.join(_FILTERS)} and resize_mode one of "
+                f"{where}: interpolation must be one of {', '.join(_FILTERS)} and resize_mode one of "
                 f"{', '.join(_MODES)}; got {loaded.interpolation!r} and {loaded.resize_mode!r}"
             )
         return loaded

@@ -1,0 +1,232 @@
+"""The ways in which CLIPs are stored, recognised by what is there, never by a guess.
+
+* open_clip: ``open_clip_config.json`` beside ``open_clip_model.safetensors``
+* transformers: ``config.json`` (CLIPModel) beside ``model.safetensors``
+* OpenAI: one ``.pt`` file. A TorchScript archive's own source tells the activation; for a plain state dict
+  the model's name must tell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2i_pipelines.encoders.checkpoints import activation_of
+from t2i_pipelines.encoders.models import ModelInfo
+from t2i_pipelines.encoders.onnx import cleaning, read_json
+from t2i_pipelines.encoders.openai_clip import Details
+from t2i_pipelines.encoders.openclip import is_openai_clip
+from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, openai_tokenizer, read_tokenizer
+from t2i_pipelines.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+OPENCLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
+WEIGHTS = {
+    OPENCLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    TRANSFORMERS: ("model.safetensors", "pytorch_model.bin"),
+}
+OPENAI_VOCABULARY = 49408
+_ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+@dataclass
+class Checkpoint:
+    """One stored model.
+
+    :ivar weights: the file.
+    :ivar config: open_clip's model config, as far as it is known.
+    :ivar details: for OpenAI's architecture; None for what only open_clip can build.
+    :ivar preprocessing: open_clip's preprocessing settings, without the size where the weights tell it.
+    """
+
+    weights: Path
+    config: dict[str, Any]
+    details: Details | None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return int(self.config["embed_dim"])
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a text is padded or cut to."""
+        return int(self.config["text_cfg"].get("context_length", CONTEXT_LENGTH))
+
+    @property
+    def clean(self) -> str:
+        """How texts are cleaned: a key of ``tokenizer.CLEANING``."""
+        return cleaning(self.config["text_cfg"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes a tensor."""
+        size = self.config["vision_cfg"]["image_size"]
+        defaults = {"size": size, "mean": CLIP_MEAN, "std": CLIP_STD}
+        given = {name: value for name, value in self.preprocessing.items() if value is not None}
+        return Preprocess.of({**defaults, **given}, str(self.weights.parent))
+
+    def tokenizer(self) -> Tokenizer:
+        """The folder's ``tokenizer.json``, or OpenAI's where the vocabulary is OpenAI's.
+
+        :raises CheckpointError: If there is neither.
+        """
+        path = self.weights.with_name("tokenizer.json")
+        if path.is_file():
+            beside = path.with_name("tokenizer_config.json")
+            pad_token = read_json(beside).get("pad_token") if beside.is_file() else None
+            if isinstance(pad_token, dict):
+                pad_token = pad_token["content"]
+            return read_tokenizer(path, self.context_length, pad_token)
+        if self.config["text_cfg"].get("vocab_size") == OPENAI_VOCABULARY:
+            return openai_tokenizer(self.context_length)
+        raise CheckpointError(
+            f"{self.weights.parent} has no tokenizer.json, and the model's vocabulary of "
+            f"{self.config['text_cfg'].get('vocab_size')} tokens is not OpenAI's"
+        )
+
+    def take_sizes(self, sizes: Mapping[str, Any]) -> None:
+        """Complete the config by what the weights' shapes told.
+
+        :raises CheckpointError: If the config says otherwise.
+        """
+        image_size = self.config.get("vision_cfg", {}).get("image_size", sizes["image_resolution"])
+        told = (self.config.get("embed_dim", sizes["embed_dim"]), image_size)
+        if told != (sizes["embed_dim"], sizes["image_resolution"]):
+            raise CheckpointError(
+                f"{self.weights} has embed_dim {sizes['embed_dim']} and image_size "
+                f"{sizes['image_resolution']}, the config beside it says {told[0]} and {told[1]}"
+            )
+        assert self.details is not None
+        layers = sizes["vision_layers"]
+        vision = {
+            "image_size": sizes["image_resolution"],
+            "layers": list(layers) if isinstance(layers, tuple) else layers,
+            "width": sizes["vision_width"],
+            "patch_size": sizes["vision_patch_size"],
+        }
+        text = {
+            "context_length": sizes["context_length"],
+            "vocab_size": sizes["vocab_size"],
+            "width": sizes["transformer_width"],
+            "heads": self.details.heads[1] or sizes["transformer_heads"],
+            "layers": sizes["transformer_layers"],
+        }
+        self.config = {
+            **self.config,
+            "embed_dim": sizes["embed_dim"],
+            "quick_gelu": self.details.quick_gelu[0],
+            "vision_cfg": {**self.config.get("vision_cfg", {}), **vision},
+            "text_cfg": {**self.config.get("text_cfg", {}), **text},
+        }
+
+
+def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
+    """Find out how a file or folder stores a model; reads the configs, not the weights.
+
+    :param info: what the name says of the model, where the files leave it open.
+    :raises CheckpointError: If no known way fits; the message says what was looked for.
+    """
+    folder = path if path.is_dir() else path.parent
+    for config, names in WEIGHTS.items():
+        if not (folder / config).is_file():
+            continue
+        weights = [folder / name for name in names] if path.is_dir() else [path]
+        found = next((one for one in weights if one.is_file()), None)
+        if found is None or (not path.is_dir() and path.name not in names and path.suffix == ".pt"):
+            continue
+        read = _of_openclip if config == OPENCLIP else _of_transformers
+        return read(found, folder, info)
+    if path.is_dir():
+        wanted = ", or ".join(f"{config} with {names[0]}" for config, names in WEIGHTS.items())
+        raise CheckpointError(f"{path} holds no model: there is no {wanted}, nor the files of an ONNX folder")
+    return _of_openai(path, info)
+
+
+def _of_openclip(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpoint:
+    stored = read_json(folder / OPENCLIP)
+    try:
+        cfg = dict(stored["model_cfg"])
+        ours = is_openai_clip(cfg)
+        vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+    except (KeyError, TypeError, AttributeError) as err:
+        raise CheckpointError(f"{folder / OPENCLIP} is no open_clip config: it has no {err}") from err
+    details = None
+    if ours:
+        quick = bool(cfg.get("quick_gelu", info.quick_gelu if info else False))
+        head = vision.get("head_width", 64)
+        width = vision["width"] * (32 if isinstance(vision["layers"], list) else 1)
+        details = Details(quick_gelu=(quick, quick), heads=(width // head, text.get("heads")))
+    return Checkpoint(weights, cfg, details, dict(stored.get("preprocess_cfg", {})))
+
+
+def _of_transformers(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpoint:
+    stored = read_json(folder / TRANSFORMERS)
+    if stored.get("model_type") != "clip":
+        raise CheckpointError(
+            f"{folder / TRANSFORMERS} is of a {stored.get('model_type')!r} model; of transformers' models "
+            "only 'clip' is supported, of others take open_clip's files"
+        )
+    towers = [stored.get("vision_config") or {}, stored.get("text_config") or {}]
+    quick = tuple(_activation(one.get("hidden_act", "quick_gelu"), folder) for one in towers)
+    heads = tuple(one.get("num_attention_heads") for one in towers)
+    eos, vocabulary = towers[1].get("eos_token_id", 49407), towers[1].get("vocab_size", OPENAI_VOCABULARY)
+    if eos not in (2, vocabulary - 1, None):
+        raise CheckpointError(
+            f"{folder / TRANSFORMERS}: texts end at token {eos} of {vocabulary}; CLIP's end at the last one"
+        )
+    epsilons = {one.get("layer_norm_eps", 1e-5) for one in towers}
+    if len(epsilons) > 1:
+        raise CheckpointError(f"{folder / TRANSFORMERS}: the towers' layer_norm_eps differ: {epsilons}")
+    details = Details(
+        quick_gelu=(quick[0], quick[1]),
+        heads=(heads[0] or 12, heads[1] or 8),  # transformers' defaults
+        epsilon=epsilons.pop(),
+    )
+    return Checkpoint(weights, {}, details, _preprocessing(folder))
+
+
+def _activation(name: str, folder: Path) -> bool:
+    if name not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"{folder / TRANSFORMERS}: hidden_act must be {' or '.join(_ACTIVATIONS)}, got {name!r}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def _preprocessing(folder: Path) -> dict[str, Any]:
+    """``preprocessor_config.json`` of transformers in open_clip's terms; nothing if there is none."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return {}
+    given = read_json(path)
+    size = given.get("crop_size") or given.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("height") or size.get("shortest_edge")
+    return {
+        "size": size,
+        "mean": given.get("image_mean"),
+        "std": given.get("image_std"),
+        "interpolation": _RESAMPLE.get(given.get("resample", 3)),
+        "resize_mode": "shortest" if given.get("do_center_crop", True) else "squash",
+    }
+
+
+def _of_openai(path: Path, info: ModelInfo | None) -> Checkpoint:
+    quick = activation_of(path)
+    if quick is None and info is not None:
+        quick = info.quick_gelu
+    if quick is None:
+        raise CheckpointError(
+            f"{path} does not tell its activation, QuickGELU or GELU, and it is not guessed. Put the model's "
+            f"{OPENCLIP} or {TRANSFORMERS} beside it, or name the model: model_name='ViT-B/32' and this path "
+            "as checkpoint_path"
+        )
+    return Checkpoint(path, {}, Details(quick_gelu=(quick, quick)))

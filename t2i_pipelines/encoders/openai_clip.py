@@ -1,0 +1,167 @@
+"""OpenAI's CLIP architecture from its weights alone, as a ``towhee.models.clip.CLIP``.
+
+Sizes are inferred from the shapes: ``towhee.models.clip.get_configs`` has wrong ones for L/14 and three
+ResNets. What shapes do not tell (activation, heads, epsilon) is in :class:`Details`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2i_pipelines._towhee import clip_models
+from t2i_pipelines.encoders.checkpoints import Weights, first_mismatch
+from t2i_pipelines.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What a CLIP's weights do not tell.
+
+    :ivar quick_gelu: activation of the image and the text tower: ``x * sigmoid(1.702 x)`` or GELU.
+    :ivar heads: attention heads of the image and the text tower; None stands for width / 64.
+    :ivar epsilon: of the layer norms.
+    """
+
+    quick_gelu: tuple[bool, bool]
+    heads: tuple[int | None, int | None] = (None, None)
+    epsilon: float = 1e-5
+
+
+_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_OUTER = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+}
+_TOWERS = {"text_model": "transformer", "vision_model": "visual.transformer"}
+
+
+def from_transformers(weights: Weights) -> Weights:
+    """A ``transformers.CLIPModel``'s weights under OpenAI's names; others come back as they are."""
+    if "text_model.embeddings.token_embedding.weight" not in weights:
+        return weights
+    renamed: Weights = {}
+    for name, value in weights.items():
+        if name.endswith("position_ids"):
+            continue
+        if name in ("visual_projection.weight", "text_projection.weight"):
+            renamed["visual.proj" if name[0] == "v" else "text_projection"] = value.T.contiguous()
+        elif found := re.fullmatch(r"(\w+_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
+            tower, number, part, kind = found.groups()
+            block = f"{_TOWERS[tower]}.resblocks.{number}"
+            if part == "self_attn.q_proj":
+                parts = [name.replace("q_proj", f"{one}_proj") for one in "qkv"]
+                if all(one in weights for one in parts):
+                    renamed[f"{block}.attn.in_proj_{kind}"] = torch.cat([weights[one] for one in parts])
+            elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
+                renamed[f"{block}.{_LAYER.get(part, part)}.{kind}"] = value
+        else:
+            renamed[_OUTER.get(name, name)] = value
+    return renamed
+
+
+def sizes_of(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, Any]:
+    """The arguments of ``CLIP`` that these weights, under OpenAI's names, were made with.
+
+    :param where: the file, for the message.
+    :raises CheckpointError: If a weight that tells a size is missing.
+    """
+    try:
+        width = weights["ln_final.weight"].shape[0]
+        return {
+            "embed_dim": weights["text_projection"].shape[1],
+            **(_of_vit(weights) if "visual.proj" in weights else _of_resnet(weights)),
+            "context_length": weights["positional_embedding"].shape[0],
+            "vocab_size": weights["token_embedding.weight"].shape[0],
+            "transformer_width": width,
+            "transformer_heads": max(width // 64, 1),
+            "transformer_layers": _count(weights, r"transformer\.resblocks\.(\d+)\."),
+        }
+    except KeyError as err:
+        first = next(iter(weights))
+        raise CheckpointError(
+            f"{where} is not a CLIP of OpenAI's architecture, or is cut off: it has no {err.args[0]} "
+            f"(it holds {len(weights)} weights, the first is {first})"
+        ) from err
+
+
+def _of_vit(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    width, _, patch, _ = weights["visual.conv1.weight"].shape
+    side = round((weights["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "image_resolution": patch * side,
+        "vision_layers": _count(weights, r"visual\.transformer\.resblocks\.(\d+)\."),
+        "vision_width": width,
+        "vision_patch_size": patch,
+    }
+
+
+def _of_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    side = round((weights["visual.attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "image_resolution": 32 * side,
+        "vision_layers": tuple(_count(weights, rf"visual\.layer{n}\.(\d+)\.") for n in (1, 2, 3, 4)),
+        "vision_width": weights["visual.layer1.0.conv1.weight"].shape[0],
+        "vision_patch_size": None,
+    }
+
+
+def _count(weights: Mapping[str, torch.Tensor], pattern: str) -> int:
+    return len({found[1] for name in weights if (found := re.match(pattern, name))})
+
+
+def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The module with these weights, in evaluation mode, and the sizes that it was made with.
+
+    :param weights: under OpenAI's or transformers' names.
+    :raises CheckpointError: With the first weight that is missing, superfluous or of another shape.
+    """
+    weights = from_transformers(weights)
+    sizes = sizes_of(weights, where)
+    model: Any = clip_models().CLIP(**_buildable(sizes))
+    if mismatch := first_mismatch(model.state_dict(), weights):
+        raise CheckpointError(f"{where} does not fit the model that its own sizes call for: {mismatch}")
+    model.load_state_dict(weights, strict=False)
+    for tower, transformer in enumerate((getattr(model.visual, "transformer", None), model.transformer)):
+        for block in getattr(transformer, "resblocks", ()):
+            if not details.quick_gelu[tower]:
+                block.mlp.gelu = nn.GELU()
+            _set_heads(block.attn, details.heads[tower])
+    if details.heads[0] and not hasattr(model.visual, "transformer"):
+        model.visual.attnpool.num_heads = details.heads[0]
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = details.epsilon
+    return model.eval().requires_grad_(False), sizes
+
+
+def _buildable(sizes: dict[str, Any]) -> dict[str, Any]:
+    """``CLIP`` divides widths by 64 to count heads, which must not give 0; the true heads are set later."""
+    if isinstance(sizes["vision_layers"], int) and sizes["vision_width"] < 64:
+        raise CheckpointError(f"image towers narrower than 64 are not supported: {sizes['vision_width']}")
+    return sizes
+
+
+def _set_heads(attention: nn.MultiheadAttention, heads: int | None) -> None:
+    if heads is not None:
+        attention.num_heads, attention.head_dim = heads, attention.embed_dim // heads

@@ -1,0 +1,149 @@
+"""A CLIP-like model from a torch checkpoint, run by torch."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from t2i_pipelines.encoders.checkpoints import read_weights
+from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
+from t2i_pipelines.encoders.models import ModelInfo
+from t2i_pipelines.encoders.openai_clip import build_clip
+from t2i_pipelines.encoders.openclip import build_openclip
+from t2i_pipelines.encoders.tokenizer import TextTokenizer
+from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.types import Image, Matrix, Space
+
+TEXTS_A_PASS = 256
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A loaded checkpoint.
+
+    :ivar module: the whole model, in evaluation mode.
+    :ivar checkpoint: how it was stored.
+    :ivar encode_image: (N, 3, S, S) float32 -> (N, D).
+    :ivar encode_text: (N, L) int64 -> (N, D).
+    """
+
+    module: nn.Module
+    checkpoint: Checkpoint
+    encode_image: Callable[[torch.Tensor], torch.Tensor]
+    encode_text: Callable[[torch.Tensor], torch.Tensor]
+
+
+class TorchEncoder:
+    """Pictures and texts to vectors, on the CPU. Thread-safe; weights are read when they are first needed.
+
+    :param path: a checkpoint file, or the folder that it is in.
+    :param info: the model that it should be; sizes that differ are refused.
+    """
+
+    def __init__(self, path: str, model_name: str, info: ModelInfo | None = None) -> None:
+        self._path = Path(path)
+        self._model_name = model_name
+        self._info = info
+        self._lock = threading.Lock()
+        self._loaded: TorchModel | None = None
+        self._space: Space | None = None
+        self._tokenizer: TextTokenizer | None = None
+        if not self._path.exists():
+            raise CheckpointError(f"no checkpoint at {path}")
+
+    @property
+    def model(self) -> TorchModel:
+        """The model, loaded by the first use."""
+        with self._lock:
+            if self._loaded is None:
+                self._load()
+            assert self._loaded is not None
+            return self._loaded
+
+    def _load(self) -> None:
+        checkpoint = read_checkpoint(self._path, self._info)
+        loaded = load_model(checkpoint)
+        if (info := self._info) and (checkpoint.dim, checkpoint.preprocess.size) != (
+            info.dim,
+            info.resolution,
+        ):
+            raise CheckpointError(
+                f"{checkpoint.weights} is not {info.name}: its vectors have {checkpoint.dim} numbers and it "
+                f"sees {checkpoint.preprocess.size} pixels; {info.name} has {info.dim} and {info.resolution}"
+            )
+        self._tokenizer = TextTokenizer(
+            checkpoint.tokenizer(),
+            clean=checkpoint.clean,
+            model_name=self._model_name,
+            scripts=self._info.scripts if self._info else (),
+        )
+        self._space = Space(self._model_name, _digest(checkpoint), str(checkpoint.preprocess), checkpoint.dim)
+        self._loaded = loaded
+
+    @property
+    def space(self) -> Space:
+        """What the vectors mean; the digest covers the weights and what decides how they are used."""
+        self.model  # noqa: B018 - loads
+        assert self._space is not None
+        return self._space
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """The one tokenizer of this model."""
+        self.model  # noqa: B018 - loads
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def fit(self, image: Image) -> Image:
+        """(H, W, 3) uint8 -> the square that the model sees."""
+        return self.model.checkpoint.preprocess.fit(image)
+
+    def encode_images(self, images: Sequence[Image]) -> Matrix:
+        """N pictures -> (N, D) float32, not normalised."""
+        if not len(images):
+            return np.empty((0, self.space.dim), np.float32)
+        pixels = torch.from_numpy(self.model.checkpoint.preprocess.tensor(images))
+        with torch.inference_mode():
+            return np.asarray(self.model.encode_image(pixels).numpy(), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> Matrix:
+        """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
+        passes = [texts[at : at + TEXTS_A_PASS] for at in range(0, len(texts), TEXTS_A_PASS)]
+        if not passes:
+            return np.empty((0, self.space.dim), np.float32)
+        with torch.inference_mode():
+            vectors = [self.model.encode_text(torch.from_numpy(self.tokenizer(one))) for one in passes]
+        return np.asarray(torch.cat(vectors).numpy(), np.float32)
+
+
+def load_model(checkpoint: Checkpoint) -> TorchModel:
+    """Build the model of a checkpoint and fill in its weights.
+
+    :raises CheckpointError: If the weights do not fit.
+    """
+    weights = read_weights(checkpoint.weights)
+    where = str(checkpoint.weights)
+    if checkpoint.details is None:
+        model: Any = build_openclip(checkpoint.config, weights, where)
+        return TorchModel(model, checkpoint, model.encode_image, model.encode_text)
+    model, sizes = build_clip(weights, checkpoint.details, where)
+    checkpoint.take_sizes(sizes)
+    # Towhee moves ids to a GPU wherever there is one, whatever the model is on, unless it is told
+    return TorchModel(model, checkpoint, model.encode_image, lambda ids: model.encode_text(ids, device="cpu"))
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with checkpoint.weights.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    digest.update(f"{checkpoint.details} {checkpoint.clean} {checkpoint.context_length}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""From a path, or from what a name stands for, to an encoder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from t2i_pipelines.encoders.hub import fetch
+from t2i_pipelines.encoders.models import ModelInfo
+from t2i_pipelines.encoders.onnx import FILES, OnnxEncoder, read_json
+from t2i_pipelines.errors import CheckpointError, MissingExtraError
+from t2i_pipelines.types import Encoder, Image, Matrix, Space
+
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+
+
+def open_path(path: str | Path, model_name: str, info: ModelInfo | None = None) -> Encoder:
+    """The encoder of a model on disk; weights are read when they are first used.
+
+    :param path: an ONNX folder, a folder with open_clip's or transformers' files, or a checkpoint file.
+    :param info: the model that it should be.
+    :raises CheckpointError: If there is nothing, or a model of other sizes.
+    :raises MissingExtraError: If it needs torch, and torch is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"no file or folder at {path}")
+    if any((path / name).is_file() for name in FILES if "/" in name):
+        encoder = OnnxEncoder(str(path), model_name, info.scripts if info else ())
+        dim = read_json(path / "config.json").get("embed_dim")
+        if info is not None and dim != info.dim:
+            raise CheckpointError(f"{path} is not {info.name}: its embed_dim is {dim}, not {info.dim}")
+        return encoder
+    if path.is_file() and path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path} is no checkpoint: those end in {', '.join(SUFFIXES)}")
+    if find_spec("torch") is None:
+        raise MissingExtraError(
+            f"{path} is a torch checkpoint, and torch is not installed; run: pip install "
+            "'t2i-pipelines[torch]', or export the model where it is: t2i export"
+        )
+    from t2i_pipelines.encoders.torch_encoder import TorchEncoder
+
+    return TorchEncoder(str(path), model_name, info)
+
+
+class HubEncoder:
+    """A model of the table. Its files are looked for, and downloaded, when they are first needed."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._info = info
+        self._lock = threading.Lock()
+        self._opened: Encoder | None = None
+
+    @property
+    def opened(self) -> Encoder:
+        """The encoder of the files that were found.
+
+        :raises CheckpointError: If there are none; the next call looks again.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._opened = open_path(fetch(self._info), self._info.name, self._info)
+            return self._opened
+
+    @property
+    def space(self) -> Space:
+        """What the vectors mean."""
+        return self.opened.space
+
+    def fit(self, image: Image) -> Image:
+        """(H, W, 3) uint8 -> the square that the model sees."""
+        return self.opened.fit(image)
+
+    def encode_images(self, images: Sequence[Image]) -> Matrix:
+        """N pictures -> (N, D) float32, not normalised."""
+        return self.opened.encode_images(images)
+
+    def encode_texts(self, texts: Sequence[str]) -> Matrix:
+        """N texts -> (N, D) float32, not normalised."""
+        return self.opened.encode_texts(texts)
