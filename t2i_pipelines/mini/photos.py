@@ -68,7 +68,7 @@ def read_photos(path: str | Path) -> tuple[Photos, Photos]:
     for number, label in enumerate(LABELS):
         pictures = [picture for _, picture in sorted(found[label], key=lambda item: item[0])]
         if len(pictures) <= HELD_OUT:
-            raise SourceError(f"{path} holds {len(pictures)} of {label!r}, more than 500 are needed")
+            raise SourceError(f"{path} holds {len(pictures)} of {label!r}, more than {HELD_OUT} are needed")
         for part, chosen in zip(parts, (pictures[:-HELD_OUT], pictures[-HELD_OUT:]), strict=True):
             part.append(Photos(np.stack(chosen), np.full(len(chosen), number)))
     train, held_out = (Photos(*map(np.concatenate, zip(*part, strict=True))) for part in parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from t2i_pipelines.types import Image
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_SIZE = 109  # the one size that the bitmap font has
 SPRITE = 128
-SIZES = {1: (0.45, 0.88), 2: (0.36, 0.56), 3: (0.29, 0.44)}  # of the shorter side, by how many
+SIZES = {1: (0.45, 0.82), 2: (0.36, 0.56), 3: (0.29, 0.44)}  # of the shorter side, by how many
 
 
 @dataclass(frozen=True)
@@ -90,23 +91,31 @@ def place(concepts: list[Concept], aspect: float, rng: np.random.Generator) -> t
         low, high = SIZES[len(concepts)]
         for attempt in range(40):
             size = float(rng.uniform(low, high)) * (1 - 0.006 * attempt)
-            margin_x, margin_y = 0.56 * size / max(aspect, 1), 0.56 * size * min(aspect, 1)
+            margin_x, margin_y = 0.6 * size / max(aspect, 1), 0.6 * size * min(aspect, 1)
             x, y = rng.uniform(margin_x, 1 - margin_x), rng.uniform(margin_y, 1 - margin_y)
             if _is_free(x, y, size, aspect, placed):
                 glyph = concept.glyphs[int(rng.integers(len(concept.glyphs)))]
-                angle, flip = float(rng.normal(0, 7)), bool(rng.random() < 0.5)
+                angle, flip = float(np.clip(rng.normal(0, 7), -12, 12)), bool(rng.random() < 0.5)
                 placed.append(Placed(concept, glyph, float(x), float(y), size, angle, flip))
                 break
     return tuple(placed)
 
 
-def invent(things: list[Concept], weights: np.ndarray, rng: np.random.Generator) -> Scene:
-    """Choose things, background and shape at random."""
+def invent(
+    things: list[Concept],
+    weights: np.ndarray,
+    rng: np.random.Generator,
+    backgrounds: Sequence[str] = tuple(PAINTERS),
+) -> Scene:
+    """Choose things, background and shape at random.
+
+    :param weights: chances of the things, summed up to 1.
+    """
     count = int(rng.choice([1, 2, 3], p=[0.4, 0.35, 0.25]))
-    chosen = np.searchsorted(weights, rng.random(count))  # weights are summed up
+    chosen = np.searchsorted(weights, rng.random(count))
     different = [things[i] for i in dict.fromkeys(chosen.tolist())]
     aspect = float(np.exp(rng.uniform(-0.5, 0.6)))
-    background = list(PAINTERS)[int(rng.integers(len(PAINTERS)))]
+    background = backgrounds[int(rng.integers(len(backgrounds)))]
     return Scene(place(different, aspect, rng), background, aspect)
 
 
