@@ -14,11 +14,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import open_clip
     from safetensors.torch import save_file
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.utils import logging
 
 logging.disable_progress_bar()
-__all__ = ["CLIPImageProcessor", "CLIPTokenizer", "open_clip"]
+__all__ = ["CLIPImageProcessorPil", "CLIPTokenizer", "open_clip"]
 
 PICTURES = [
     np.random.default_rng(seed).integers(0, 256, size, np.uint8)
@@ -55,7 +56,8 @@ def wake(model):
             if name.endswith(("bias", "class_embedding")) or "positional" in name or "position" in name:
                 weight.copy_(0.3 * noise)
             elif weight.ndim > 1:
-                scale = 3 if "mlp" in name else 1  # so that the activation decides much
+                # so that what the activation gives decides much
+                scale = 8 if name.endswith(("mlp.c_proj.weight", "mlp.fc2.weight")) else 1
                 weight.copy_(noise * scale * (2 / weight[0].numel()) ** 0.5)
             elif weight.ndim == 1:
                 weight.copy_(1 + 0.2 * noise)

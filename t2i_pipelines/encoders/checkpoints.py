@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -68,7 +70,9 @@ def _read(path: Path) -> Mapping[str, Any]:
             if _is_torchscript(archive):
                 return _torchscript(archive)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise CheckpointError(
             f"{path} is not plain weights: it would run code when it is unpickled, or is damaged. "
@@ -97,9 +101,9 @@ def _is_torchscript(archive: zipfile.ZipFile) -> bool:
 
 
 def activation_of(path: Path) -> bool | None:
-    """Whether a TorchScript archive's own source says QuickGELU; None where the file carries no source.
+    """Whether a TorchScript archive's own source says QuickGELU or GELU; None where it says neither, or both.
 
-    OpenAI's archives do: ``x * sigmoid(1.702 * x)``. The source is searched as text.
+    The source, which OpenAI's archives carry, is searched as text for the classes that it declares.
     """
     if not zipfile.is_zipfile(path):
         return None
@@ -107,9 +111,8 @@ def activation_of(path: Path) -> bool | None:
         if not _is_torchscript(archive):
             return None
         code = b"\n".join(archive.read(name) for name in archive.namelist() if name.endswith(".py"))
-    if b"gelu(" in code:
-        return False
-    return True if b"1.702" in code else None
+    declared = set(re.findall(rb"class (\w*GELU)\(Module\)", code))
+    return {b"QuickGELU": True, b"GELU": False}.get(declared.pop()) if len(declared) == 1 else None
 
 
 def _torchscript(archive: zipfile.ZipFile) -> Mapping[str, torch.Tensor]:
