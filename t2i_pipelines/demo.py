@@ -5,13 +5,13 @@ URI = "demo/milvus.db"
 PAGE = "demo/index.html"
 COLLECTION = "demo"
 MODEL = "t2i_mini"
-LIMIT = 5
+LIMIT = 4
 QUERIES = (
-    "a white dog",
-    "a red apple and a bicycle",
-    "un perro y una pelota",
-    "一只猫",
-    "ein Auto am Strand",
-    "un girasole",
+    "a hamburger and french fries",
+    "una tarta de cumpleaños y un globo",
+    "雪地里的企鹅",
+    "ein Segelboot auf dem Meer",
+    "un gatto e un tulipano",
+    "a rocket at night",
 )
 NOTE = "t2i_mini is a small model for trying things offline. It is not CLIP, and its quality is not CLIP's."
