@@ -96,6 +96,7 @@ def openclip_clip(folder: Path, quick_gelu: bool, cfg=SMALL, preprocess=None):
     """An open_clip model, saved in the layout of its hub repositories."""
     cfg = {**cfg, **({"quick_gelu": True} if quick_gelu else {})}
     made = json.loads(json.dumps(cfg))
+    made["text_cfg"]["hf_model_pretrained"] = False
     kind = open_clip.CustomTextCLIP if made.pop("custom_text", False) else open_clip.CLIP
     model = wake(kind(**made))
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,107 @@
+"""A torch checkpoint becomes an ONNX folder that gives the same vectors, or nothing is written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from clips import PICTURES, SMALL_RESNET, TEXTS, cosines, openclip_clip, transformers_clip
+from typer.testing import CliRunner
+
+from t2i_pipelines import build_insert_pipeline, build_search_pipeline
+from t2i_pipelines.cli import app
+from t2i_pipelines.encoders import load_encoder, onnx_folder
+from t2i_pipelines.encoders.onnx_folder import export_model
+from t2i_pipelines.errors import CheckpointError
+
+
+@pytest.mark.parametrize("kind", ["quick_gelu", "gelu", "resnet"])
+def test_what_is_exported_gives_the_checkpoints_vectors(tmp_path, kind):
+    if kind == "resnet":
+        openclip_clip(tmp_path / "m", True, SMALL_RESNET)
+    else:
+        transformers_clip(tmp_path / "m", kind)
+    encoder = load_encoder(tmp_path / "m")
+    assert export_model(encoder, tmp_path / "out") >= 0.99999
+    exported = load_encoder(tmp_path / "out")
+    assert cosines(exported.encode_images(PICTURES), encoder.encode_images(PICTURES)).min() >= 0.99999
+    assert cosines(exported.encode_texts(TEXTS), encoder.encode_texts(TEXTS)).min() >= 0.99999
+    assert exported.space.preprocessing == encoder.space.preprocessing
+    assert exported.encode_images(PICTURES[:1]).shape == (1, 24)
+
+
+def test_the_folder_is_complete_for_immich_too(tmp_path):
+    openclip_clip(tmp_path / "m", True)
+    export_model(load_encoder(tmp_path / "m"), tmp_path / "out")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["embed_dim"], config["text_cfg"]["context_length"], config["quick_gelu"]) == (24, 77, True)
+    assert json.loads((tmp_path / "out/textual/tokenizer_config.json").read_text()) == {"pad_token": "!"}
+    assert json.loads((tmp_path / "out/visual/preprocess_cfg.json").read_text())["resize_mode"] == "shortest"
+
+
+def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    openclip_clip(tmp_path / "m", True)
+    monkeypatch.setattr(onnx_folder, "LEAST_COSINE", 1.1)
+    with pytest.raises(
+        CheckpointError, match=r"differs from .*: cosine (1|0\.9)\d*\.\d+, less than 1\.1; nothing"
+    ):
+        export_model(load_encoder(tmp_path / "m"), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    openclip_clip(tmp_path / "m", True)
+    with pytest.raises(CheckpointError, match="is not empty; name a new folder to export to"):
+        export_model(load_encoder(tmp_path / "m"), tmp_path / "m")
+
+
+def test_the_command_exports_and_the_folder_inserts_and_searches_by_path(tmp_path, pictures):
+    transformers_clip(tmp_path / "m", "gelu")
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "m"), str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    settings = {"uri": tmp_path / "milvus.db", "model_name": str(tmp_path / "out")}
+    rows = build_insert_pipeline(**settings)(pictures).to_list()
+    assert {row[2] for row in rows} == {"inserted"}
+    _, hits = build_search_pipeline(**settings)("red").get()
+    assert len(hits) == len(rows)
+
+
+def test_an_exported_folder_runs_without_torch(tmp_path):
+    openclip_clip(tmp_path / "m", True)
+    export_model(load_encoder(tmp_path / "m"), tmp_path / "out")
+    code = f"""
+import sys; sys.modules["torch"] = None
+from t2i_pipelines.encoders import load_encoder
+print(load_encoder({str(tmp_path / "out")!r}).encode_texts(["a cat"]).shape)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=False, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "(1, 24)", done.stderr
+
+
+def test_what_needs_no_export_is_said(tmp_path):
+    from t2i_pipelines.cli_models import to_export
+
+    with pytest.raises(CheckpointError, match="t2i_mini is an ONNX folder already"):
+        to_export("t2i_mini", None)
+
+
+def test_the_table_of_models_reads_well():
+    done = CliRunner().invoke(app, ["models"], env={"COLUMNS": "160"})
+    assert done.exit_code == 0
+    for word in (
+        "clip_vit_base_patch32",
+        "t2i_mini",
+        "Flickr30k",
+        "58.78",
+        "MIT",
+        "ViT-B-16-SigLIP2/webli",
+        "80.70",
+    ):
+        assert word in done.output
+
+
+def test_models_can_be_asked_for_a_language():
+    done = CliRunner().invoke(app, ["models", "--language", "de", "--max-ms", "4"], env={"COLUMNS": "160"})
+    assert done.output.strip().endswith("ViT-B-32-SigLIP2-256/webli")
