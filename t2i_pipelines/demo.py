@@ -5,7 +5,7 @@ URI = "demo/milvus.db"
 PAGE = "demo/index.html"
 COLLECTION = "demo"
 MODEL = "t2i_mini"
-LIMIT = 4
+LIMIT = 3
 QUERIES = (
     "a hamburger and french fries",
     "una tarta de cumpleaños y un globo",
