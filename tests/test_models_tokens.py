@@ -20,6 +20,7 @@ TEXTS = {
     "japanese": "日本語のテスト ｶﾀｶﾅ ＡＢＣ",
     "emoji": "a dog 🐶 on the 🏖️ with 👨‍👩‍👧",
     "html": "AT&amp;T &lt;b&gt; it&#39;s &amp;quot;twice&amp;quot; &nbsp;x",
+    "html twice, where ftfy leaves it": "a < b &amp;quot;c&amp;quot;",
     "curly quotes": "it’s “quoted” – ﬁne…",
     "mojibake": "schÃ¶n",
     "whitespace": "  two \n lines\t and\u00a0more ",
