@@ -145,16 +145,17 @@ def test_the_exit_code_tells_that_a_target_is_missed(tmp_path, rows, capsys):
 @pytest.mark.parametrize(
     ("query", "name"),
     [
-        ("a rocket in the night sky", "009-rocket.webp"),
-        ("雪地里的企鹅", "012-penguin.jpg"),
-        ("ein Auto am Strand", "006-car.webp"),
-        ("una barca a vela sul mare", "011-sailboat.webp"),
-        ("pizza and a glass of wine", "010-pizza-wine.png"),
+        ("a rocket in the night sky", "009-rocket"),
+        ("una tarta de cumpleaños y un globo", "019-birthday-cake-balloon"),
+        ("雪地里的企鹅", "012-penguin"),
+        ("ein Auto am Strand", "006-car"),
+        ("una barca a vela sul mare", "011-sailboat"),
+        ("pizza and a glass of wine", "010-pizza-wine"),
     ],
 )
 def test_a_question_in_any_language_finds_its_picture(query, name, rows, vectors):
     (asked,) = load_encoder("t2i_mini").encode_texts([query])
-    assert rows[int((vectors @ asked).argmax())]["path"] == f"gallery/{name}"
+    assert Path(rows[int((vectors @ asked).argmax())]["path"]).stem == name
 
 
 @pytest.fixture(scope="module")

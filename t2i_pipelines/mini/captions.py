@@ -126,7 +126,7 @@ def tell(
     :param background: leave it ``None`` where it has no name, or its colour does not show.
     """
     order = rng.permutation(len(concepts))
-    if len(order) > 1 and rng.random() < 0.5:
+    if len(order) > 1 and rng.random() < 0.4:
         order = order[:1]
     chosen = [concepts[i] for i in order]
     bare = len(chosen) == 1 and rng.random() < 0.3
@@ -134,7 +134,7 @@ def tell(
     if not bare:
         names = [_some_article(name, language, rng) for name in names]
     text, keys = _list(names, language), {concept.key for concept in chosen}
-    if background is not None and rng.random() < (0.1 if bare else 0.35):
+    if background is not None and rng.random() < (0.1 if bare else 0.45):
         if rng.random() < 0.04:
             text, keys = "", set()
         text = _join(text, _pick(_backgrounds()[background][language], rng), language)

@@ -20,7 +20,6 @@ from t2i_pipelines.types import Image
 
 ENGLISH = 0.36  # share of the captions; the other languages have the rest in equal parts
 GREY = 0.06  # share of the pictures without colour
-GROUNDS = 4  # different backgrounds in one batch
 VARIANTS = 48  # of every background, painted once and cropped anew each time
 MARGIN = 1.2  # painted backgrounds are this much larger than what is cropped from them
 COMMON = 3.0  # how much more often common things are drawn
@@ -108,8 +107,6 @@ class Samples(IterableDataset[Batch]):
 
     def _batch(self, rng: np.random.Generator) -> Batch:
         pictures, told, contents = [], [], []
-        # few backgrounds, so that telling pictures apart takes knowing the things in them
-        self.backgrounds = tuple(str(name) for name in rng.choice(list(PAINTERS), GROUNDS, replace=False))
         for number in range(self.scene_count + self.photo_count):
             make = self._scene if number < self.scene_count else self._photo
             picture, shown, captions = make(rng)
@@ -127,7 +124,7 @@ class Samples(IterableDataset[Batch]):
         return [tell(things, ground, LANGUAGES[language], rng) for language in languages]
 
     def _scene(self, rng: np.random.Generator) -> tuple[Image, frozenset[str], list[Told]]:
-        scene = invent(self.things, self.weights, rng, self.backgrounds)
+        scene = invent(self.things, self.weights, rng)
         ground = self.grounds[scene.background][int(rng.integers(VARIANTS))]
         top, left = rng.integers(0, ground.shape[0] - self.size + 1, 2)
         crop = ground[top : top + self.size, left : left + self.size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,12 +100,7 @@ def place(concepts: list[Concept], aspect: float, rng: np.random.Generator) -> t
     return tuple(placed)
 
 
-def invent(
-    things: list[Concept],
-    weights: np.ndarray,
-    rng: np.random.Generator,
-    backgrounds: Sequence[str] = tuple(PAINTERS),
-) -> Scene:
+def invent(things: list[Concept], weights: np.ndarray, rng: np.random.Generator) -> Scene:
     """Choose things, background and shape at random.
 
     :param weights: chances of the things, summed up to 1.
@@ -115,7 +109,7 @@ def invent(
     chosen = np.searchsorted(weights, rng.random(count))
     different = [things[i] for i in dict.fromkeys(chosen.tolist())]
     aspect = float(np.exp(rng.uniform(-0.5, 0.6)))
-    background = backgrounds[int(rng.integers(len(backgrounds)))]
+    background = list(PAINTERS)[int(rng.integers(len(PAINTERS)))]
     return Scene(place(different, aspect, rng), background, aspect)
 
 
