@@ -31,32 +31,29 @@ def show_models(
     if language:
         console.out.print(escape(recommend(language, max_ms).name))
         return
-    table = Table(title="models", title_justify="left")
-    for title in ("model_name", "dim", "px", "M weights", "ms", "Flickr30k", "COCO"):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
+    for title in ("model_name", "dim", "px", "M", "ms", "Flickr", "COCO"):
         table.add_column(title, justify="left" if title == "model_name" else "right", no_wrap=True)
-    table.add_column("languages")
-    table.add_column("licence", no_wrap=True)
     for info in models():
-        table.add_row(*(escape(cell) for cell in _cells(info)))
+        table.add_row(*_cells(info))
     console.out.print(table)
     console.out.print(
-        "Flickr30k and COCO: published text-to-image R@1 in percent. ms: one pass on an AMD 7800X3D, as "
-        "published by Immich. A path is a model_name too.",
+        "M: millions of weights. Flickr and COCO: published text-to-image R@1 in percent.\n"
+        "ms: one pass on an AMD 7800X3D, as published by Immich.\n"
+        "A path to a model's folder or file is a model_name too.",
         soft_wrap=True,
     )
 
 
 def _cells(info: ModelInfo) -> list[str]:
     spoken = info.languages
-    languages = f"{len(spoken)} measured" if len(spoken) > MANY else " ".join(spoken)
+    languages = f"{len(spoken)} languages" if len(spoken) > MANY else " ".join(spoken)
     return [
-        info.name,
+        f"{escape(info.name)}\n  [dim]{languages}, {info.licence}[/]",
         str(info.dim),
         str(info.resolution),
         f"{info.parameters:.0f}",
         *("" if value is None else f"{value:.2f}" for value in (info.ms, info.flickr30k, info.coco)),
-        languages,
-        info.licence,
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,7 +83,7 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
     if not hits:
         out.print(f"{escape(query)}: nothing is stored that could match")
         return
-    with_pictures = pictures and out.is_terminal
+    with_pictures = pictures and _is_sized_terminal()
     table = Table(title=escape(query), title_justify="left", show_lines=with_pictures)
     if with_pictures:
         table.add_column("")
@@ -103,6 +104,14 @@ def as_json(query: str, hits: Sequence[Hit]) -> str:
     """One JSON object: the query, and for each hit id, score, path and the further fields."""
     rows = [{"id": hit.id, "score": hit.score, "path": hit.path, **hit.fields} for hit in hits]
     return json.dumps({"query": query, "hits": rows}, ensure_ascii=False, default=str)
+
+
+def _is_sized_terminal() -> bool:
+    """Whether stdout is a terminal that knows how large it is; thumbnails are sized in its cells."""
+    try:
+        return out.is_terminal and os.get_terminal_size(sys.stdout.fileno()).columns > 0
+    except (OSError, ValueError):  # no terminal after all, or stdout is replaced or closed
+        return False
 
 
 def _picture(path: str) -> Any:

@@ -1,12 +1,20 @@
 """The `t2i` command: what it prints, where it writes, and how it exits."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
 import pytest
 
-from t2i_pipelines import cli, demo
+from t2i_pipelines import cli, close, demo
 
 
 @pytest.fixture
@@ -87,6 +95,39 @@ def test_html_writes_a_page_with_the_pictures(t2i, pictures):
     page = Path("out/hits.html").read_text(encoding="utf-8")
     assert (code, "wrote out/hits.html" in err) == (0, True)
     assert page.count("data:image/jpeg;base64,") == 7
+
+
+def run_in_terminal(columns: int, *arguments: object) -> str:
+    """Run the command on a terminal of its own; give all that it writes there."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, columns * 8, 640))
+    start = "import t2i_pipelines.testing; from t2i_pipelines.cli import main; main()"
+    command = [sys.executable, "-c", start, *map(str, arguments)]
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    env["TERM"] = "xterm-256color"
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env)
+    os.close(slave)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+        while part := os.read(master, 65536):
+            written += part
+    os.close(master)
+    assert process.wait(timeout=60) == 0, written.decode()
+    return written.decode()
+
+
+def test_a_terminal_shows_thumbnails_beside_the_paths(t2i, pictures):
+    t2i("insert", "pictures", *COLOUR)
+    close()
+    shown = run_in_terminal(100, "search", "red", "--limit", 1, *COLOUR)
+    assert "pictures/red.png" in shown
+    assert "\x1b[38;5;196;48;5;196m▀" in shown, "a half cell of the red picture"
+
+
+def test_a_terminal_that_does_not_know_its_size_shows_the_table_alone(t2i, pictures):
+    t2i("insert", "pictures", *COLOUR)
+    close()
+    assert "red.png" in run_in_terminal(0, "search", "red", "--limit", 1, *COLOUR)
 
 
 def test_nothing_stored_is_said(t2i):
