@@ -18,7 +18,7 @@ HUNG = 42
 
 # Run in a process of its own, since a hung pipeline can never be ended from within.
 TRAPS = """
-import os, sys, threading
+import os, sys, threading, time
 os.cpu_count = lambda: 1                      # Towhee's default pool is cpu_count() + 4: five threads
 from t2i_pipelines import harden
 from t2i_pipelines._towhee import pipe
@@ -30,6 +30,7 @@ def maps(p, start, n):
 
 def boom(x):
     if x == 1500:
+        time.sleep(1)                         # by now the producer waits for room
         raise KeyError("boom")
     return x
 

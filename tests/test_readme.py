@@ -47,7 +47,7 @@ def test_every_command_that_is_shown_is_understood(monkeypatch, capsys):
     shown = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ t2i ")]
     assert shown
     for line in shown:
-        _, _, name, *arguments = shlex.split(line)
+        _, _, name, *arguments = shlex.split(line, comments=True)
         commands[name].make_context(name, arguments)
 
 
