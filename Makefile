@@ -28,13 +28,13 @@ test: $(TEST)
 	$(BIN)/python -m pytest
 
 fast: $(TEST)
-	$(BIN)/python -m pytest -m "not slow and not milvus"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not milvus"
 
 check: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not milvus"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not milvus"
 
 fix: $(TEST)
 	$(BIN)/ruff check --fix .
