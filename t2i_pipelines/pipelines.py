@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from t2i_pipelines import operators  # noqa: F401 - registers ops.t2i.*
 from t2i_pipelines._towhee import Pipeline, RuntimePipeline, ops, pipe, register_pipeline
 from t2i_pipelines.collection import open_collection
+from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.config import Settings, SettingsArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.hardening import harden
@@ -108,15 +110,19 @@ def search_steps(
 
 
 def _checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
-    """Split the settings into the model's, the collection's, and all; refuse what is wrong already here."""
+    """Split the settings into the model's, the collection's, and all; refuse what is wrong already here.
+
+    Paths are made absolute, so that a later change of folder moves neither database nor model.
+    """
     chosen = Settings.of(**settings)
+    checkpoint = chosen.checkpoint_path
     model: dict[str, Any] = {
         "model_name": chosen.model_name,
-        "checkpoint_path": None if chosen.checkpoint_path is None else str(chosen.checkpoint_path),
+        "checkpoint_path": None if checkpoint is None else str(Path(checkpoint).expanduser().absolute()),
         "device": chosen.device,
     }
     place: dict[str, Any] = {
-        "uri": str(chosen.uri),
+        "uri": parse_uri(chosen.uri).uri,
         "token": chosen.token,
         "collection_name": chosen.collection_name,
         "timeout": chosen.timeout,

@@ -139,6 +139,16 @@ def test_a_search_pipeline_sees_what_is_inserted_after_it_was_built(pictures, se
     assert Path(search("red").get()[1][0].path).stem == "red"
 
 
+def test_a_change_of_folder_does_not_move_the_database(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    insert = build_insert_pipeline(uri="here.db", model_name="colour")
+    search = build_search_pipeline(uri="here.db", model_name="colour", limit=1)
+    monkeypatch.chdir(pictures)
+    insert(pictures)
+    assert (tmp_path / "here.db").is_dir()
+    assert Path(search("red").get()[1][0].path).stem == "red"
+
+
 def test_a_list_of_queries_is_one_encode_and_one_search(pictures, settings):
     build_insert_pipeline(**settings)(pictures)
     queries, found = build_search_pipeline(**settings, limit=1)(["red", "blue"]).get()
