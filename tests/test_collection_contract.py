@@ -255,14 +255,19 @@ def test_a_path_of_4096_bytes_is_stored_and_a_longer_one_refused(store):
 
 def test_readers_find_only_whole_rows_while_writers_write_and_flush(store):
     stored = rows(600)
+    paths = {r["id"]: r["path"] for r in stored}
     done = threading.Event()
     problems = []
+    seen = set()
 
     def read():
         while not done.is_set():
-            for i, hits in enumerate(store.search(np.stack([r["vector"] for r in stored[:5]]))):
-                if hits and not all(h.path == f"{h.id}.jpg" for h in hits):
-                    problems.append((i, hits))
+            for hits in store.search(np.stack([r["vector"] for r in stored[:5]])):
+                # rows of other tests are not looked at: Milvus Lite has been seen, very rarely, to let a
+                # search that runs beside a write find a row that was deleted before
+                ours = [h for h in hits if h.id in paths]
+                seen.update(h.id for h in ours)
+                problems.extend(h for h in ours if h.path != paths[h.id])
 
     with ThreadPoolExecutor(4) as pool:
         readers = [pool.submit(read) for _ in range(3)]
@@ -273,6 +278,7 @@ def test_readers_find_only_whole_rows_while_writers_write_and_flush(store):
         for reader in readers:
             reader.result()
     assert problems == []
+    assert seen, "no search saw a row, so nothing was proven"
     assert store.count() == 600
 
 
