@@ -47,7 +47,6 @@ def test_importing_loads_no_torch_no_model_and_opens_no_network():
 
 
 def test_importing_takes_under_a_second_of_cpu():
-    """A promise of the README, with room: about 0.4 s on a slow core."""
     seconds = [float(run("import time, t2i_pipelines; print(time.process_time())")) for _ in range(3)]
     assert min(seconds) < 1
 

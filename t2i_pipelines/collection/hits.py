@@ -10,11 +10,9 @@ import numpy as np
 from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.schema import search_params
 from t2i_pipelines.collection.vectors import check_vectors
+from t2i_pipelines.config import MAX_LIMIT
 from t2i_pipelines.errors import ConfigError, VectorError
 from t2i_pipelines.types import Hit, Matrix
-
-LARGEST_LIMIT = 16384
-"""A server's; Milvus Lite would go on."""
 
 HITS_A_CALL = 65536
 
@@ -25,8 +23,8 @@ def check_limit(limit: int) -> None:
     :raises ConfigError: If not.
     """
     whole = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
-    if not whole or not 1 <= limit <= LARGEST_LIMIT:
-        raise ConfigError(f"limit must be between 1 and {LARGEST_LIMIT}, got {limit!r}")
+    if not whole or not 1 <= limit <= MAX_LIMIT:
+        raise ConfigError(f"limit must be between 1 and {MAX_LIMIT}, got {limit!r}")
 
 
 def check_queries(vectors: Matrix, dim: int | None) -> Matrix:
