@@ -6,9 +6,7 @@ rest. Embedded colour profiles are ignored, as CLIP's own preprocessing does.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 import warnings
 
 import cv2
@@ -20,26 +18,6 @@ from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.types import Image
 
 _FAITHFUL = {"JPEG": {"RGB", "L"}, "PNG": {"RGB", "L"}, "WEBP": {"RGB"}, "BMP": {"RGB"}, "TIFF": {"RGB", "L"}}
-
-
-def read(path: str | os.PathLike[str]) -> bytes:
-    """Read a file.
-
-    :raises ImageDecodeError: If it is missing, a folder, unreadable or empty.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as err:
-        raise ImageDecodeError(f"cannot read image {os.fspath(path)}: {err.strerror}") from err
-    if not content:
-        raise ImageDecodeError(f"cannot read image {os.fspath(path)}: the file is empty")
-    return content
-
-
-def digest(content: bytes) -> str:
-    """Digest of a file's bytes: 32 hex digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def decode(content: bytes, name: str = "<bytes>") -> Image:
