@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.types import OnError
+from t2i_pipelines.types import Backend, Device, OnError, Precision
 
-DEFAULT_MODEL = "t2i_mini"
+DEFAULT_MODEL = "clip_vit_base_patch32"
 MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
 MAX_BATCH_SIZE = 4096
 
@@ -23,7 +23,9 @@ class SettingsArgs(TypedDict, total=False):
     collection_name: str
     model_name: str
     checkpoint_path: str | Path | None
-    device: str
+    device: Device
+    precision: Precision
+    backend: Backend
     batch_size: int
     limit: int
     output_fields: Sequence[str]
@@ -41,7 +43,10 @@ class Settings:
     :ivar collection_name: letters, digits and underscores.
     :ivar model_name: a known model; insert and search must name the same.
     :ivar checkpoint_path: a folder with the model's files, in place of those that the name stands for.
-    :ivar device: ``auto`` or ``cpu``.
+    :ivar device: ``auto``, ``cpu`` or ``cuda``.
+    :ivar precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 where that is fast, else
+        fp32. ``int8`` needs a model that :func:`t2i_pipelines.quantize` has calibrated.
+    :ivar backend: ``auto``, ``onnxruntime``, ``openvino`` or ``torch``; ``auto`` takes the fastest installed.
     :ivar batch_size: insert: pictures a batch, 1 to 4,096.
     :ivar limit: search: hits a query, 1 to 16,384.
     :ivar output_fields: search: further columns in each hit.
@@ -55,7 +60,9 @@ class Settings:
     collection_name: str = "image_collection"
     model_name: str = DEFAULT_MODEL
     checkpoint_path: str | Path | None = None
-    device: str = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+    backend: Backend = "auto"
     batch_size: int = 32
     limit: int = 10
     output_fields: Sequence[str] = ()
@@ -72,8 +79,10 @@ class Settings:
         check_whole_number("limit", self.limit, MAX_LIMIT)
         if self.on_error not in ("record", "raise"):
             raise ConfigError(f"on_error must be 'record' or 'raise', got {self.on_error!r}")
-        if self.device not in ("auto", "cpu"):
-            raise ConfigError(f"device must be 'auto' or 'cpu', got {self.device!r}")
+        for name, kind in (("device", Device), ("precision", Precision), ("backend", Backend)):
+            if (given := getattr(self, name)) not in get_args(kind):
+                known = ", ".join(map(repr, get_args(kind)))
+                raise ConfigError(f"{name} must be one of {known}, got {given!r}")
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be more than 0 seconds, got {self.timeout!r}")
         if isinstance(self.output_fields, str):

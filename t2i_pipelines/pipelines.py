@@ -120,6 +120,8 @@ def _checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
         "model_name": chosen.model_name,
         "checkpoint_path": None if checkpoint is None else str(Path(checkpoint).expanduser().absolute()),
         "device": chosen.device,
+        "precision": chosen.precision,
+        "backend": chosen.backend,
     }
     place: dict[str, Any] = {
         "uri": parse_uri(chosen.uri).uri,

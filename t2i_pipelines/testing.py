@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from t2i_pipelines.encoders import register_encoder
-from t2i_pipelines.types import Image, Matrix, Space
+from t2i_pipelines.types import Compute, Image, Matrix, Space
 
 COLOURS = {
     "red": (1, 0, 0),
@@ -66,7 +66,7 @@ def _colour_of(text: str) -> list[int]:
     return [sum(parts) for parts in zip(*named, strict=True)] or [1, 1, 1]
 
 
-def _colour(checkpoint_path: str | None, device: str) -> ColourEncoder:
+def _colour(checkpoint_path: str | None, compute: Compute) -> ColourEncoder:
     return ColourEncoder()
 
 

@@ -21,6 +21,35 @@ Matrix: TypeAlias = NDArray[np.float32]
 Modality: TypeAlias = Literal["image", "text"]
 Status: TypeAlias = Literal["inserted", "unchanged", "failed"]
 OnError: TypeAlias = Literal["record", "raise"]
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
+Backend: TypeAlias = Literal["auto", "onnxruntime", "openvino", "torch"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where, with which numbers and by whom a model is run. ``auto`` takes the best that is installed.
+
+    It does not change what vectors mean: one collection may be filled in bf16 and searched in fp32.
+
+    :ivar device: ``auto``, ``cpu`` or ``cuda``.
+    :ivar precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; ``auto`` is never int8.
+    :ivar backend: ``auto``, ``onnxruntime``, ``openvino`` or ``torch``.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "auto"
+    backend: Backend = "auto"
+
+    def __str__(self) -> str:
+        return f"{self.backend} on {self.device}, {self.precision}"
+
+
+AUTO = Compute()
+"""The best that is installed."""
+
+EXACT = Compute(precision="fp32")
+"""As the reference computes."""
 
 
 @dataclass(frozen=True)

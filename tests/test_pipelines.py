@@ -181,7 +181,7 @@ def test_a_closed_database_opens_again(pictures, settings):
         ({"limit": "5"}, ConfigError, "limit must be a whole number, got '5'"),
         ({"batch_size": 0}, ConfigError, "batch_size must be between 1 and 4096, got 0"),
         ({"on_error": "skip"}, ConfigError, "on_error must be 'record' or 'raise', got 'skip'"),
-        ({"device": "tpu"}, ConfigError, "device must be 'auto' or 'cpu', got 'tpu'"),
+        ({"device": "tpu"}, ConfigError, "device must be one of 'auto', 'cpu', 'cuda', got 'tpu'"),
         ({"timeout": 0}, ConfigError, "timeout must be more than 0 seconds, got 0"),
         ({"output_fields": "year"}, ConfigError, r"write \['year'\]"),
         ({"limt": 5}, ConfigError, "unknown setting limt; known settings are .*limit"),

@@ -29,7 +29,7 @@ import numpy as np
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, TextTokenizer, read_tokenizer
 from t2i_pipelines.errors import CheckpointError, EncodeError
-from t2i_pipelines.types import Image, Matrix, Space
+from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
 FILES = (
     "config.json",
@@ -47,10 +47,13 @@ class OnnxEncoder:
     :param scripts: writing systems that the model learned, see :class:`TextTokenizer`.
     """
 
-    def __init__(self, folder: str, model_name: str, scripts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: str, model_name: str, scripts: Sequence[str] = (), compute: Compute = EXACT
+    ) -> None:
         self._folder = Path(folder)
         self._model_name = model_name
         self._scripts = scripts
+        self._compute = compute
         if missing := [name for name in FILES if not (self._folder / name).is_file()]:
             raise CheckpointError(
                 f"no {', '.join(missing)} in {folder}; a model folder holds {', '.join(FILES)}"

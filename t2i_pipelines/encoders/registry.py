@@ -13,20 +13,20 @@ from typing import TypeAlias
 from t2i_pipelines.encoders.models import MODELS, find
 from t2i_pipelines.encoders.weights import SUFFIXES, HubEncoder, open_path
 from t2i_pipelines.errors import UnknownModelError
-from t2i_pipelines.types import Encoder
+from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision
 
-EncoderFactory: TypeAlias = Callable[[str | None, str], Encoder]
-"""(checkpoint_path, device) -> encoder. Cheap: weights are read when they are first used."""
+EncoderFactory: TypeAlias = Callable[[str | None, Compute], Encoder]
+"""(checkpoint_path, compute) -> encoder. Cheap: weights are read when they are first used."""
 
 _factories: dict[str, EncoderFactory] = {}
-_loaded: dict[tuple[str, str | None, str], Encoder] = {}
+_loaded: dict[tuple[str, str | None, Compute], Encoder] = {}
 _lock = threading.Lock()
 
 
 def register_encoder(model_name: str, factory: EncoderFactory) -> None:
     """Make a model known by name; a later registration takes the place of an earlier one.
 
-    :param factory: called once per checkpoint and device; the encoder it returns must be thread-safe.
+    :param factory: called once per checkpoint and way to compute; the encoder it returns must be thread-safe.
     """
     with _lock:
         _factories[model_name] = factory
@@ -40,22 +40,28 @@ def known_models() -> list[str]:
 
 
 def load_encoder(
-    model_name: str, checkpoint_path: str | os.PathLike[str] | None = None, device: str = "auto"
+    model_name: str,
+    checkpoint_path: str | os.PathLike[str] | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
 ) -> Encoder:
     """The encoder of a model; the same object each time.
 
     :param model_name: a registered name, a name or alias of :func:`models`, or the path of a model.
     :param checkpoint_path: the model's file or folder, in place of what the name stands for.
+    :param device: with ``precision`` and ``backend``, see :class:`~t2i_pipelines.types.Compute`.
     :raises UnknownModelError: If the name is unknown and no path; the message lists the known.
     :raises CheckpointError: If the model's files are missing; damage shows when they are first used.
     """
     place = None if checkpoint_path is None else _absolute(checkpoint_path)
     info = find(model_name)
     name = info.name if info else str(model_name)
-    key = (name, place, device)
+    compute = Compute(device, precision, backend)
+    key = (name, place, compute)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _factory_of(name)(place, device)
+            _loaded[key] = _factory_of(name)(place, compute)
         return _loaded[key]
 
 
@@ -64,10 +70,12 @@ def _factory_of(name: str) -> EncoderFactory:
         return _factories[name]
     info = find(name)
     if info is not None:
-        return lambda place, device: open_path(place, name, info) if place else HubEncoder(info)
+        return lambda place, compute: (
+            open_path(place, name, info, compute) if place else HubEncoder(info, compute)
+        )
     path = Path(_absolute(name))
     if path.exists() or path.suffix in SUFFIXES or name.startswith(("/", "./", "../", "~")):
-        return lambda place, device: open_path(place or path, path.stem)
+        return lambda place, compute: open_path(place or path, path.stem, None, compute)
     raise UnknownModelError(_unknown(name))
 
 
@@ -85,11 +93,11 @@ def _unknown(model_name: str) -> str:
     )
 
 
-def _mini(checkpoint_path: str | None, device: str) -> Encoder:
+def _mini(checkpoint_path: str | None, compute: Compute) -> Encoder:
     from t2i_pipelines.encoders.onnx import OnnxEncoder
 
     folder = checkpoint_path or str(files("t2i_pipelines.mini") / "model")
-    return OnnxEncoder(folder, "t2i_mini", scripts=("Latin", "Han"))
+    return OnnxEncoder(folder, "t2i_mini", scripts=("Latin", "Han"), compute=compute)
 
 
 register_encoder("t2i_mini", _mini)

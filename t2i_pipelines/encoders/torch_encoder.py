@@ -20,7 +20,7 @@ from t2i_pipelines.encoders.openai_clip import build_clip
 from t2i_pipelines.encoders.openclip import build_openclip
 from t2i_pipelines.encoders.tokenizer import TextTokenizer
 from t2i_pipelines.errors import CheckpointError
-from t2i_pipelines.types import Image, Matrix, Space
+from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
 TEXTS_A_PASS = 256
 
@@ -48,10 +48,13 @@ class TorchEncoder:
     :param info: the model that it should be; sizes that differ are refused.
     """
 
-    def __init__(self, path: str, model_name: str, info: ModelInfo | None = None) -> None:
+    def __init__(
+        self, path: str, model_name: str, info: ModelInfo | None = None, compute: Compute = EXACT
+    ) -> None:
         self._path = Path(path)
         self._model_name = model_name
         self._info = info
+        self._compute = compute
         self._lock = threading.Lock()
         self._loaded: TorchModel | None = None
         self._space: Space | None = None

@@ -11,12 +11,14 @@ from t2i_pipelines.encoders.hub import fetch
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.onnx import FILES, OnnxEncoder, read_json
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
-from t2i_pipelines.types import Encoder, Image, Matrix, Space
+from t2i_pipelines.types import AUTO, Compute, Encoder, Image, Matrix, Space
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
-def open_path(path: str | Path, model_name: str, info: ModelInfo | None = None) -> Encoder:
+def open_path(
+    path: str | Path, model_name: str, info: ModelInfo | None = None, compute: Compute = AUTO
+) -> Encoder:
     """The encoder of a model on disk; weights are read when they are first used.
 
     :param path: an ONNX folder, a folder with open_clip's or transformers' files, or a checkpoint file.
@@ -28,7 +30,7 @@ def open_path(path: str | Path, model_name: str, info: ModelInfo | None = None) 
     if not path.exists():
         raise CheckpointError(f"no file or folder at {path}")
     if any((path / name).is_file() for name in FILES if "/" in name):
-        encoder = OnnxEncoder(str(path), model_name, info.scripts if info else ())
+        encoder = OnnxEncoder(str(path), model_name, info.scripts if info else (), compute)
         dim = read_json(path / "config.json").get("embed_dim")
         if info is not None and dim != info.dim:
             raise CheckpointError(f"{path} is not {info.name}: its embed_dim is {dim}, not {info.dim}")
@@ -42,14 +44,15 @@ def open_path(path: str | Path, model_name: str, info: ModelInfo | None = None) 
         )
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 
-    return TorchEncoder(str(path), model_name, info)
+    return TorchEncoder(str(path), model_name, info, compute)
 
 
 class HubEncoder:
     """A model of the table. Its files are looked for, and downloaded, when they are first needed."""
 
-    def __init__(self, info: ModelInfo) -> None:
+    def __init__(self, info: ModelInfo, compute: Compute = AUTO) -> None:
         self._info = info
+        self._compute = compute
         self._lock = threading.Lock()
         self._opened: Encoder | None = None
 
@@ -61,7 +64,7 @@ class HubEncoder:
         """
         with self._lock:
             if self._opened is None:
-                self._opened = open_path(fetch(self._info), self._info.name, self._info)
+                self._opened = open_path(fetch(self._info), self._info.name, self._info, self._compute)
             return self._opened
 
     @property

@@ -11,7 +11,7 @@ from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.types import Encoder, Image, Modality, OnError, Record
+from t2i_pipelines.types import Backend, Device, Encoder, Image, Modality, OnError, Precision, Record
 
 
 class Clip(ItemOperator):
@@ -25,13 +25,15 @@ class Clip(ItemOperator):
         model_name: str = DEFAULT_MODEL,
         modality: Modality = "image",
         checkpoint_path: str | None = None,
-        device: str = "auto",
+        device: Device = "auto",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         on_error: OnError = "record",
     ) -> None:
         if modality not in ("image", "text"):
             raise ConfigError(f"modality must be 'image' or 'text', got {modality!r}")
         self._modality = modality
-        self._model = (model_name, checkpoint_path, device)
+        self._model = (model_name, checkpoint_path, device, precision, backend)
         self.on_error = on_error
 
     @property

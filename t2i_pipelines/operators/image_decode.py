@@ -15,7 +15,7 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode, digest, read
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.types import Image, OnError, Record
+from t2i_pipelines.types import Backend, Device, Image, OnError, Precision, Record
 
 
 @cache
@@ -35,10 +35,12 @@ class ImageDecode(ItemOperator):
         self,
         model_name: str | None = None,
         checkpoint_path: str | None = None,
-        device: str = "auto",
+        device: Device = "auto",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         on_error: OnError = "record",
     ) -> None:
-        self._model = (model_name, checkpoint_path, device)
+        self._model = (model_name, checkpoint_path, device, precision, backend)
         self.on_error = on_error
 
     def many(self, items: Sequence[Any]) -> list[Any]:
@@ -76,5 +78,7 @@ class ImageDecode(ItemOperator):
         raise ImageDecodeError(f"a picture is a path, bytes or an array; got {type(item).__name__}")
 
     def _fit(self, image: Image) -> Image:
-        model_name, checkpoint_path, device = self._model
-        return load_encoder(model_name, checkpoint_path, device).fit(image) if model_name else image
+        model_name, checkpoint_path, device, precision, backend = self._model
+        if model_name is None:
+            return image
+        return load_encoder(model_name, checkpoint_path, device, precision, backend).fit(image)

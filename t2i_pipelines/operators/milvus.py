@@ -13,7 +13,7 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, StoreError, VectorError
 from t2i_pipelines.images.source import path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
-from t2i_pipelines.types import Batch, Hit, OnError, Record, Space
+from t2i_pipelines.types import Backend, Batch, Device, Hit, OnError, Precision, Record, Space
 
 
 class _InCollection(Operator):
@@ -26,7 +26,9 @@ class _InCollection(Operator):
         collection_name: str = "image_collection",
         model_name: str = DEFAULT_MODEL,
         checkpoint_path: str | None = None,
-        device: str = "auto",
+        device: Device = "auto",
+        precision: Precision = "auto",
+        backend: Backend = "auto",
         timeout: float = 30.0,
     ) -> None:
         self._place: dict[str, Any] = {
@@ -35,7 +37,7 @@ class _InCollection(Operator):
             "collection_name": collection_name,
             "timeout": timeout,
         }
-        self._model = (model_name, checkpoint_path, device)
+        self._model = (model_name, checkpoint_path, device, precision, backend)
 
     @property
     def collection(self) -> Collection:
