@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from t2i_pipelines import __version__, cli_models, console, demo
 from t2i_pipelines._towhee import pipe
 from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count
@@ -31,8 +33,14 @@ cli_models.add_to(app)
 Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
 Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
 Name = Annotated[str, typer.Option(help="Collection; insert and search must name the same.")]
-Model = Annotated[str, typer.Option(help="Model; insert and search must name the same.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Folder with the model's files.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Name (see `t2i models`) or path; insert and search must give the same. A name's weights are "
+        "downloaded once; those of t2i_mini are bundled."
+    ),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]
 Source = Annotated[
     str, typer.Argument(help="A folder, a quoted glob, a CSV with a `path` column, or a file.")
 ]
@@ -127,6 +135,7 @@ def run_demo(
 
 def _insert(source: str, **settings: Any) -> int:
     """Insert with a progress bar; gives the number of failures."""
+    _open_model(settings)
     with console.progress_bar(count(source)) as tally:
         steps = insert_steps(pipe.input("source"), **settings)
         try:
@@ -139,6 +148,12 @@ def _insert(source: str, **settings: Any) -> int:
     console.show_failures(tally)
     console.err.print(tally.summary())
     return tally.counts["failed"]
+
+
+def _open_model(settings: dict[str, Any]) -> None:
+    """Load the model, or end here: without one there is no use in walking through a large folder."""
+    wanted = signature(load_encoder).parameters.keys() & settings.keys()
+    load_encoder(**{name: settings[name] for name in wanted}).space  # noqa: B018 - loads
 
 
 def _write_page(path: Path, results: list[tuple[str, list[Hit]]], title: str, note: str) -> None:

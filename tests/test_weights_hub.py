@@ -94,11 +94,16 @@ def test_no_weights_names_what_was_tried_and_three_ways_out(hub):
     with pytest.raises(CheckpointError) as caught:
         HubEncoder(B32).space  # noqa: B018
     said = str(caught.value)
-    assert "no weights for 'clip_vit_base_patch32'. Tried: the cache " in said
+    assert "no weights for 'clip_vit_base_patch32', the default model. Tried: the cache " in said
     assert f"(no {B32.onnx} or {B32.torch})" in said
     assert f"{constants.ENDPOINT}/{B32.onnx} (" in said
     assert f"{constants.ENDPOINT}/{B32.torch} (" in said
-    for way_out in ("or a mirror named by HF_ENDPOINT", "checkpoint_path=", "model_name='t2i_mini'"):
+    assert said.count(f"{constants.ENDPOINT}/{B32.torch}") == 1, "each place is named once"
+    for way_out in (
+        f"Ways out: reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT; ",
+        "checkpoint_path=",
+        "model_name='t2i_mini'",
+    ):
         assert way_out in said
 
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.onnx import FILES
 from t2i_pipelines.errors import CheckpointError
@@ -59,7 +60,7 @@ def fetch(info: ModelInfo, *, torch_only: bool = False) -> Path:
         if isinstance(found := _snapshot(huggingface_hub, place, local_files_only=True), Path):
             return found
     tried = [f"the cache {constants.HF_HUB_CACHE} (no {_or(place.repo for place in places)})"]
-    way_out = f"reach {constants.ENDPOINT}, or a mirror named by HF_ENDPOINT, once"
+    way_out = f"reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT"
     if constants.HF_HUB_OFFLINE:
         tried.append("not the hub, because HF_HUB_OFFLINE is set")
         way_out = "unset HF_HUB_OFFLINE once"
@@ -71,9 +72,12 @@ def fetch(info: ModelInfo, *, torch_only: bool = False) -> Path:
             tried.append(f"{constants.ENDPOINT}/{place.repo} ({found})")
     if info.onnx is None and find_spec("torch") is None:
         tried.append("no ONNX form is published, and torch, for the other, is not installed")
+    default = ", the default model" if info.name == DEFAULT_MODEL else ""
     raise CheckpointError(
-        f"no weights for {info.name!r}. Tried: {'; '.join(tried)}. Ways out: {way_out}; or give "
-        "checkpoint_path= a file or folder that you have; or take model_name='t2i_mini', which is bundled"
+        f"no weights for {info.name!r}{default}. Tried: {'; '.join(dict.fromkeys(tried))}. "
+        f"Ways out: {way_out}; or give a file or folder that you have, by checkpoint_path= "
+        "(--checkpoint-path); or take the small model that is bundled, by model_name='t2i_mini' "
+        "(--model-name t2i_mini)"
     )
 
 
