@@ -1,6 +1,7 @@
 """Towhee pipelines for text-to-image search: type words, get the matching pictures."""
 
 from t2i_pipelines.collection import close
+from t2i_pipelines.encoders import ModelInfo, models, recommend
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.pipelines import (
@@ -15,11 +16,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Hit",
+    "ModelInfo",
     "T2IError",
     "build_insert_pipeline",
     "build_search_pipeline",
     "close",
     "harden",
     "insert_steps",
+    "models",
+    "recommend",
     "search_steps",
 ]

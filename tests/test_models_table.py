@@ -3,7 +3,8 @@
 import pytest
 from clips import open_clip
 
-from t2i_pipelines.encoders import known_models, load_encoder, models, recommend
+from t2i_pipelines import ModelInfo, models, recommend
+from t2i_pipelines.encoders import known_models, load_encoder
 from t2i_pipelines.encoders.models import LANGUAGE_FLOOR, find
 from t2i_pipelines.errors import CheckpointError, ConfigError, UnknownModelError
 
@@ -79,6 +80,11 @@ def test_languages_are_those_that_are_found_well(info):
     assert info.licence
     if info.recall:
         assert set(info.languages) == {code for code, found in info.recall.items() if found >= LANGUAGE_FLOOR}
+
+
+def test_the_table_is_of_public_frozen_rows():
+    assert {type(info) for info in models()} == {ModelInfo}
+    assert ModelInfo.__dataclass_params__.frozen
 
 
 def test_the_table_cannot_be_changed():

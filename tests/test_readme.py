@@ -31,6 +31,18 @@ def test_every_python_block_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
 
 
+def test_what_a_comment_says_is_printed_is_printed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    with_comment = [code for code in blocks("python") if re.search(r"^print\(.*\)  # ", code, re.MULTILINE)]
+    assert with_comment
+    for code in with_comment:
+        exec(compile(code, "README.md", "exec"), {})
+        printed = capsys.readouterr().out.splitlines()
+        for said in re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE):
+            assert said in printed
+
+
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake (\w+)", README))

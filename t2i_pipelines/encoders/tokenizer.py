@@ -96,7 +96,7 @@ class TextTokenizer:
             self._warned.add(script)
             warnings.warn(
                 f"{self._model_name} never learned {script} script, so its hits for {text[:40]!r} mean "
-                f"little; t2i_pipelines.encoders.recommend(languages=...) names models that did",
+                f"little; t2i_pipelines.recommend(languages=...) names models that did",
                 stacklevel=4,
             )
 
