@@ -1,6 +1,9 @@
 """The ways in which CLIPs are stored, recognised by what is there, never by a guess.
 
-* open_clip: ``open_clip_config.json`` beside ``open_clip_model.safetensors``
+* open_clip: ``open_clip_config.json`` beside ``open_clip_model.safetensors``. Where it does not say
+  ``quick_gelu``, the model's name tells it; without a name it is GELU, open_clip's default, and a warning
+  is logged. open_clip's own upload writes ``quick_gelu`` for OpenAI's weights (``push_to_hf_hub.py``), but
+  folders of other makers may leave it out.
 * transformers: ``config.json`` (CLIPModel) beside ``model.safetensors``
 * OpenAI: one ``.pt`` file. A TorchScript archive's own source tells the activation; for a plain state dict
   the model's name must tell it.
@@ -8,8 +11,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +29,8 @@ from t2i_pipelines.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
 
 OPENCLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 WEIGHTS = {
@@ -143,11 +150,33 @@ def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
         if found is None or (not path.is_dir() and path.name not in names and path.suffix == ".pt"):
             continue
         read = _of_openclip if config == OPENCLIP else _of_transformers
-        return read(found, folder, info)
+        return _compared(read(found, folder, info), info)
     if path.is_dir():
         wanted = ", or ".join(f"{config} with {names[0]}" for config, names in WEIGHTS.items())
         raise CheckpointError(f"{path} holds no model: there is no {wanted}, nor the files of an ONNX folder")
-    return _of_openai(path, info)
+    return _compared(_of_openai(path, info), info)
+
+
+def _compared(checkpoint: Checkpoint, info: ModelInfo | None) -> Checkpoint:
+    """The checkpoint, with a warning if it states another activation than the model that was named has."""
+    if info is not None and info.quick_gelu is not None and checkpoint.details is not None:
+        stated = checkpoint.details.quick_gelu
+        if stated != (info.quick_gelu, info.quick_gelu):
+            _warn_once(
+                f"{checkpoint.weights} is stored as a model with {_name(stated[0])} in its image tower and "
+                f"{_name(stated[1])} in its text tower; {info.name} has {_name(info.quick_gelu)}. What the "
+                f"files state is taken; make sure that these are the weights of {info.name}"
+            )
+    return checkpoint
+
+
+def _name(quick_gelu: bool) -> str:
+    return "QuickGELU" if quick_gelu else "GELU"
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def _of_openclip(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpoint:
@@ -160,11 +189,25 @@ def _of_openclip(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpo
         raise CheckpointError(f"{folder / OPENCLIP} is no open_clip config: it has no {err}") from err
     details = None
     if ours:
-        quick = bool(cfg.get("quick_gelu", info.quick_gelu if info else False))
+        quick = _quick_gelu(cfg, folder, info)
         head = vision.get("head_width", 64)
         width = vision["width"] * (32 if isinstance(vision["layers"], list) else 1)
         details = Details(quick_gelu=(quick, quick), heads=(width // head, text.get("heads")))
     return Checkpoint(weights, cfg, details, dict(stored.get("preprocess_cfg", {})))
+
+
+def _quick_gelu(cfg: Mapping[str, Any], folder: Path, info: ModelInfo | None) -> bool:
+    stated = cfg.get("quick_gelu")
+    if stated is None and info is not None:
+        stated = info.quick_gelu
+    if stated is None:
+        _warn_once(
+            f"{folder / OPENCLIP} does not say quick_gelu; GELU is taken, as open_clip does. OpenAI's "
+            'weights need QuickGELU: if these are, put "quick_gelu": true into its model_cfg, or name the '
+            "model, such as model_name='ViT-B/32', with this path as checkpoint_path. If GELU is right, "
+            '"quick_gelu": false there ends this warning'
+        )
+    return bool(stated)
 
 
 def _of_transformers(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpoint:
