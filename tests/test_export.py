@@ -1,6 +1,7 @@
 """Exported models compute what the torch module computes, and can be turned back into it."""
 
 import json
+import subprocess
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from t2i_pipelines.encoders import export
+from t2i_pipelines.encoders import onnx_folder
 from t2i_pipelines.encoders.export import export_clip, load_clip
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError
@@ -56,7 +57,7 @@ def tokenizer(tmp_path):
     return path
 
 
-def write(model, folder, tokenizer, vision="transformer"):
+def write(model, folder, tokenizer, vision="transformer", checkpoint=None):
     return export_clip(
         model,
         folder,
@@ -64,6 +65,7 @@ def write(model, folder, tokenizer, vision="transformer"):
         sizes=sizes_of(vision),
         tokenizer=tokenizer,
         preprocess=PREPROCESS,
+        checkpoint=checkpoint,
     )
 
 
@@ -116,10 +118,37 @@ def test_weights_take_half_the_room(tmp_path, tokenizer):
 
 
 def test_a_model_that_came_out_different_is_refused_and_not_written(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(export, "LEAST_COSINE", 1.5)
-    with pytest.raises(CheckpointError, match=r"exported visual tower differs .* cosine 0\.9|1\.0"):
+    monkeypatch.setattr(onnx_folder, "LEAST_COSINE", 1.5)
+    with pytest.raises(
+        CheckpointError,
+        match=r"exported visual tower differs from tiny: cosine (0\.9|1\.0)\d+, less than 1\.5; nothing",
+    ):
         write(a_model("transformer"), tmp_path / "model", tokenizer)
     assert not (tmp_path / "model").exists()
+
+
+def test_an_earlier_export_is_replaced_if_all_is_well_and_else_left_alone(tmp_path, tokenizer, monkeypatch):
+    folder = tmp_path / "model"
+    for vision in VISION:
+        write(a_model(vision), folder, tokenizer, vision)
+    assert load_clip(folder).visual.conv1.kernel_size == (8, 8)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(onnx_folder, "LEAST_COSINE", 1.5)
+    with pytest.raises(CheckpointError, match="nothing was written"):
+        write(a_model("resnet"), folder, tokenizer, "resnet")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "tokenizer.json"]
+
+
+def test_the_config_names_the_checkpoint_by_file_and_digest(tmp_path, tokenizer):
+    checkpoint = tmp_path / "checkpoint.pt"
+    torch.save(a_model("transformer").state_dict(), checkpoint)
+    write(a_model("transformer"), tmp_path / "model", tokenizer, checkpoint=checkpoint)
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    sha256 = subprocess.run(
+        ["sha256sum", checkpoint], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
+    assert config["exported_from"] == {"file": "checkpoint.pt", "sha256": sha256}
 
 
 def test_a_tokenizer_of_another_length_is_refused(tmp_path):

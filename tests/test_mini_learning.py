@@ -1,6 +1,7 @@
 """Training t2i_mini: its tokenizer, its way through the network, its batches, and a run in small."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_a_run_goes_on_where_it_stopped_and_exports(archive, tmp_path, monkeypat
     assert export_run(tmp_path, tmp_path / "model") > 0.9999
     encoder = OnnxEncoder(str(tmp_path / "model"), "t2i_mini")
     assert encoder.encode_texts(["a dog"]).shape == (1, 256)
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["exported_from"]["file"] == "checkpoint.pt"
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(tmp_path):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline
 from t2i_pipelines.cli import app
 from t2i_pipelines.encoders import load_encoder, onnx_folder
+from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.onnx_folder import export_model
 from t2i_pipelines.errors import CheckpointError
 
@@ -37,6 +38,21 @@ def test_the_folder_is_complete_for_immich_too(tmp_path):
     assert (config["embed_dim"], config["text_cfg"]["context_length"], config["quick_gelu"]) == (24, 77, True)
     assert json.loads((tmp_path / "out/textual/tokenizer_config.json").read_text()) == {"pad_token": "!"}
     assert json.loads((tmp_path / "out/visual/preprocess_cfg.json").read_text())["resize_mode"] == "shortest"
+
+
+def test_the_config_names_the_checkpoint_and_that_does_not_change_the_space(tmp_path):
+    openclip_clip(tmp_path / "m", True)
+    export_model(load_encoder(tmp_path / "m"), tmp_path / "out")
+    path = tmp_path / "out/config.json"
+    config = json.loads(path.read_text())
+    weights = tmp_path / "m/open_clip_model.safetensors"
+    sha256 = subprocess.run(
+        ["sha256sum", weights], check=True, capture_output=True, text=True
+    ).stdout.split()[0]
+    assert config.pop("exported_from") == {"file": "open_clip_model.safetensors", "sha256": sha256}
+    before = OnnxEncoder(str(tmp_path / "out"), "m").space
+    path.write_text(json.dumps(config))
+    assert OnnxEncoder(str(tmp_path / "out"), "m").space == before
 
 
 def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
-"""A loaded torch model written as an ONNX folder, which needs no torch to run."""
+"""A torch model written as an ONNX folder, which needs no torch to run: whole and checked, or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,50 @@ import torch
 from torch import nn
 
 from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.preprocess import Preprocess
+from t2i_pipelines.encoders.tokenizer import TextTokenizer
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 from t2i_pipelines.errors import CheckpointError
-from t2i_pipelines.types import Matrix
 
 LEAST_COSINE = 0.9999
 OPSET = 17
-SAMPLES = ("a photo of a dog", "two red apples on a table", "x", "A street in Berlin, at night; rain.", "")
+TEXTS = (
+    "a photo of a dog",
+    "two red apples on a table",
+    "una manzana roja",
+    "A street in Berlin, at night; rain.",
+    "x",
+    "",
+)
+NAMES_BEGIN_WITH = "model."
+"""What torch puts before the names that weights have in the state dict."""
+
+
+@dataclass(frozen=True)
+class Towers:
+    """A torch model on its way into a folder.
+
+    :ivar name: for messages.
+    :ivar module: the whole model, in evaluation mode and float32, on the CPU.
+    :ivar encode_image: (N, 3, S, S) float32 -> (N, D).
+    :ivar encode_text: (N, L) integers -> (N, D).
+    """
+
+    name: str
+    module: nn.Module
+    encode_image: Callable[[torch.Tensor], torch.Tensor]
+    encode_text: Callable[[torch.Tensor], torch.Tensor]
+    preprocess: Preprocess
+    tokenizer: TextTokenizer
+
+    def sample_pixels(self) -> torch.Tensor:
+        """Made pictures of several shapes, one of them of one colour: (N, 3, S, S) float32."""
+        return torch.from_numpy(self.preprocess.tensor(_pictures()))
+
+    def sample_ids(self) -> torch.Tensor:
+        """``TEXTS``, as the tokenizer reads them: (N, L) int64."""
+        with _quiet():
+            return torch.from_numpy(self.tokenizer(TEXTS))
 
 
 class _Tower(nn.Module):
@@ -45,84 +85,128 @@ def export_model(encoder: TorchEncoder, folder: str | Path) -> float:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} is not empty; name a new folder to export to")
+    model, checkpoint = encoder.model, encoder.model.checkpoint
+    towers = Towers(
+        name=str(checkpoint.weights),
+        module=model.module,
+        encode_image=model.encode_image,
+        encode_text=model.encode_text,
+        preprocess=checkpoint.preprocess,
+        tokenizer=encoder.tokenizer,
+    )
+    with filled_if_all_is_well(folder) as place:
+        trace(towers, place)
+        write_settings(towers, place, checkpoint.config, checkpoint.weights)
+        return lowest_cosine(towers, place)
+
+
+@contextmanager
+def filled_if_all_is_well(folder: Path) -> Iterator[Path]:
+    """A place to write to, which becomes ``folder``, or is copied into it, unless the block raises."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as half_done:
-        written = Path(half_done) / "model"
-        _write(encoder, written)
-        lowest = parity(encoder, OnnxEncoder(str(written), "exported"))
-        if not lowest >= LEAST_COSINE:
-            raise CheckpointError(
-                f"the exported model differs from {encoder.model.checkpoint.weights}: cosine {lowest:.6f}, "
-                f"less than {LEAST_COSINE}; nothing was written to {folder}"
-            )
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        place = Path(name) / "model"
+        for tower in ("visual", "textual"):
+            (place / tower).mkdir(parents=True)
+        yield place
         if folder.exists():
-            folder.rmdir()
-        shutil.move(written, folder)
+            shutil.copytree(place, folder, dirs_exist_ok=True)
+        else:
+            place.replace(folder)
+
+
+def trace(towers: Towers, place: Path, *, keep_names: bool = False) -> None:
+    """Write ``visual/model.onnx`` and ``textual/model.onnx``, for any number of items.
+
+    :param keep_names: store all weights unchanged, as ``NAMES_BEGIN_WITH`` and the state dict's name. ONNX
+        Runtime then folds constants when it loads the model, not this exporter.
+    """
+    options: dict[str, Any] = {}
+    if keep_names:
+        options = {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}
+    for name, input_name, encode, sample in (
+        ("visual", "image", towers.encode_image, towers.sample_pixels()),
+        ("textual", "text", towers.encode_text, towers.sample_ids().int()),
+    ):
+        with _without_fused_attention(), _quiet(), torch.no_grad():
+            torch.onnx.export(
+                _Tower(towers.module, encode).eval(),
+                (sample,),
+                str(place / name / "model.onnx"),
+                dynamo=False,  # the older exporter: it keeps names, and needs no onnxscript
+                opset_version=OPSET,
+                input_names=[input_name],
+                output_names=["embedding"],
+                dynamic_axes={input_name: {0: "batch"}, "embedding": {0: "batch"}},
+                **options,
+            )
+
+
+def write_settings(towers: Towers, place: Path, config: Mapping[str, Any], weights: Path | None) -> None:
+    """Write all that is not a tower.
+
+    :param config: for ``config.json``.
+    :param weights: the checkpoint; ``config.json`` records its name and SHA-256 as ``exported_from``.
+    """
+    tokenizer = towers.tokenizer.tokenizer
+    origin = {} if weights is None else {"exported_from": {"file": weights.name, "sha256": _sha256(weights)}}
+    for path, content in {
+        "config.json": {**config, **origin},
+        "visual/preprocess_cfg.json": {**asdict(towers.preprocess), "mode": "RGB", "fill_color": 0},
+        "textual/tokenizer_config.json": {"pad_token": (tokenizer.padding or {}).get("pad_token")},
+    }.items():
+        (place / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(str(place / "textual/tokenizer.json"))
+
+
+def lowest_cosine(towers: Towers, place: Path) -> float:
+    """Read a written folder back, and compare its vectors of made pictures and of ``TEXTS`` with torch's.
+
+    :raises CheckpointError: If a cosine is below 0.9999.
+    """
+    written = OnnxEncoder(str(place), towers.name)
+    with _quiet(), torch.no_grad():
+        pairs = {
+            "visual": (written.encode_images(_pictures()), towers.encode_image(towers.sample_pixels())),
+            "textual": (written.encode_texts(TEXTS), towers.encode_text(towers.sample_ids())),
+        }
+    lowest = 1.0
+    for name, (found, wanted) in pairs.items():
+        cosine = float(torch.cosine_similarity(torch.from_numpy(found), wanted.float()).min())
+        if not cosine >= LEAST_COSINE:
+            raise CheckpointError(
+                f"the exported {name} tower differs from {towers.name}: cosine {cosine:.6f}, less than "
+                f"{LEAST_COSINE}; nothing was written"
+            )
+        lowest = min(lowest, cosine)
     return lowest
 
 
-def parity(one: Any, other: Any) -> float:
-    """The lowest cosine between two encoders' vectors of made pictures and of ``SAMPLES``."""
+def _pictures() -> list[np.ndarray]:
     random = np.random.default_rng(0)
-    pictures = [random.integers(0, 256, (80 + 31 * n, 120, 3), np.uint8) for n in range(4)]
-    pictures.append(np.full((64, 64, 3), 200, np.uint8))
-    pairs = (
-        (one.encode_images(pictures), other.encode_images(pictures)),
-        (one.encode_texts(SAMPLES), other.encode_texts(SAMPLES)),
-    )
-    return min(float(_cosines(*pair).min()) for pair in pairs)
+    noise = [random.integers(0, 256, (80 + 31 * n, 120, 3), np.uint8) for n in range(4)]
+    return [*noise, np.full((64, 64, 3), 200, np.uint8)]
 
 
-def _cosines(a: Matrix, b: Matrix) -> Matrix:
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(1) / np.maximum(lengths, 1e-12), np.float32)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(encoder: TorchEncoder, folder: Path) -> None:
-    model = encoder.model
-    checkpoint = model.checkpoint
-    size = checkpoint.preprocess.size
-    for name in ("visual", "textual"):
-        (folder / name).mkdir(parents=True)
-    ids = torch.from_numpy(encoder.tokenizer(SAMPLES[:2])).int()
-    pictures = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    _to_onnx(_Tower(model.module, model.encode_image), pictures, "image", folder / "visual/model.onnx")
-    _to_onnx(_Tower(model.module, model.encode_text), ids, "text", folder / "textual/model.onnx")
-    preprocess = {
-        "size": size,
-        "mode": "RGB",
-        "mean": checkpoint.preprocess.mean,
-        "std": checkpoint.preprocess.std,
-        "interpolation": checkpoint.preprocess.interpolation,
-        "resize_mode": checkpoint.preprocess.resize_mode,
-        "fill_color": 0,
-    }
-    tokenizer = encoder.tokenizer.tokenizer
-    padding = tokenizer.padding or {}
-    for path, content in {
-        "config.json": checkpoint.config,
-        "visual/preprocess_cfg.json": preprocess,
-        "textual/tokenizer_config.json": {"pad_token": padding.get("pad_token")},
-    }.items():
-        (folder / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save(str(folder / "textual/tokenizer.json"))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings: of the exporter's age, and of samples that are too long for a small model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _to_onnx(tower: nn.Module, sample: torch.Tensor, name: str, path: Path) -> None:
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operator, which ONNX does not have
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Let attention be several operators: ONNX does not have the one that torch would take."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # that this exporter is the older one: it needs no onnxscript
-            torch.onnx.export(
-                tower.eval(),
-                (sample,),
-                str(path),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[name],
-                output_names=["embedding"],
-                dynamic_axes={name: {0: "batch"}, "embedding": {0: "batch"}},
-            )
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -46,6 +46,7 @@ def export_run(run: Path, out: Path) -> float:
         sizes=SIZES,
         tokenizer=run / "tokenizer.json",
         preprocess=PREPROCESS,
+        checkpoint=path,
     )
 
 
