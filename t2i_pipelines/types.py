@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ Matrix: TypeAlias = NDArray[np.float32]
 """N embeddings: (N, D) float32."""
 
 Modality: TypeAlias = Literal["image", "text"]
-Status: TypeAlias = Literal["inserted", "unchanged", "failed"]
+Status: TypeAlias = Literal["inserted", "updated", "reused", "unchanged", "deleted", "failed"]
+Stage: TypeAlias = Literal["read", "decode", "encode", "insert"]
 OnError: TypeAlias = Literal["record", "raise"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
@@ -48,7 +49,7 @@ class Compute:
 AUTO = Compute()
 """The best that is installed."""
 
-EXACT = Compute(precision="fp32")
+EXACT = Compute(device="cpu", precision="fp32")
 """As the reference computes."""
 
 
@@ -116,9 +117,13 @@ class Record:
     :ivar mtime: ns since 1970.
     :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the picture
         is the one that is stored; the content's part is there once the file has been read.
-    :ivar stored_digest: of the row that the collection already has under this id, or empty.
+    :ivar stored_digest: of the row that the collection already has under this id; None without one.
     :ivar image: there from decoding to encoding only.
-    :ivar vector: (D,) float32, from encoding to inserting only.
+    :ivar vector: (D,) float32, from encoding on.
+    :ivar twins: finds pictures with the same content, where the run keeps account of them.
+    :ivar twin: a picture with the same content, stored or under way, whose vector is taken over. The
+        record itself where its own stored row is meant.
+    :ivar stage: where the record is, or where it failed.
     :ivar reason: why the record failed; names file and cause.
     """
 
@@ -128,16 +133,95 @@ class Record:
     size: int = -1
     mtime: int = -1
     digest: str = ""
-    stored_digest: str = ""
+    stored_digest: str | None = None
     image: Image | None = None
     vector: Vector | None = None
+    twins: Twins | None = None
+    twin: Record | None = None
+    stage: Stage = "read"
     status: Status | None = None
     reason: str = ""
+
+    def has_twin(self, content: str) -> bool:
+        """Take the digest of the file's bytes; tell whether their vector is there without decoding them."""
+        self.digest = content + self.digest
+        if self.stored_digest is not None and content_of(self.stored_digest) == content:
+            self.twin = self
+        elif self.twins is not None:
+            self.twin = self.twins.claim(content, self)
+        return self.twin is not None
+
+    def finish(self) -> None:
+        """End as what storing it meant."""
+        if self.stored_digest is not None:
+            self.status = "unchanged" if self.stored_digest == self.digest else "updated"
+        else:
+            self.status = "reused" if self.twin is not None else "inserted"
+        self.twin = None
 
     def fail(self, err: Exception | str) -> None:
         """End as ``failed``, and let go of the pixels."""
         self.status, self.reason = "failed", str(err)
-        self.image = self.vector = None
+        self.image = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The record's row in the result; it must have ended."""
+        assert self.status is not None
+        reason = Reason(self.reason, self.stage, self.metadata) if self.status == "failed" else self.reason
+        return Outcome(self.path, self.id, self.status, reason)
+
+
+def content_of(digest: str) -> str:
+    """The content's part of ``content:metadata``; empty where the content is not known."""
+    return digest.partition(":")[0]
+
+
+class Twins(Protocol):
+    """Finds pictures with the same content, so that each is decoded and embedded once. Thread-safe."""
+
+    def claim(self, content: str, record: Record) -> Record | None:
+        """A picture with this content, stored or under way; None if ``record`` is the first."""
+        ...
+
+    def settle(self, record: Record) -> None:
+        """Take note that ``record`` has ended."""
+        ...
+
+
+class Reason(str):
+    """Why an input failed: a text that also knows what it takes to try again.
+
+    :ivar stage: where it failed.
+    :ivar metadata: further columns of the input.
+    """
+
+    __slots__ = ("metadata", "stage")
+
+    stage: Stage
+    metadata: Mapping[str, Any]
+
+    def __new__(cls, text: str, stage: Stage, metadata: Mapping[str, Any] | None = None) -> Self:
+        """Build from the text and what belongs to it."""
+        reason = super().__new__(cls, text)
+        reason.stage, reason.metadata = stage, metadata or {}
+        return reason
+
+    def __getnewargs__(self) -> tuple[str, Stage, Mapping[str, Any]]:  # type: ignore[override]
+        """Let reasons be pickled and copied."""
+        return str(self), self.stage, self.metadata
+
+
+class Outcome(NamedTuple):
+    """What became of one input, or of a row that was deleted.
+
+    :ivar reason: empty unless the status is ``failed``; then a :class:`Reason`.
+    """
+
+    path: str
+    id: str
+    status: Status
+    reason: str
 
 
 class Batch(list[Record]):
@@ -150,7 +234,12 @@ class Batch(list[Record]):
 
     @property
     def pending(self) -> list[Record]:
-        """The records that still need work, in order."""
+        """The records that still need their vector, in order."""
+        return [record for record in self if record.status is None and record.twin is None]
+
+    @property
+    def unfinished(self) -> list[Record]:
+        """The records that have not ended yet, in order."""
         return [record for record in self if record.status is None]
 
 

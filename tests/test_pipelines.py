@@ -86,26 +86,48 @@ def test_a_run_that_inserted_flushes_once_and_another_not_at_all(pictures, setti
     assert flushed == [7]
 
 
-def test_a_touched_file_is_unchanged_and_a_changed_one_is_inserted_again(pictures, settings, outcomes):
+def test_a_touched_file_is_unchanged_and_a_changed_one_is_updated(pictures, settings, outcomes):
     insert = build_insert_pipeline(**settings)
     insert(pictures)
     os.utime(pictures / "red.png", ns=(1, 1))
     paint(pictures / "blue.png", "green")
     found = outcomes(insert(pictures))
-    assert found.pop("blue.png") == "inserted"
+    assert found.pop("blue.png") == "updated"
     assert set(found.values()) == {"unchanged"}
     assert stored(settings) == 7
     _, hits = build_search_pipeline(**settings, limit=2)("green").get()
     assert {Path(hit.path).stem for hit in hits} == {"green", "blue"}
 
 
-def test_new_metadata_of_an_old_picture_is_stored(pictures, settings, outcomes):
+def test_a_touched_file_is_opened_once_and_then_known_by_its_new_time(pictures, settings, outcomes):
+    insert = build_insert_pipeline(**settings)
+    insert(pictures)
+    os.utime(pictures / "red.png", ns=(1, 1))
+    seen = load_encoder("colour").images
+    insert(pictures)
+    (pictures / "red.png").write_bytes(b"\0" * (pictures / "red.png").stat().st_size)
+    os.utime(pictures / "red.png", ns=(1, 1))
+    assert set(outcomes(insert(pictures)).values()) == {"unchanged"}, "not opened a second time"
+    assert load_encoder("colour").images == seen
+
+
+def test_new_metadata_of_an_old_picture_is_stored_without_embedding_it_again(pictures, settings, outcomes):
     insert = build_insert_pipeline(**settings)
     insert([{"path": pictures / "red.png", "year": 2015}])
+    seen = load_encoder("colour").images
     assert outcomes(insert([{"path": pictures / "red.png", "year": 2015}])) == {"red.png": "unchanged"}
-    assert outcomes(insert([{"path": pictures / "red.png", "year": 2016}])) == {"red.png": "inserted"}
+    assert outcomes(insert([{"path": pictures / "red.png", "year": 2016}])) == {"red.png": "updated"}
+    assert load_encoder("colour").images == seen
     _, hits = build_search_pipeline(**settings, output_fields=["year"], filter="year > 2015")("red").get()
-    assert [hit.fields for hit in hits] == [{"year": 2016}]
+    assert [(hit.fields, hit.score) for hit in hits] == [({"year": 2016}, pytest.approx(1))]
+
+
+def test_a_run_whose_last_batch_stores_nothing_is_flushed_too(pictures, settings, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(Collection, "flush", lambda self: flushed.append(self.count()))
+    (pictures / "zzz.png").write_bytes(b"no picture")
+    build_insert_pipeline(**settings, batch_size=1)(pictures)
+    assert flushed == [7]
 
 
 def test_a_bad_picture_neither_stops_the_run_nor_shifts_a_row(pictures, settings):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from t2i_pipelines.collection import hits, schema
+from t2i_pipelines.collection import hits, scan, schema
 from t2i_pipelines.collection.catalog import Catalog, Entry
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.failures import NotLoadedError, RefusedError, TooLargeError
@@ -89,12 +89,27 @@ class Collection:
 
     def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
         """Size, mtime and digest of those ids that are stored."""
-        found: dict[str, Ledger] = {}
+        rows = self.rows(ids, Ledger._fields)
+        return {key: Ledger(*(row[field] for field in Ledger._fields)) for key, row in rows.items()}
+
+    def rows(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """These fields of those ids that are stored."""
+        found: dict[str, dict[str, Any]] = {}
         for some in chunks(ids):
-            fields = ["id", *Ledger._fields]
-            rows = self._read("query", filter=is_one_of(some), output_fields=fields) or []
-            found |= {row["id"]: Ledger(*(row[field] for field in Ledger._fields)) for row in rows}
+            rows = self._read("query", filter=is_one_of(some), output_fields=["id", *fields]) or []
+            found |= {row["id"]: row for row in rows}
         return found
+
+    def scan(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+        """Read every row, a page at a time, in the order of the ids.
+
+        A page of a server has at most 16,384 rows. Milvus Lite looks at every row for every page, so its
+        pages have up to 250,000. What others write meanwhile may or may not be seen.
+
+        :param fields: of each row, beside ``id``.
+        """
+        if self._entry() is not None:
+            yield from scan.pages(self._page, fields, self._connection.is_lite(self._timeout))
 
     def search(
         self,
@@ -141,6 +156,12 @@ class Collection:
         """Write everything out and index it. Slow: call it once, when a run ends."""
         self._write("flush", slow=True)
 
+    def finish(self) -> None:
+        """Flush if this process stored rows since it last did so here."""
+        if self.name in self._connection.unflushed:
+            self.flush()
+            self._connection.unflushed.discard(self.name)
+
     def drop(self) -> None:
         """Delete the collection with all its rows, if there is one and this library made it."""
         if self._catalog.find(self._timeout) is not None:
@@ -165,17 +186,21 @@ class Collection:
             schema.check_same(entry.space, self._wanted, self._where)
         return entry
 
-    def _read(self, method: str, **arguments: Any) -> Any:
+    def _read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
         """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
         if self._entry() is None:
             return None
         try:
+            level = self._consistency()
             return self._loaded(
-                lambda: self._call(method, consistency_level=self._consistency(), **arguments)
+                lambda: self._call(method, seconds=seconds, consistency_level=level, **arguments)
             )
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None
+
+    def _page(self, **arguments: Any) -> list[dict[str, Any]]:
+        return self._read("query", seconds=max(SLOW, self._timeout), **arguments) or []
 
     def _write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
         if self._entry() is None:
@@ -187,6 +212,8 @@ class Collection:
             self._connection.deletions[self.name] = time.monotonic()
         elif method == "upsert":
             self._connection.deletions.pop(self.name, None)
+        if method in ("insert", "upsert"):
+            self._connection.unflushed.add(self.name)
 
     def _consistency(self) -> str:
         """``Session``: reads see this process's writes. A server tells no time for a deletion, though."""

@@ -14,8 +14,8 @@ from t2i_pipelines.collection.uri import Address
 from t2i_pipelines.errors import T2IError
 
 SLOW = 900.0
-"""Seconds that loading, flushing and local writes may take. They may build an index over all rows; and
-a local write that is given up goes on in the background, next to the one that is made instead."""
+"""Seconds that loading, flushing, scans and local writes may take. They may build an index over all rows;
+and a local write that is given up goes on in the background, next to the one that is made instead."""
 
 CHANNEL = {"grpc.use_local_subchannel_pool": 1, "grpc.max_reconnect_backoff_ms": 1000}
 """gRPC's channels to one address share how long to wait after a failure, up to two minutes. With its own
@@ -31,6 +31,7 @@ class Connection:
         self._lock = Lock()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
+        self.unflushed: set[str] = set()  # collections that were written to since the last flush
         self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
         self._token = token
         self._client: Any = None

@@ -53,6 +53,8 @@ class Clip(ItemOperator):
 
     def fill(self, records: list[Record]) -> None:
         """Embed the pictures of a batch in one forward pass, and let go of the pixels."""
+        for record in records:
+            record.stage = "encode"
         vectors = self.many([record.image for record in records]) if records else []
         for record, vector in zip(records, vectors, strict=True):
             record.vector, record.image = vector, None

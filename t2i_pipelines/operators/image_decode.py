@@ -51,7 +51,7 @@ class ImageDecode(ItemOperator):
         return [TowheeImage(image, "RGB") for image in _workers().map(self._decode, items)]
 
     def fill(self, records: list[Record]) -> None:
-        """Read and decode; a file whose bytes are those that are stored ends as ``unchanged``."""
+        """Read and decode; a file whose bytes are embedded already takes that vector over undecoded."""
         for record, err in zip(records, _workers().map(self._fill_one, records), strict=True):
             if err is not None:
                 self.reject(record, err)
@@ -59,10 +59,8 @@ class ImageDecode(ItemOperator):
     def _fill_one(self, record: Record) -> ImageDecodeError | None:
         try:
             content = read(record.path)
-            record.digest = digest(content) + record.digest
-            if record.digest == record.stored_digest:
-                record.status = "unchanged"
-            else:
+            record.stage = "decode"
+            if not record.has_twin(digest(content)):
                 record.image = self._fit(decode(content, record.path))
         except ImageDecodeError as err:
             return err

@@ -10,10 +10,10 @@ import numpy as np
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.errors import ConfigError, StoreError, VectorError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
 from t2i_pipelines.images.source import path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
-from t2i_pipelines.types import Backend, Batch, Device, Hit, OnError, Precision, Record, Space
+from t2i_pipelines.types import Backend, Batch, Device, Hit, OnError, Precision, Record, Space, content_of
 
 
 class _InCollection(Operator):
@@ -52,7 +52,7 @@ class SkipUnchanged(_InCollection):
     """``ops.t2i.skip_unchanged``: pass by the files that the collection already holds.
 
     A file counts as unchanged when size, time of change and metadata are those that are stored. Where
-    only the time differs, decoding compares the content.
+    these differ and the content does not, the stored vector is kept and the rest of the row renewed.
     """
 
     def __call__(self, batch: Batch) -> Batch:
@@ -83,9 +83,12 @@ class MilvusInsert(_InCollection, ItemOperator):
     def __call__(self, data: Any, vector: Any = None) -> Any:
         """Insert; gives the batch back, or the id of each row."""
         if isinstance(data, Batch):
-            super().__call__(data)
-            if data.last and any(record.status == "inserted" for record in data):
-                self.collection.flush()
+            self.fill(data.unfinished)
+            for record in data:
+                if record.twins is not None:
+                    record.twins.settle(record)
+            if data.last:
+                self.collection.finish()
             return data
         if vector is None:
             return super().__call__(data)
@@ -110,14 +113,36 @@ class MilvusInsert(_InCollection, ItemOperator):
             return
         self.collection.prepare(self.space)
         unique = self._unique(records)
-        try:
-            self.collection.upsert([_row_of(record) for record in unique])
-        except (VectorError, ConfigError):
-            self._insert_singly(unique)
         for record in unique:
-            record.vector = None
+            record.stage = "insert"
+        self._take_over([record for record in unique if record.twin is not None])
+        sound = [record for record in unique if record.status is None]
+        try:
+            self.collection.upsert([_row_of(record) for record in sound])
+        except (VectorError, ConfigError):
+            self._insert_singly(sound)
+        for record in sound:
             if record.status is None:
-                record.status = "inserted"
+                record.finish()
+
+    def _take_over(self, records: list[Record]) -> None:
+        """Give each record the vector of its twin."""
+        twins = [record.twin for record in records if record.twin is not None]
+        wanted = [twin.id for twin in twins if twin.vector is None and twin.status != "failed"]
+        stored = self.collection.rows(wanted, ["digest", "vector"]) if wanted else {}
+        for record, twin in zip(records, twins, strict=True):
+            row = stored.get(twin.id)
+            if twin.vector is not None:
+                record.vector = twin.vector
+            elif twin.status == "failed":
+                same = f"cannot read image {record.path}: its bytes are those of {twin.path}, which failed"
+                self.reject(record, ImageDecodeError(f"{same}: {twin.reason}"))
+                record.stage = twin.stage
+            elif row is not None and content_of(row["digest"]) == content_of(record.digest):
+                record.vector = np.asarray(row["vector"], np.float32)
+            else:
+                gone = f"cannot insert {record.path}: the row {twin.id!r} with the same bytes is gone"
+                self.reject(record, StoreError(f"{gone}, somebody else changed it; run it again"))
 
     def _unique(self, records: list[Record]) -> list[Record]:
         """End records whose id came up earlier in the batch; one primary key holds one picture."""
@@ -127,7 +152,7 @@ class MilvusInsert(_InCollection, ItemOperator):
             if earlier is record:
                 continue
             if (earlier.path, earlier.digest) == (record.path, record.digest):
-                record.status, record.vector = "unchanged", None
+                record.status = "unchanged"
             else:
                 taken = f"id {record.id!r} of {record.path} is already that of {earlier.path}"
                 self.reject(record, StoreError(f"{taken}; ids must be unique"))

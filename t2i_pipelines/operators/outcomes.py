@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from t2i_pipelines.operators.base import Operator
-from t2i_pipelines.types import Batch
+from t2i_pipelines.types import Batch, Outcome
 
 
 class Outcomes(Operator):
@@ -13,8 +13,8 @@ class Outcomes(Operator):
 
     in_flight: ClassVar[int | None] = None
 
-    def __call__(self, batch: Batch) -> list[tuple[str, str, str, str]]:
+    def __call__(self, batch: Batch) -> list[Outcome]:
         """One row a record, in order; ``status`` is never missing."""
-        for record in batch.pending:
+        for record in batch.unfinished:
             record.fail(f"{record.path}: no step of the pipeline finished it")
-        return [(record.path, record.id, str(record.status), record.reason) for record in batch]
+        return [record.outcome for record in batch]
