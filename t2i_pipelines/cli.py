@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import __version__, cli_models, console, demo
+from t2i_pipelines import __version__, cli_bench, cli_models, console, demo
 from t2i_pipelines._towhee import pipe
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli_models.add_to(app)
+cli_bench.add_to(app)
 
 Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
 Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]

@@ -18,10 +18,12 @@ LAYERS = [
     {"encoders", "images", "collection"},
     {"operators"},
     {"pipelines", "page"},
+    {"report"},
+    {"syncing"},
     {"__init__"},
-    {"testing", "mini", "evaluate", "finetune", "distributed", "demo"},
+    {"testing", "mini", "evaluate", "finetune", "distributed", "demo", "bench"},
     {"serve", "console"},
-    {"cli_models"},
+    {"cli_models", "cli_bench"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,123 @@
+"""``t2i bench``."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2i_pipelines import console
+from t2i_pipelines.bench.figures import Row, ratio
+from t2i_pipelines.bench.machine import Machine, machine
+from t2i_pipelines.bench.plan import Mode, Plan
+from t2i_pipelines.bench.runner import Result, choose, run
+from t2i_pipelines.bench.targets import Verdict
+
+TITLES: dict[Mode, str] = {
+    "insert": "End to end: files on disk to rows in Milvus Lite",
+    "encode": "Encoding alone: pictures of the model's size to vectors",
+}
+COLUMNS = ("", "images/s", "±", "ratio", "cosine", "least", "MB", "text ms")
+NOTE = (
+    "images/s: median of the rounds; ±: half the distance from slowest to fastest round, in percent.\n"
+    "ratio: to the Milvus tutorial's loop end to end. cosine: to float32 torch, mean and least.\n"
+    "MB: most RAM while embedding, over the process before it. text ms: one query, median."
+)
+
+
+def bench(
+    images: Annotated[int, typer.Option(min=1, help="Pictures that each contender takes.")] = 256,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds; each measures every contender once.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Part of a contender's name, for example 'tutorial'; repeatable.")
+    ] = None,
+    workdir: Annotated[
+        Path | None, typer.Option(help="Keep pictures and models here, for the next time.")
+    ] = None,
+) -> None:
+    """Measure encoding, this library's and others', on one CLIP of ViT-B/32's shape."""
+    plan = Plan(choose(tuple(only or ())), images, repeat)
+    show_machine(machine())
+    made = tempfile.TemporaryDirectory() if workdir is None else nullcontext(str(workdir))
+    with made as folder, console.err.status("") as status:
+        result = run(plan, Path(folder), lambda doing: status.update(escape(doing)))
+    show_result(plan, result)
+
+
+def show_machine(found: Machine) -> None:
+    """Print processor, cores, system and versions."""
+    flags = f" ({', '.join(found.flags)})" if found.flags else ""
+    packages = ", ".join(f"{name} {version}" for name, version in found.packages.items())
+    for line in (
+        f"{found.processor}{flags}, {found.cores} cores",
+        f"{found.system}, Python {found.python}",
+        packages,
+    ):
+        console.out.print(escape(line), highlight=False)
+
+
+def show_result(plan: Plan, result: Result) -> None:
+    """Print a table for each way of measuring, what was not measured and why, and the targets."""
+    rounds = f"{plan.rounds} round{'s' if plan.rounds > 1 else ''}"
+    console.out.print(
+        f"{plan.shape.name}, random weights, {plan.images} pictures, {rounds}\n", highlight=False
+    )
+    for mode, title in TITLES.items():
+        if rows := [row for row in result.rows if row.mode == mode and row.is_measured]:
+            console.out.print(_table(title, rows, result.base))
+    console.out.print(NOTE, highlight=False, soft_wrap=True)
+    for row in result.rows:
+        if row.reason:
+            console.out.print(
+                f"[yellow]not measured[/] {escape(f'{row.contender.name}, {row.mode}: {row.reason}')}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        elif row.running and row.mode == row.contender.modes[0]:
+            console.out.print(
+                escape(f"{row.contender.name} ran on {row.running}"), soft_wrap=True, highlight=False
+            )
+    if any(row.contender.ours for row in result.rows):
+        console.out.print("\nTargets, as ratios to the Milvus tutorial's loop", highlight=False)
+        for verdict in result.verdicts:
+            console.out.print(line_of(verdict), soft_wrap=True, highlight=False)
+
+
+def _table(title: str, rows: Sequence[Row], base: Row | None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in sorted(rows, key=lambda row: row.speed):
+        times = ratio(row, base)
+        table.add_row(
+            escape(row.contender.name),
+            f"{row.speed:.1f}",
+            f"{50 * row.spread:.0f} %",
+            "" if times is None else f"{times:.2f}",
+            f"{row.cosine:.5f}",
+            f"{row.least_cosine:.5f}",
+            f"{row.memory / 1e6:,.0f}",
+            f"{row.text_ms:.1f}",
+        )
+    return table
+
+
+def line_of(verdict: Verdict) -> str:
+    """One target in words: wanted, found, and by how much it is met or missed."""
+    name = f"{verdict.name} ({verdict.by})" if verdict.by else verdict.name
+    wanted = f"{name}: wanted {verdict.wanted:.2f}"
+    if verdict.value is None or verdict.margin is None:
+        return f"{escape(wanted)}, [yellow]not measured[/]"
+    said = "[green]met[/]" if verdict.is_met else "[red]missed[/]"
+    return f"{escape(wanted)}, found {verdict.value:.2f}: {said} by {100 * abs(verdict.margin):.1f} %"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="bench")(bench)
