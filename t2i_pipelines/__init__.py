@@ -10,12 +10,15 @@ from t2i_pipelines.pipelines import (
     insert_steps,
     search_steps,
 )
+from t2i_pipelines.report import InsertReport, retry
+from t2i_pipelines.syncing import sync
 from t2i_pipelines.types import Hit
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Hit",
+    "InsertReport",
     "ModelInfo",
     "T2IError",
     "build_insert_pipeline",
@@ -25,5 +28,7 @@ __all__ = [
     "insert_steps",
     "models",
     "recommend",
+    "retry",
     "search_steps",
+    "sync",
 ]

@@ -11,6 +11,7 @@
     ├── ImageDecodeError (ValueError)       one picture cannot be read; names file and cause
     ├── EncodeError (RuntimeError)          a model cannot embed what it was given
     ├── CheckpointError (ValueError)        weights are missing, truncated or of another model
+    ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
     └── StoreError (RuntimeError)           Milvus
         ├── StoreUnavailableError           the server does not answer; names the uri
@@ -61,6 +62,10 @@ class EncodeError(T2IError, RuntimeError):
 
 class CheckpointError(T2IError, ValueError):
     """Model weights are missing, truncated, or of another model."""
+
+
+class DeletionRefusedError(T2IError, RuntimeError):
+    """``sync`` would delete so many rows that the source is more likely out of reach."""
 
 
 class MissingExtraError(T2IError, ImportError):

@@ -27,7 +27,7 @@ OUTCOME_COLUMNS = ("path", "id", "status", "reason")
 _Build = TypeVar("_Build", bound=Callable[..., Any])
 
 
-def _shows_settings(build: _Build) -> _Build:
+def shows_settings(build: _Build) -> _Build:
     """Let ``help()`` and editors show each setting and its default, in place of ``**settings``."""
     declared = signature(build)
     own = [one for one in declared.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
@@ -39,7 +39,7 @@ def _shows_settings(build: _Build) -> _Build:
     return build
 
 
-@_shows_settings
+@shows_settings
 def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     """Build the pipeline that inserts pictures: ``insert(source)``.
 
@@ -53,7 +53,7 @@ def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     return harden(insert_steps(pipe.input("source"), **settings).output(*OUTCOME_COLUMNS))
 
 
-@_shows_settings
+@shows_settings
 def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     """Build the pipeline that finds pictures by words: ``search("a white dog").get()``.
 
@@ -66,7 +66,7 @@ def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     return harden(search_steps(pipe.input("query"), **settings).output("query", "hits"))
 
 
-@_shows_settings
+@shows_settings
 def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[SettingsArgs]) -> Pipeline:
     """Append the steps of inserting to a pipeline of your own.
 
@@ -75,7 +75,7 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     :return: the pipeline, with columns ``path``, ``id``, ``status`` and ``reason``, one row an input. Close
         it by ``harden(....output(...))``.
     """
-    model, place, chosen = _checked(settings)
+    model, place, chosen = checked(settings)
     on_error = {"on_error": chosen.on_error}
     return (
         p.flat_map(source, "batch", ops.t2i.read_source(batch_size=chosen.batch_size, **on_error))
@@ -88,7 +88,7 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     )
 
 
-@_shows_settings
+@shows_settings
 def search_steps(
     p: Pipeline, *, query: str = "query", hits: str = "hits", **settings: Unpack[SettingsArgs]
 ) -> Pipeline:
@@ -99,7 +99,7 @@ def search_steps(
     :param hits: the column that gets the list of hits.
     :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
     """
-    model, place, chosen = _checked(settings)
+    model, place, chosen = checked(settings)
     # the vector travels in the column of the hits, so that no column of yours is overwritten
     wanted = {"limit": chosen.limit, "filter": chosen.filter, "output_fields": tuple(chosen.output_fields)}
     return (
@@ -109,7 +109,7 @@ def search_steps(
     )
 
 
-def _checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
+def checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
     """Split the settings into the model's, the collection's, and all; refuse what is wrong already here.
 
     Paths are made absolute, so that a later change of folder moves neither database nor model.

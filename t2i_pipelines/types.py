@@ -21,6 +21,10 @@ Matrix: TypeAlias = NDArray[np.float32]
 Modality: TypeAlias = Literal["image", "text"]
 Status: TypeAlias = Literal["inserted", "updated", "reused", "unchanged", "deleted", "failed"]
 Stage: TypeAlias = Literal["read", "decode", "encode", "insert"]
+
+KEPT = "; what was stored of it before is kept"
+"""Ends the reason of an input that failed now and did not at another time."""
+
 OnError: TypeAlias = Literal["record", "raise"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
@@ -160,9 +164,13 @@ class Record:
         self.twin = None
 
     def fail(self, err: Exception | str) -> None:
-        """End as ``failed``, and let go of the pixels."""
+        """End as ``failed``. Only a vector that could not be inserted is kept: it may do for a twin."""
         self.status, self.reason = "failed", str(err)
+        if self.stored_digest is not None:
+            self.reason += KEPT
         self.image = None
+        if self.stage != "insert":
+            self.vector = None
 
     @property
     def outcome(self) -> Outcome:
