@@ -92,6 +92,21 @@ def transformers_clip(folder: Path, activation: str, cfg=SMALL, heads=(2, 4)):
     return model
 
 
+def transformers_reader(folder: Path):
+    """CLIP's tokenizer and image processor as transformers has them, saved beside the model.
+
+    Vocabulary and merges are those that open_clip ships, which spells the two marks otherwise.
+    """
+    shipped = open_clip.SimpleTokenizer()
+    marks = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {marks.get(token, token): number for token, number in shipped.encoder.items()}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=list(shipped.bpe_ranks), model_max_length=77)
+    processor = CLIPImageProcessorPil()
+    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return tokenizer, processor
+
+
 def openclip_clip(folder: Path, quick_gelu: bool, cfg=SMALL, preprocess=None):
     """An open_clip model, saved in the layout of its hub repositories."""
     cfg = {**cfg, **({"quick_gelu": True} if quick_gelu else {})}

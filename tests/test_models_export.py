@@ -1,11 +1,25 @@
 """A torch checkpoint becomes an ONNX folder that gives the same vectors, or nothing is written."""
 
 import json
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from clips import PICTURES, SMALL, SMALL_RESNET, TEXTS, cosines, openclip_clip, transformers_clip
+import torch
+from clips import (
+    B32,
+    PICTURES,
+    SMALL,
+    SMALL_RESNET,
+    TEXTS,
+    cosines,
+    openclip_clip,
+    transformers_clip,
+    transformers_reader,
+)
+from PIL import Image
 from typer.testing import CliRunner
 
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline
@@ -90,6 +104,53 @@ def test_the_command_exports_and_the_folder_inserts_and_searches_by_path(tmp_pat
     assert {row[2] for row in rows} == {"inserted"}
     _, hits = build_search_pipeline(**settings)("red").get()
     assert len(hits) == len(rows)
+
+
+QUERIES = ["a photo of a kitten", "two red apples on a wooden table", "Ünïcode, 42 & more!"]
+
+
+def painted(folder) -> dict[str, np.ndarray]:
+    """Stripes, checks and noise in several sizes, written by Pillow; by path."""
+    random = np.random.default_rng(7)
+    folder.mkdir()
+    pictures = {}
+    for n, (height, width) in enumerate(
+        [(300, 400), (400, 300), (224, 224), (500, 250), (96, 128), (640, 480)]
+    ):
+        y, x = np.mgrid[:height, :width]
+        pattern = [(x // 20 % 2), (y // 30 % 2), (x // 16 + y // 16) % 2][n % 3][..., None]
+        colours = random.integers(0, 256, (2, 3))
+        picture = np.where(pattern, *colours).astype(np.int64) + random.integers(-40, 40, (height, width, 3))
+        path = folder / f"{n}.png"
+        pictures[str(path)] = picture.clip(0, 255).astype(np.uint8)
+        Image.fromarray(pictures[str(path)]).save(path)
+    return pictures
+
+
+@pytest.mark.slow
+def test_true_b32_of_transformers_is_exported_and_searched_with_transformers_scores(tmp_path):
+    model = transformers_clip(tmp_path / "b32", "quick_gelu", B32, heads=(12, 8))
+    tokenizer, processor = transformers_reader(tmp_path / "b32")
+    pictures = painted(tmp_path / "pictures")
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "b32"), str(tmp_path / "onnx")])
+    assert done.exit_code == 0, done.output
+    shutil.rmtree(tmp_path / "b32")
+
+    settings = {"uri": tmp_path / "milvus.db", "model_name": str(tmp_path / "onnx"), "precision": "fp32"}
+    rows = build_insert_pipeline(**settings, batch_size=4)(tmp_path / "pictures").to_list()
+    assert [(row[0], row[2]) for row in rows] == [(path, "inserted") for path in pictures]
+    _, found = build_search_pipeline(**settings)(QUERIES).get()
+
+    pixels = processor([Image.fromarray(one) for one in pictures.values()], return_tensors="pt")
+    ids = tokenizer(QUERIES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        images, texts = model.get_image_features(**pixels), model.get_text_features(**ids)
+    images, texts = (getattr(one, "pooler_output", one) for one in (images, texts))
+    for text, hits in zip(texts, found, strict=True):
+        wanted = dict(zip(pictures, torch.cosine_similarity(images, text[None]).tolist(), strict=True))
+        assert {hit.path: hit.score for hit in hits} == pytest.approx(wanted, abs=1e-4)
+        assert [hit.path for hit in hits] == sorted(wanted, key=wanted.get, reverse=True)
+        assert max(wanted.values()) - min(wanted.values()) > 0.01, "else equal scores prove nothing"
 
 
 def test_an_exported_folder_runs_without_torch(tmp_path):
