@@ -20,11 +20,11 @@ class Plan:
 
     A new or changed record waits on disk, beyond some megabytes, at 16 bytes of memory each.
 
-    :ivar waiting: the records that are new or changed, as the source gave them.
+    :param waiting: takes the records that are new or changed, as the source gave them.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
-        self.waiting = Spill()
+    def __init__(self, inventory: Inventory, waiting: Spill) -> None:
+        self.waiting = waiting
         self._inventory = inventory
         self._waiting_ids = bytearray()
 

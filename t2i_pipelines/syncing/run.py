@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Unpack
 
 import numpy as np
@@ -21,6 +22,7 @@ from t2i_pipelines.syncing.foresee import foresee
 from t2i_pipelines.syncing.inventory import FIELDS, Inventory, content_key
 from t2i_pipelines.syncing.packed import SIZE, Packed
 from t2i_pipelines.syncing.plan import Plan
+from t2i_pipelines.syncing.spill import Spill
 from t2i_pipelines.syncing.twins import Twins
 from t2i_pipelines.types import Outcome, Record
 
@@ -85,23 +87,24 @@ def sync(
     collection = open_collection(**place)
     collection.verify(load_encoder(**model).space)
     inventory = Inventory(collection.scan(FIELDS))
-    plan = Plan(inventory)
-    for record in plan.read(records(source)):
-        if record.status == "failed" and chosen.on_error == "raise":
-            raise SourceError(record.reason)
-        tell(record.outcome)
-    too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
-    if dry_run or too_many:
-        found = foresee(plan.work(), SkipUnchanged(**place, **model), Twins(inventory))
-        contents = _contents(found, tell if dry_run else None)
-        refusal = _refusal(inventory, contents) if too_many else ""
-        if refusal and not dry_run:
-            raise DeletionRefusedError(refusal)
-        report.refusal = refusal
-    if plan.waiting and not dry_run:
-        steps = insert_steps(pipe.input("source"), **settings)
-        steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row)))
-        harden(steps.output())(_with_twins(plan.work(), Twins(inventory)))
+    with closing(Spill()) as waiting:
+        plan = Plan(inventory, waiting)
+        for record in plan.read(records(source)):
+            if record.status == "failed" and chosen.on_error == "raise":
+                raise SourceError(record.reason)
+            tell(record.outcome)
+        too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
+        if dry_run or too_many:
+            found = foresee(plan.work(), SkipUnchanged(**place, **model), Twins(inventory))
+            contents = _contents(found, tell if dry_run else None)
+            refusal = _refusal(inventory, contents) if too_many else ""
+            if refusal and not dry_run:
+                raise DeletionRefusedError(refusal)
+            report.refusal = refusal
+        if waiting and not dry_run:
+            steps = insert_steps(pipe.input("source"), **settings)
+            steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row)))
+            harden(steps.output())(_with_twins(plan.work(), Twins(inventory)))
     _delete(collection, inventory, tell, dry_run)
     return report
 

@@ -17,9 +17,13 @@ class Spill:
     """Records in, and the same out again as often as one likes; each time new objects."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - goes with this object
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by close
         self._kept: list[Sequence[Record] | None] = []
         self._count = 0
+
+    def close(self) -> None:
+        """Let go of memory and file."""
+        self._file.close()
 
     def __len__(self) -> int:
         return self._count
