@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from t2i_pipelines import console
+from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import ModelInfo, load_encoder, models, recommend
 from t2i_pipelines.encoders.models import find
 from t2i_pipelines.encoders.weights import HubEncoder, open_path
@@ -40,6 +41,7 @@ def show_models(
     console.out.print(
         "M: millions of weights. Flickr and COCO: published text-to-image R@1 in percent.\n"
         "ms: one pass on an AMD 7800X3D, as published by Immich.\n"
+        f"Default: {DEFAULT_MODEL}. t2i_mini is bundled, others are downloaded once.\n"
         "A path to a model's folder or file is a model_name too.",
         soft_wrap=True,
     )

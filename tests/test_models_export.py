@@ -182,6 +182,7 @@ def test_the_table_of_models_reads_well():
     assert rows["clip_vit_base_patch32"] == ["512", "224", "151", "2.26", "58.78", "30.44"]
     assert rows["ViT-B-16-SigLIP2/webli"] == ["768", "224", "375", "5.81", "80.70", "52.10"]
     assert "en fr, MIT" in done.output
+    assert "Default: clip_vit_base_patch32. t2i_mini is bundled" in done.output
     assert "…" not in done.output, "nothing is cut off at 80 columns"
 
 
