@@ -10,16 +10,33 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import __version__, cli_bench, cli_models, console, demo
+from t2i_pipelines import __version__, cli_bench, cli_models, cli_sync, console, demo
 from t2i_pipelines._towhee import pipe
+from t2i_pipelines.cli_options import (
+    BatchSize,
+    Checkpoint,
+    Filter,
+    Html,
+    Json,
+    Limit,
+    Model,
+    Name,
+    OutputFields,
+    Report,
+    Source,
+    StopAtError,
+    Token,
+    Uri,
+    Words,
+)
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count
 from t2i_pipelines.page import render
-from t2i_pipelines.pipelines import build_search_pipeline, insert_steps
-from t2i_pipelines.types import Hit
+from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, insert_steps
+from t2i_pipelines.types import Hit, Outcome
 
 app = typer.Typer(
     help="Text-to-image search: type words, get the matching pictures.",
@@ -30,36 +47,12 @@ app = typer.Typer(
 )
 cli_models.add_to(app)
 cli_bench.add_to(app)
-
-Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
-Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
-Name = Annotated[str, typer.Option(help="Collection; insert and search must name the same.")]
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Name (see `t2i models`) or path; insert and search must give the same. A name's weights are "
-        "downloaded once; those of t2i_mini are bundled."
-    ),
-]
-Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]
-Source = Annotated[
-    str, typer.Argument(help="A folder, a quoted glob, a CSV with a `path` column, or a file.")
-]
-BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
-StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad picture.")]
-Words = Annotated[str, typer.Argument(help="What the pictures show, for example: 'a white dog'.")]
-Limit = Annotated[int, typer.Option(help="How many hits.")]
-Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
-OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the pictures.")]
+cli_sync.add_to(app)
 
 
 @app.command()
 def insert(
-    source: Annotated[
-        str, typer.Argument(help="A folder, a quoted glob, a CSV with a `path` column, or a file.")
-    ],
+    source: Source,
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
@@ -67,10 +60,12 @@ def insert(
     checkpoint_path: Checkpoint = None,
     batch_size: BatchSize = 32,
     stop_at_error: StopAtError = False,
+    report: Report = None,
 ) -> None:
     """Insert pictures. Running it again is safe: what is stored already is passed by."""
     failed = _insert(
         source,
+        report,
         uri=uri,
         token=token,
         collection_name=collection_name,
@@ -123,7 +118,7 @@ def run_demo(
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path(demo.PAGE),
 ) -> None:
     """Insert a gallery, ask six questions in five languages, and write a page with the pictures."""
-    failed = _insert(source, uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL)
+    failed = _insert(source, None, uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL)
     pipeline = build_search_pipeline(
         uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL, limit=demo.LIMIT
     )
@@ -134,21 +129,20 @@ def run_demo(
     raise typer.Exit(1 if failed else 0)
 
 
-def _insert(source: str, **settings: Any) -> int:
+def _insert(source: str, report: Path | None, **settings: Any) -> int:
     """Insert with a progress bar; gives the number of failures."""
     _open_model(settings)
     with console.progress_bar(count(source)) as tally:
         steps = insert_steps(pipe.input("source"), **settings)
         try:
             # a lambda, since Towhee deep-copies any other callable with all that it holds
-            counted = steps.map(("status", "reason"), (), lambda status, reason: tally(status, reason))
+            counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
             harden(counted.output())(source)
         except KeyboardInterrupt:
-            console.err.print(f"interrupted; so far {tally.summary()}; run it again to go on")
+            console.show_interruption(tally.report)
             raise typer.Exit(130) from None
-    console.show_failures(tally)
-    console.err.print(tally.summary())
-    return tally.counts["failed"]
+    console.show_report(tally.report, report)
+    return tally.report.counts["failed"]
 
 
 def _open_model(settings: dict[str, Any]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,8 @@ from rich.table import Table
 
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.page import thumbnail
-from t2i_pipelines.types import Hit
+from t2i_pipelines.report import InsertReport
+from t2i_pipelines.types import Hit, Outcome
 
 out = Console()
 err = Console(stderr=True)
@@ -26,31 +27,31 @@ FAILURES_SHOWN = 20
 
 
 class Tally:
-    """Counts the outcomes of an insert while they come in, and moves the bar."""
+    """Takes the outcomes of a run while they come in, and moves the bar.
+
+    :ivar report: of the run so far.
+    """
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        self.counts: Counter[str] = Counter()
-        self.failures: list[str] = []
+        self.report = InsertReport()
         self._progress, self._task = progress, task
 
-    def __call__(self, status: str, reason: str) -> None:
-        """Take one row."""
-        self.counts[status] += 1
-        if status == "failed" and len(self.failures) < FAILURES_SHOWN:
-            self.failures.append(reason)
-        self._progress.update(self._task, advance=1, failed=self.counts["failed"])
+    def __call__(self, outcome: Outcome) -> None:
+        """Take one outcome."""
+        self.report.add(outcome)
+        self.show()
 
-    def summary(self) -> str:
-        """Say how it ended, in one line."""
-        parts = [f"{self.counts[status]:,} {status}" for status in ("inserted", "unchanged", "failed")]
-        return f"{self.counts.total():,} images: {', '.join(parts)}"
+    def show(self) -> None:
+        """Move the bar to where the report is."""
+        counts = self.report.counts
+        self._progress.update(self._task, completed=self.report.total, failed=counts["failed"])
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Tally]:
+def progress_bar(total: int, doing: str = "inserting") -> Iterator[Tally]:
     """A bar on stderr with rate, time left and failures, for ``total`` inputs."""
     columns = (
-        TextColumn("inserting"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.speed_text}"),
@@ -70,12 +71,30 @@ class _Rated(Progress):
         yield from super().get_renderables()
 
 
-def show_failures(tally: Tally) -> None:
-    """List the failures on stderr, the first twenty."""
-    for reason in tally.failures:
-        err.print(f"[red]failed[/] {escape(reason)}", soft_wrap=True)
-    if more := tally.counts["failed"] - len(tally.failures):
+def show_report(report: InsertReport, file: Path | None = None) -> None:
+    """List the first twenty failures on stderr, and sum up; write all to a file where one is given."""
+    for outcome in report.failed[:FAILURES_SHOWN]:
+        err.print(f"[red]failed[/] {escape(outcome.reason)}", soft_wrap=True)
+    if (more := len(report.failed) - FAILURES_SHOWN) > 0:
         err.print(f"... and {more:,} more")
+    if report.note:
+        err.print(escape(report.note), soft_wrap=True)
+    err.print(report.summary(), soft_wrap=True)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
+        err.print(f"wrote {escape(str(file))}", soft_wrap=True)
+
+
+def show_interruption(report: InsertReport) -> None:
+    """Say how far a run came that was ended by Ctrl-C."""
+    err.print(f"interrupted; so far {report.summary()}; run it again to go on", soft_wrap=True)
+
+
+def show_change(outcome: Outcome) -> None:
+    """One line of a plan on stdout; nothing for what stays as it is."""
+    if outcome.status != "unchanged":
+        out.print(f"{outcome.status:8} {escape(_near(outcome.path))}", soft_wrap=True, highlight=False)
 
 
 def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:

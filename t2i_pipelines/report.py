@@ -30,7 +30,7 @@ class InsertReport:
         ``reason`` of each is a text with a ``stage``: ``read``, ``decode``, ``encode`` or ``insert``.
     :ivar rows: every outcome, with ``keep_rows``; else empty.
     :ivar dry_run: nothing was changed: the outcomes are what :func:`~t2i_pipelines.sync` would do.
-    :ivar refusal: of a dry run: why ``sync`` would refuse to do it without ``force``.
+    :ivar note: what ``sync`` left undone, or of a dry run would refuse to do, and why; mostly empty.
     """
 
     def __init__(self, keep_rows: bool = False) -> None:
@@ -38,7 +38,7 @@ class InsertReport:
         self.failed: list[Outcome] = []
         self.rows: list[Outcome] = []
         self.dry_run = False
-        self.refusal = ""
+        self.note = ""
         self._keep_rows = keep_rows
 
     @classmethod
@@ -76,7 +76,7 @@ class InsertReport:
 
     def __str__(self) -> str:
         """The summary, and below it the first ten failures."""
-        lines = [self.summary(), *([f"  refused: {self.refusal}"] if self.refusal else [])]
+        lines = [self.summary(), *([f"  {self.note}"] if self.note else [])]
         lines += [f"  {_stage(one)}: {one.reason}" for one in self.failed[:SHOWN]]
         if (more := len(self.failed) - SHOWN) > 0:
             lines.append(f"  ... and {more:,} more")
@@ -84,6 +84,14 @@ class InsertReport:
 
     def __repr__(self) -> str:
         return f"<InsertReport: {self.summary()}>"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the rows, of JSON's types: ``dry_run``, ``note``, ``counts``, and each failure."""
+        failed = [
+            {"path": one.path, "id": one.id, "stage": _stage(one), "reason": str(one.reason)}
+            for one in self.failed
+        ]
+        return {"dry_run": self.dry_run, "note": self.note, "counts": dict(self.counts), "failed": failed}
 
     def to_pandas(self) -> pd.DataFrame:
         """The failures, with ``keep_rows`` every row; the counts are in ``.attrs["counts"]``.

@@ -114,11 +114,12 @@ class Record:
 
     ``status`` is None while the record is under way; an operator passes a record by once it is set.
 
-    :ivar path: absolute path, or what the source gave where that is not a path.
+    :ivar path: absolute path, URL, or ``tar://member::tar``; what the source gave where it is none of these.
     :ivar id: primary key, the same at every run.
     :ivar metadata: further columns of the source, stored with the vector.
-    :ivar size: bytes.
-    :ivar mtime: ns since 1970.
+    :ivar size: bytes; -1 where the source does not tell without opening the picture, as with a URL.
+    :ivar mtime: ns since 1970; -1 where the source does not tell.
+    :ivar content: the file's bytes where they come with the record, as from a tar; until it is decoded.
     :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the picture
         is the one that is stored; the content's part is there once the file has been read.
     :ivar stored_digest: of the row that the collection already has under this id; None without one.
@@ -138,6 +139,7 @@ class Record:
     mtime: int = -1
     digest: str = ""
     stored_digest: str | None = None
+    content: bytes | None = None
     image: Image | None = None
     vector: Vector | None = None
     twins: Twins | None = None
@@ -161,14 +163,14 @@ class Record:
             self.status = "unchanged" if self.stored_digest == self.digest else "updated"
         else:
             self.status = "reused" if self.twin is not None else "inserted"
-        self.twin = None
+        self.content = self.twin = None
 
     def fail(self, err: Exception | str) -> None:
         """End as ``failed``. Only a vector that could not be inserted is kept: it may do for a twin."""
         self.status, self.reason = "failed", str(err)
         if self.stored_digest is not None:
             self.reason += KEPT
-        self.image = None
+        self.content = self.image = None
         if self.stage != "insert":
             self.vector = None
 

@@ -23,7 +23,8 @@ LAYERS = [
     {"__init__"},
     {"testing", "mini", "evaluate", "finetune", "distributed", "demo", "bench"},
     {"serve", "console"},
-    {"cli_models", "cli_bench"},
+    {"cli_options"},
+    {"cli_models", "cli_bench", "cli_sync"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -41,7 +41,7 @@ def test_paths_in_a_csv_are_relative_to_it_and_other_columns_become_metadata(tmp
     monkeypatch.chdir(tmp_path)
     (record,) = records("in/list.csv")
     assert record.path == str(tmp_path / "in" / "a.png")
-    assert (record.id, record.metadata, record.status) == ("k1", {"year": "2015"}, None)
+    assert (record.id, record.metadata, record.status) == ("k1", {"year": 2015}, None)
 
 
 def test_a_list_may_hold_paths_and_rows(pictures):
@@ -88,10 +88,13 @@ def test_every_path_has_an_id_of_its_own(pictures):
         (lambda folder: f"{folder}/*.xyz", r"no file matches the glob .*\*\.xyz"),
         (
             lambda folder: folder / "no_path.csv",
-            r"no_path\.csv' has no column `path`; its columns are file, year",
+            r"no_path\.csv' has no column `path` or `url`; its columns are file, year",
         ),
-        (lambda folder: folder / "void.csv", r"void\.csv' has no column `path`; its columns are none"),
-        (lambda folder: folder / "latin.csv", r"latin\.csv' is not a CSV file in UTF-8"),
+        (
+            lambda folder: folder / "void.csv",
+            r"void\.csv' has no column `path` or `url`; its columns are none",
+        ),
+        (lambda folder: folder / "latin.csv", r"latin\.csv' is not a table in UTF-8"),
         (lambda folder: folder / "header.csv", "the source is empty"),
         (lambda folder: [], "the source is empty"),
         (lambda folder: "", "the source is an empty string"),
@@ -113,7 +116,7 @@ def test_a_source_with_nothing_to_read_is_an_error_before_any_work(tmp_path, mak
     ("row", "reason"),
     [
         ("/no/such.png", "cannot read image /no/such.png: No such file or directory"),
-        ({"file": "a.png"}, "row without a `path`: {'file': 'a.png'}"),
+        ({"file": "a.png"}, "row without a `path` or `url`: {'file': 'a.png'}"),
         ({"path": None}, "row without a `path`"),
         ({"path": 5}, "row without a `path`"),
         (3.5, "neither a path nor a row with a `path`: 3.5"),
@@ -133,4 +136,4 @@ def test_a_csv_line_with_too_many_cells_is_that_lines_outcome(tmp_path):
     (tmp_path / "list.csv").write_text("path,year\na.png,2015,surplus\na.png,2016\n")
     bad, good = records(tmp_path / "list.csv")
     assert (bad.status, good.status) == ("failed", None)
-    assert "line 2 of the CSV has more cells than its header" in bad.reason
+    assert f"line 2 of {tmp_path / 'list.csv'} has more cells than its header" in bad.reason

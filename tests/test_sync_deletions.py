@@ -124,9 +124,23 @@ def test_a_dry_run_says_that_the_run_would_be_refused(folder, settings):
     remove(folder, 1, 2, 3)
     plan = sync(folder, dry_run=True, **settings)
     assert plan.counts["deleted"] == 3
-    assert "refused: the source lacks 3 of the 10" in str(plan)
-    assert sync(folder, dry_run=True, force=True, **settings).refusal == ""
+    assert plan.note.startswith("the source lacks 3 of the 10 stored pictures")
+    assert plan.note in str(plan)
+    assert sync(folder, dry_run=True, force=True, **settings).note == ""
     assert len(rows(settings)) == 10
+
+
+def test_a_source_with_a_row_that_tells_nothing_deletes_nothing_unless_forced(folder, settings):
+    sync(folder, **settings)
+    listed = [*sorted(folder.iterdir())[1:], {"caption": "no path"}]
+    for dry_run in (True, False):
+        report = sync(listed, dry_run=dry_run, **settings)
+        assert (report.counts["failed"], report.counts["deleted"]) == (1, 0)
+        assert report.note.startswith("1 stored pictures were not found in the source, but 1 of its rows")
+    assert len(rows(settings)) == 10
+    assert sync([*sorted(folder.iterdir()), {}], **settings).note == ""
+    report = sync(listed, force=True, **settings)
+    assert (report.counts["deleted"], report.note) == (1, "")
 
 
 def test_deleting_comes_last_so_that_a_run_cut_off_there_is_ended_by_the_next(folder, settings, monkeypatch):

@@ -1,7 +1,8 @@
 """Where pictures come from, and how they are read."""
 
+from t2i_pipelines.images.address import is_remote
 from t2i_pipelines.images.decode import decode
 from t2i_pipelines.images.read import digest, read
-from t2i_pipelines.images.source import SUFFIXES, count, records
+from t2i_pipelines.images.source import SUFFIXES, count, path_key, records
 
-__all__ = ["SUFFIXES", "count", "decode", "digest", "read", "records"]
+__all__ = ["SUFFIXES", "count", "decode", "digest", "is_remote", "path_key", "read", "records"]

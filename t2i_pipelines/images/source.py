@@ -1,4 +1,4 @@
-"""From what a user points at to records: a folder, a glob, a CSV, or a list of paths or rows.
+"""From what a user points at to records.
 
 Everything streams: a record is made when it is asked for. What is wrong with the source as a whole is
 an error before the first record; what is wrong with one row is that row's outcome.
@@ -6,183 +6,206 @@ an error before the first record; what is wrong with one row is that row's outco
 
 from __future__ import annotations
 
-import csv
 import glob
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from t2i_pipelines.errors import SourceError
+from t2i_pipelines.images.address import is_http, name_of, normal, scheme
+from t2i_pipelines.images.sources import delimited, folder, json_lines, parquet, remote, webdataset
+from t2i_pipelines.images.sources.folder import SUFFIXES
+from t2i_pipelines.images.sources.record import brief, path_key, record_of, refused
+from t2i_pipelines.images.sources.table import plain_name
 from t2i_pipelines.types import Record
 
-_RASTER = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
-SUFFIXES = frozenset(f".{name}" for name in _RASTER.split())
-"""What counts as a picture in a folder. A glob, a list or a CSV may name any file."""
+__all__ = ["SUFFIXES", "count", "path_key", "records"]
 
-RESERVED = frozenset({"id", "vector", "path", "size", "mtime", "digest"})
-"""Columns of the collection that a source's further columns cannot take the names of."""
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_AT_ONCE = 16
+"""Remote shards that are looked for at the same time."""
+
+
+class _Reader(Protocol):
+    """A module for one kind of file with many rows."""
+
+    def rows(self, address: str) -> Iterator[object]: ...
+
+
+_TABLES: dict[str, _Reader] = {
+    ".csv": delimited,
+    ".tsv": delimited,
+    ".jsonl": json_lines,
+    ".ndjson": json_lines,
+    ".parquet": parquet,
+}
 
 
 def records(source: object) -> Iterator[Record]:
-    """Read a source. Paths in the records are absolute; ids depend on nothing but path (or ``id``).
+    """Read a source. Ids depend on nothing but path (or ``id``).
 
-    :param source: a folder (searched recursively, in the order of names), a glob such as
-        ``photos/**/*.jpg``, a CSV with a ``path`` column (relative to the CSV), one picture, or an
-        iterable of paths or of rows (mappings with a ``path``). A column ``id`` becomes the primary key;
-        any other column becomes metadata.
+    A source is one of:
+
+    * a folder, searched recursively; a glob such as ``photos/**/*.jpg``; one picture;
+    * a table with a column ``path`` or ``url``: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``. Relative
+      paths start where the table is;
+    * WebDataset tars, ``shard-{000..099}.tar`` for many;
+    * any of these on what fsspec opens, such as ``s3://bucket/photos``; a picture, a table or a tar at
+      ``http(s)://``;
+    * an iterable of paths and URLs, also of tables and tars, or of rows (mappings with a ``path`` or a
+      ``url``).
+
+    A column ``id`` becomes the primary key; any other column becomes metadata. A record's ``path`` is an
+    absolute path, a URL, or ``tar://member::tar``; :func:`t2i_pipelines.images.read` reads each.
+
     :raises SourceError: If there is nothing to read; before the first record.
+    :raises MissingExtraError: If fsspec needs a package for it that is not installed.
     """
     rows = _rows(source)
     try:
         first = next(rows)
     except StopIteration:
-        raise SourceError(f"the source is empty: {_brief(source)} names no picture") from None
-    return map(_record, chain([first], rows))
+        raise SourceError(f"the source is empty: {brief(source)} names no picture") from None
+    return map(record_of, chain([first], rows))
 
 
-def count(source: str | os.PathLike[str]) -> int:
-    """How many records a path has. Opens no picture; reads a CSV once.
+def count(source: object) -> int | None:
+    """How many records a source has; None where only reading all of it would tell.
+
+    Opens no picture, lists nothing that is remote, and reads of a Parquet file only its end. Local
+    folders are listed, and local text tables read, once.
 
     :raises SourceError: As :func:`records` does.
     """
-    return sum(1 for _ in _rows(source))
+    if not isinstance(source, (str, os.PathLike)):
+        return len(source) if isinstance(source, (list, tuple)) else None
+    address = _address(source)
+    reader = _reader(address)
+    if reader is webdataset or (reader and _names_many(address)):
+        return None
+    if reader is parquet and not is_http(address):
+        return parquet.count(address)
+    if scheme(address):
+        return 1 if is_http(address) and reader is None else None
+    return json_lines.count(address) if reader is json_lines else sum(1 for _ in _rows(address))
 
 
 def _rows(source: object) -> Iterator[object]:
     if isinstance(source, (str, os.PathLike)):
-        return _rows_of_path(os.path.expanduser(os.fspath(source)))
-    if isinstance(source, Mapping):
+        return _rows_at(_address(source))
+    if isinstance(source, (Mapping, Record)):
         return iter([source])
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
-        return iter(source)
+        return chain.from_iterable(map(_item, source))
     raise SourceError(
-        f"a source is a folder, a glob, a CSV file, or a list of paths or rows; "
-        f"got {type(source).__name__} {_brief(source)}"
+        f"a source is a folder, a glob, a table, a tar, a URL, or a list of paths or rows; "
+        f"got {type(source).__name__} {brief(source)}"
     )
 
 
-def _rows_of_path(path: str | bytes) -> Iterator[object]:
-    path = os.fsdecode(path)
-    if not path:
-        raise SourceError("the source is an empty string; name a folder, a glob or a CSV file")
+def _item(item: object) -> Iterable[object]:
+    """One item of a list: itself, or the rows of the table or tar that it names."""
+    if isinstance(item, (str, os.PathLike)):
+        address = os.fsdecode(os.fspath(item))
+        if _reader(address):
+            return _each([address])
+    return [item]
+
+
+def _address(source: str | os.PathLike[str]) -> str:
+    given = os.fsdecode(os.fspath(source))
+    if not given:
+        raise SourceError("the source is an empty string; name a folder, a glob, a table, a tar or a URL")
+    return normal(given) if scheme(given) else os.path.expanduser(given)
+
+
+def _reader(address: str) -> _Reader | None:
+    """Who reads a file of this name, if it is one with many rows."""
+    if name_of(address).endswith(_TARS):
+        return webdataset
+    return _TABLES.get(os.path.splitext(plain_name(address))[1])
+
+
+def _names_many(address: str) -> bool:
+    """Whether a name has braces or wildcards, and does not happen to be a file's own."""
+    some = "{" in address or glob.has_magic(address)
+    return some and (bool(scheme(address)) or not os.path.exists(address))
+
+
+def _rows_at(address: str) -> Iterator[object]:
+    if "{" in address and _reader(address) and _names_many(address):
+        return _shards(address)
+    if is_http(address) or scheme(address) == "tar":
+        return _file(address)
+    return _remote(address) if scheme(address) else _local(address)
+
+
+def _local(path: str) -> Iterator[object]:
     if os.path.isdir(path):
-        return _or_empty(_folder(path), f"no picture in folder {path!r} (looked for {_suffixes()})")
+        names = " ".join(sorted(SUFFIXES))
+        return _or_empty(folder.folder_rows(path), f"no picture in folder {path!r} (looked for {names})")
     if os.path.isfile(path):
-        return _csv(path) if path.lower().endswith(".csv") else iter([path])
+        return _file(os.path.abspath(path))
     if glob.has_magic(path):
-        found = (one for one in sorted(glob.iglob(path, recursive=True)) if os.path.isfile(one))
-        return _or_empty(found, f"no file matches the glob {path!r}")
+        found = folder.glob_rows(path)
+        rows = _each(found) if _reader(path) else found
+        return _or_empty(rows, f"no file matches the glob {path!r}")
     raise SourceError(f"no such folder or file: {path!r} (looked in {os.getcwd()!r})")
 
 
-def _suffixes() -> str:
-    return " ".join(sorted(SUFFIXES))
+def _remote(address: str) -> Iterator[object]:
+    told = remote.look_at(address)
+    if told is not None and told["type"] == "directory":
+        return _or_empty(remote.folder_rows(address), f"no picture in folder {address!r}")
+    if told is not None:
+        return _file(address) if _reader(address) else iter([remote.file_row(address, told)])
+    if glob.has_magic(address):
+        found = remote.glob_rows(address)
+        rows = _each(one.path for one in found) if _reader(address) else found
+        return _or_empty(rows, f"no file matches the glob {address!r}")
+    raise SourceError(f"no such folder or file: {address!r}")
 
 
-def _or_empty(rows: Iterator[str], message: str) -> Iterator[object]:
+def _file(address: str) -> Iterator[object]:
+    reader = _reader(address)
+    return reader.rows(address) if reader else iter([address])
+
+
+def _shards(pattern: str) -> Iterator[object]:
+    from braceexpand import braceexpand
+
+    try:
+        shards = [normal(one) for one in braceexpand(pattern, escape=False)]
+    except ValueError as err:
+        raise SourceError(f"the braces in {pattern!r} are not balanced: {err}") from err
+    with ThreadPoolExecutor(_AT_ONCE, "t2i-shards") as pool:
+        missing = [one for one, there in zip(shards, pool.map(_is_there, shards), strict=True) if not there]
+    if missing:
+        raise SourceError(f"{len(missing)} of {len(shards)} files are missing, the first is {missing[0]!r}")
+    return _each(shards)
+
+
+def _is_there(address: str) -> bool:
+    """Whether there is such a file. An HTTP server is asked when its turn comes."""
+    if is_http(address):
+        return True
+    return remote.look_at(address) is not None if scheme(address) else os.path.isfile(address)
+
+
+def _each(addresses: Iterable[str]) -> Iterator[object]:
+    """The rows of many files; one that cannot be read is one failed row."""
+    for address in addresses:
+        try:
+            yield from _file(normal(address))
+        except SourceError as err:
+            yield refused(address, str(err))
+
+
+def _or_empty(rows: Iterator[object], message: str) -> Iterator[object]:
     try:
         first = next(rows)
     except StopIteration:
         raise SourceError(message) from None
     return chain([first], rows)
-
-
-def _folder(path: str) -> Iterator[str]:
-    def refuse(err: OSError) -> None:
-        raise SourceError(f"cannot list folder {err.filename!r}: {err.strerror}") from err
-
-    for folder, below, files in os.walk(path, onerror=refuse, followlinks=False):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield os.path.join(folder, name)
-
-
-def _csv(path: str) -> Iterator[object]:
-    """Rows of a CSV; the header is checked at once, the rows are read when they are asked for."""
-    lines = open(path, newline="", encoding="utf-8-sig")  # noqa: SIM115 - closed by _csv_rows
-    try:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        if "path" not in columns:
-            raise SourceError(
-                f"{path!r} has no column `path`; its columns are {', '.join(columns) or 'none'}"
-            )
-    except (UnicodeDecodeError, csv.Error) as err:
-        lines.close()
-        raise SourceError(f"{path!r} is not a CSV file in UTF-8: {err}") from err
-    except SourceError:
-        lines.close()
-        raise
-    return _csv_rows(lines, reader, Path(os.path.abspath(path)).parent)
-
-
-def _csv_rows(lines: Any, reader: csv.DictReader[str], base: Path) -> Iterator[object]:
-    with lines:
-        for row in reader:
-            extra = row.pop(None, None)
-            if extra:
-                yield _refused("", f"line {reader.line_num} of the CSV has more cells than its header: {row}")
-                continue
-            given = row.get("path")
-            yield {**row, "path": os.path.join(base, os.path.expanduser(given)) if given else ""}
-
-
-def _record(row: object) -> Record:
-    if isinstance(row, Record):
-        return row
-    if isinstance(row, (str, os.PathLike)):
-        row = {"path": row}
-    if not isinstance(row, Mapping):
-        return _refused(_brief(row), f"neither a path nor a row with a `path`: {_brief(row)}")
-    given = row.get("path")
-    if not given or not isinstance(given, (str, os.PathLike)):
-        return _refused("", f"row without a `path`: {_brief(dict(row))}")
-    path = os.path.abspath(os.path.expanduser(os.fsdecode(os.fspath(given))))
-    metadata = {
-        str(name): value for name, value in row.items() if name not in ("path", "id") and value is not None
-    }
-    if taken := sorted(RESERVED & metadata.keys()):
-        return _refused(path, f"{path}: column {', '.join(taken)} is reserved; rename it in the source")
-    record = Record(path, metadata=metadata, digest=metadata_digest(metadata))
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        record.path = path.encode(errors="surrogateescape").decode(errors="replace")
-        record.fail(f"{record.path}: the name is not valid UTF-8, so it cannot be stored; rename the file")
-        return record
-    key = row.get("id")
-    record.id = path_key(path) if key in (None, "") else str(key)
-    try:
-        stat = os.stat(path)
-    except OSError as err:
-        record.fail(f"cannot read image {path}: {err.strerror}")
-    else:
-        record.size, record.mtime = stat.st_size, stat.st_mtime_ns
-    return record
-
-
-def path_key(path: str) -> str:
-    """The primary key of a path: 128 bits, as 32 hex digits. Two paths never share one in practice."""
-    return hashlib.blake2b(path.encode(), digest_size=16).hexdigest()
-
-
-def metadata_digest(metadata: Mapping[str, Any]) -> str:
-    """Digest of what is stored beside a vector: a colon and 16 hex digits, the tail of a record's digest."""
-    described = json.dumps(metadata, sort_keys=True, default=str)
-    return ":" + hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
-
-
-def _refused(path: str, reason: str) -> Record:
-    record = Record(path)
-    record.fail(reason)
-    return record
-
-
-def _brief(value: object, length: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 3] + "..."

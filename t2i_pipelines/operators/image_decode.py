@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from t2i_pipelines._towhee import TowheeImage
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images import decode, digest, read
+from t2i_pipelines.images import decode, digest, is_remote, read
 from t2i_pipelines.operators.base import ItemOperator
 from t2i_pipelines.types import Backend, Device, Image, OnError, Precision, Record
 
@@ -22,6 +23,23 @@ from t2i_pipelines.types import Backend, Device, Image, OnError, Precision, Reco
 def _workers() -> ThreadPoolExecutor:
     """Decoding threads, one a core, for the whole process; OpenCV and Pillow let go of the GIL."""
     return ThreadPoolExecutor(os.cpu_count(), "t2i-decode")
+
+
+FETCHES = 32
+"""Remote pictures that are waited for at the same time, and held in memory."""
+
+
+@cache
+def _fetchers() -> ThreadPoolExecutor:
+    """Threads that mostly wait; at most one a core decodes."""
+    return ThreadPoolExecutor(FETCHES, "t2i-fetch")
+
+
+_cores = Semaphore(os.cpu_count() or 1)
+
+
+def _threads(items: Iterable[Any]) -> ThreadPoolExecutor:
+    return _fetchers() if any(isinstance(item, str) and is_remote(item) for item in items) else _workers()
 
 
 class ImageDecode(ItemOperator):
@@ -48,20 +66,23 @@ class ImageDecode(ItemOperator):
 
         :raises ImageDecodeError: At the first that cannot be read.
         """
-        return [TowheeImage(image, "RGB") for image in _workers().map(self._decode, items)]
+        return [TowheeImage(image, "RGB") for image in _threads(items).map(self._decode, items)]
 
     def fill(self, records: list[Record]) -> None:
         """Read and decode; a file whose bytes are embedded already takes that vector over undecoded."""
-        for record, err in zip(records, _workers().map(self._fill_one, records), strict=True):
+        threads = _threads(record.path for record in records)
+        for record, err in zip(records, threads.map(self._fill_one, records), strict=True):
             if err is not None:
                 self.reject(record, err)
 
     def _fill_one(self, record: Record) -> ImageDecodeError | None:
         try:
-            content = read(record.path)
+            content = read(record)
+            record.content = None
             record.stage = "decode"
             if not record.has_twin(digest(content)):
-                record.image = self._fit(decode(content, record.path))
+                with _cores:
+                    record.image = self._fit(decode(content, record.path))
         except ImageDecodeError as err:
             return err
         return None

@@ -19,7 +19,7 @@ from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.syncing.foresee import foresee
-from t2i_pipelines.syncing.inventory import FIELDS, Inventory, content_key
+from t2i_pipelines.syncing.inventory import FAILED, FIELDS, GONE, Inventory, content_key
 from t2i_pipelines.syncing.packed import SIZE, Packed
 from t2i_pipelines.syncing.plan import Plan
 from t2i_pipelines.syncing.spill import Spill
@@ -54,7 +54,8 @@ def sync(
       are known, as with new metadata.
     * ``deleted``: a row that the source does not name any more.
     * ``failed``: could not be read, decoded, embedded or stored. What was stored of it before is kept,
-      because the source still names it; nothing is left of a new one.
+      because the source still names it; nothing is left of a new one. Where it cannot even be told which
+      picture a row of the source means, nothing is deleted at all, and ``report.note`` says so.
 
     The collection is the only state. It is read first, then the source; nothing is changed until both have
     been. Then new and changed pictures are stored, and only when they are, rows are deleted. So a run
@@ -89,10 +90,14 @@ def sync(
     inventory = Inventory(collection.scan(FIELDS))
     with closing(Spill()) as waiting:
         plan = Plan(inventory, waiting)
+        nameless = 0
         for record in plan.read(records(source)):
             if record.status == "failed" and chosen.on_error == "raise":
                 raise SourceError(record.reason)
+            nameless += not record.id
             tell(record.outcome)
+        if nameless and not force:
+            report.note = _keep_all(inventory, nameless)
         too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
         if dry_run or too_many:
             found = foresee(plan.work(), SkipUnchanged(**place, **model), Twins(inventory))
@@ -100,13 +105,25 @@ def sync(
             refusal = _refusal(inventory, contents) if too_many else ""
             if refusal and not dry_run:
                 raise DeletionRefusedError(refusal)
-            report.refusal = refusal
+            report.note = report.note or refusal
         if waiting and not dry_run:
             steps = insert_steps(pipe.input("source"), **settings)
             steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row)))
             harden(steps.output())(_with_twins(plan.work(), Twins(inventory)))
     _delete(collection, inventory, tell, dry_run)
     return report
+
+
+def _keep_all(inventory: Inventory, nameless: int) -> str:
+    """Delete nothing, since the source was not understood as a whole; the note that says so."""
+    gone = inventory.gone()
+    inventory.states[inventory.states == GONE] = FAILED
+    if not gone:
+        return ""
+    return (
+        f"{gone:,} stored pictures were not found in the source, but {nameless:,} of its rows cannot be "
+        f"read, so nothing is deleted; mend the source, or take force=True, or --force"
+    )
 
 
 def _with_twins(waiting: Iterator[Record], twins: Twins) -> Iterator[Record]:

@@ -1,0 +1,34 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
+Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
+Name = Annotated[str, typer.Option(help="Collection; insert and search must name the same.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Name (see `t2i models`) or path; insert and search must give the same. A name's weights are "
+        "downloaded once; those of t2i_mini are bundled."
+    ),
+]
+Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]
+Source = Annotated[
+    str, typer.Argument(help="A folder, a quoted glob, a CSV with a `path` column, or a file.")
+]
+BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
+StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad picture.")]
+Words = Annotated[str, typer.Argument(help="What the pictures show, for example: 'a white dog'.")]
+Limit = Annotated[int, typer.Option(help="How many hits.")]
+Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
+OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the pictures.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
+]

@@ -1,0 +1,70 @@
+"""``t2i sync``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from t2i_pipelines import console, sync
+from t2i_pipelines.cli_options import (
+    BatchSize,
+    Checkpoint,
+    Model,
+    Name,
+    Report,
+    Source,
+    StopAtError,
+    Token,
+    Uri,
+)
+from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.images import count
+from t2i_pipelines.report import InsertReport
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Delete any number of pictures, not only a fifth.")]
+
+
+def run(
+    source: Source,
+    uri: Uri = "milvus.db",
+    token: Token = "",
+    collection_name: Name = "image_collection",
+    model_name: Model = DEFAULT_MODEL,
+    checkpoint_path: Checkpoint = None,
+    batch_size: BatchSize = 32,
+    stop_at_error: StopAtError = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    report: Report = None,
+) -> None:
+    """Make the collection equal to SOURCE: insert what is new, update what changed, delete what is gone."""
+    settings: dict[str, Any] = {
+        "uri": uri,
+        "token": token,
+        "collection_name": collection_name,
+        "model_name": model_name,
+        "checkpoint_path": checkpoint_path,
+        "batch_size": batch_size,
+        "on_error": "raise" if stop_at_error else "record",
+        "force": force,
+    }
+    done = InsertReport()
+    try:
+        if dry_run:
+            sync(source, report=done, dry_run=True, progress=console.show_change, **settings)
+        else:
+            with console.progress_bar(count(source), "syncing") as tally:
+                done = tally.report
+                sync(source, report=done, progress=lambda outcome: tally.show(), **settings)
+    except KeyboardInterrupt:
+        console.show_interruption(done)
+        raise typer.Exit(130) from None
+    console.show_report(done, report)
+    raise typer.Exit(1 if done.counts["failed"] else 0)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="sync")(run)

@@ -1,0 +1,110 @@
+"""Addresses: what a record's ``path`` may be, and how one is told from another.
+
+::
+
+    /photos/a.jpg                            a local file; file:// becomes this
+    https://example.org/a.jpg                fetched, see images.fetch
+    s3://bucket/a.jpg                        opened by fsspec
+    tar://a.jpg::/shards/000.tar             a file in a tar, in fsspec's notation; the tar may be
+    tar://a.jpg::s3://bucket/000.tar         anywhere
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from t2i_pipelines.errors import SourceError
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)(://|::.*://)", re.IGNORECASE)
+
+
+def scheme(address: str) -> str:
+    """``http``, ``s3`` and so on, in small letters; empty for a local path."""
+    found = _SCHEME.match(address)
+    return found[1].lower() if found else ""
+
+
+def is_http(address: str) -> bool:
+    """Whether an HTTP server has it."""
+    return scheme(address) in ("http", "https")
+
+
+def is_remote(address: str) -> bool:
+    """Whether reading it means to wait for somebody else."""
+    return bool(scheme(address)) and not address.startswith("tar://")
+
+
+def normal(given: str | os.PathLike[str]) -> str:
+    """The address that is stored: local paths absolute, URLs as they are given.
+
+    :raises SourceError: If it can never be opened: no host, or no such protocol.
+    """
+    address = os.fsdecode(os.fspath(given))
+    kind = scheme(address)
+    if not kind:
+        return os.path.abspath(os.path.expanduser(address))
+    if kind in ("file", "local"):
+        return _local(address)
+    if kind == "tar":
+        member, archive = split_member(address)
+        return f"tar://{member}::{normal(archive)}"
+    if kind in ("http", "https"):
+        if not urlsplit(address).hostname:
+            raise SourceError(f"{address!r} names no host")
+    else:
+        _check_protocol(kind)
+    return address
+
+
+def split_member(address: str) -> tuple[str, str]:
+    """``tar://member::archive`` -> member, archive.
+
+    :raises SourceError: If it is not of this form.
+    """
+    member, _, archive = address[len("tar://") :].partition("::")
+    if not member or not archive:
+        raise SourceError(f"{address!r} is not of the form tar://member::archive")
+    return member, archive
+
+
+def _local(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise SourceError(f"{address!r} is a file of the machine {parts.netloc!r}; write file:///path")
+    return os.path.abspath(unquote(parts.path))
+
+
+def _check_protocol(kind: str) -> None:
+    from fsspec import available_protocols
+
+    if kind not in available_protocols():
+        raise SourceError(f"no protocol {kind!r} is known; use a path, http(s)://, or one that fsspec knows")
+
+
+def beside(base: str, given: str) -> str:
+    """What ``given`` means in a table at the address ``base``: relative paths start where the table is."""
+    if scheme(given) or os.path.isabs(given) or given.startswith("~"):
+        return given
+    if is_http(base):
+        return urljoin(base, quote(given))
+    folder = base.rpartition("/")[0] if scheme(base) else os.path.dirname(base)
+    return os.path.join(folder, given)
+
+
+def name_of(address: str) -> str:
+    """The last part, in small letters, without the query of a URL: what the kind of a file is told by."""
+    path = urlsplit(address).path if is_http(address) else address
+    return path.rpartition("/")[2].lower()
+
+
+def below(folder: str, relative: str) -> str:
+    """The address of a file in a remote folder; ``zip://folder::s3://...`` is extended at its front."""
+    links = folder.split("::")
+    place = next(number for number, link in enumerate(links) if "://" in link)
+    if links[place].endswith("/"):
+        links[place] += relative
+    else:
+        links[place] += f"/{relative}"
+    return "::".join(links)

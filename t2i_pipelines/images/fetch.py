@@ -1,0 +1,257 @@
+"""HTTP: patient with servers, and never more of one than it may bear.
+
+Each picture is one GET. What may pass is tried again: no connection, no answer in time, a broken-off
+answer, 429, 5xx; ``Retry-After`` is honoured. Each host gets ``HOST_LIMIT`` requests at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.images.address import is_http
+from t2i_pipelines.images.cause import cause
+from t2i_pipelines.images.limits import check_size
+
+if TYPE_CHECKING:
+    from requests import Response, Session
+
+TIMEOUT = 30.0
+"""Seconds that one try may take, from connecting to the last byte."""
+
+TRIES = 3
+FIRST_WAIT = 0.5
+"""Seconds to wait before the second try, at most; twice that before the next."""
+
+LONGEST_WAIT = 60.0
+"""Seconds to wait if the server asks for it; if it asks for more, the picture has failed."""
+
+REDIRECTS = 5
+HOST_LIMIT = 8
+"""Requests at a time to one host. Scrapy's ``CONCURRENT_REQUESTS_PER_DOMAIN`` has the same default."""
+
+
+def fetch(url: str) -> bytes:
+    """Get what is at a URL; at most ``limits.MAX_BYTES``.
+
+    :raises ImageDecodeError: Names the URL, and the status or what else went wrong.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+    retrying = Retrying(
+        stop=stop_after_attempt(TRIES),
+        wait=_wait,
+        retry=retry_if_exception(lambda err: isinstance(err, _FetchError) and err.may_pass),
+        reraise=True,
+    )
+    try:
+        content: bytes = retrying(_get, url, _body)
+    except (_FetchError, ImageDecodeError) as err:
+        raise ImageDecodeError(f"cannot read image {url}: {err}") from err
+    return content
+
+
+def open_url(url: str) -> BinaryIO:
+    """What is at a URL as a stream, of any length.
+
+    :raises OSError: If it cannot be opened, or breaks off.
+    """
+    try:
+        return cast(BinaryIO, io.BufferedReader(_get(url, _Stream), 1 << 20))
+    except _FetchError as err:
+        raise OSError(0, str(err)) from err
+
+
+class _FetchError(Exception):
+    """A try has failed.
+
+    :ivar may_pass: another try may do better.
+    :ivar wait: seconds that the server asks for, if it does.
+    """
+
+    def __init__(self, reason: str, *, may_pass: bool = False, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.may_pass, self.wait = may_pass, wait
+
+
+def _wait(state: Any) -> float:
+    asked: float | None = state.outcome.exception().wait
+    if asked is not None:
+        return asked
+    longest: float = FIRST_WAIT * 2 ** (state.attempt_number - 1)
+    return random.uniform(longest / 2, longest)
+
+
+@cache
+def _session() -> Session:
+    from http.cookiejar import DefaultCookiePolicy
+
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    session = requests.Session()
+    session.headers.update(
+        # bytes as they are stored: a picture gains nothing from gzip, and a bomb is counted as what it is
+        {"User-Agent": f"t2i-pipelines/{version('t2i-pipelines')}", "Accept-Encoding": "identity"}
+    )
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for prefix in ("http://", "https://"):
+        session.mount(prefix, HTTPAdapter(pool_connections=100, pool_maxsize=HOST_LIMIT))
+    return session
+
+
+def _get(url: str, take: Any) -> Any:
+    """Ask for a URL, follow redirects, and give what ``take`` makes of the response."""
+    for _ in range(REDIRECTS + 1):
+        with _turn(urlsplit(url).netloc):
+            deadline = time.monotonic() + TIMEOUT
+            with _named_errors():
+                response = _session().get(
+                    url, stream=True, allow_redirects=False, timeout=(min(10.0, TIMEOUT), TIMEOUT)
+                )
+            try:
+                target = _redirected(response)
+                if target is None:
+                    _check_status(response)
+                    with _named_errors():
+                        return take(response, deadline)
+            except BaseException:
+                response.close()
+                raise
+            response.close()
+        url = target
+        if not is_http(url):
+            raise _FetchError(f"redirected to {url!r}, which is not http(s)://")
+    raise _FetchError(f"more than {REDIRECTS} redirects")
+
+
+def _redirected(response: Response) -> str | None:
+    from urllib.parse import urljoin
+
+    target = _session().get_redirect_target(response)
+    return None if target is None else urljoin(response.url, target)
+
+
+def _check_status(response: Response) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    reason = f"status {status} {response.reason or ''}".rstrip()
+    wait = _retry_after(response.headers.get("Retry-After"))
+    may_pass = status == 429 or status >= 500
+    if may_pass and wait is not None and wait > LONGEST_WAIT:
+        raise _FetchError(f"{reason}, and the server asks to wait {wait:,.0f} seconds")
+    raise _FetchError(reason, may_pass=may_pass, wait=wait)
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds, from seconds or a date; None without a sound one."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util.retry import Retry
+
+    try:
+        return None if header is None else max(0.0, Retry().parse_retry_after(header))
+    except InvalidHeader:
+        return None
+
+
+def _body(response: Response, deadline: float) -> bytes:
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdecimal():
+        check_size(int(announced))
+    parts, size = [], 0
+    with response:
+        while part := response.raw.read1(1 << 16, decode_content=True):
+            parts.append(part)
+            size += len(part)
+            check_size(size)
+            if time.monotonic() > deadline:
+                raise _FetchError(f"not complete within {TIMEOUT:g} seconds", may_pass=True)
+    return b"".join(parts)
+
+
+class _Stream(io.RawIOBase):
+    """The body of a response, with its errors as ``OSError``."""
+
+    def __init__(self, response: Response, deadline: float) -> None:
+        self._response = response
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            with _named_errors():
+                part = self._response.raw.read1(len(buffer), decode_content=True)
+        except _FetchError as err:
+            raise OSError(0, str(err)) from err
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._response.close()
+        super().close()
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn what requests and urllib3 raise into a failed try."""
+    import requests
+    import urllib3.exceptions
+
+    late = f"no answer within {TIMEOUT:g} seconds"
+    try:
+        yield
+    except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as err:
+        raise _FetchError(cause(err)) from err
+    except (requests.Timeout, urllib3.exceptions.TimeoutError) as err:
+        raise _FetchError(late, may_pass=True) from err
+    except (requests.ConnectionError, urllib3.exceptions.ProtocolError) as err:
+        raise _FetchError(_first_cause(err), may_pass=True) from err
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as err:
+        raise _FetchError(cause(err)) from err
+
+
+def _first_cause(err: BaseException) -> str:
+    """The error that the others were made from: they repeat it, wrapped up."""
+    link = err
+    while (before := link.__cause__ or link.__context__) is not None:
+        link = before
+    return cause(link)
+
+
+class _Host:
+    """One that is being asked."""
+
+    def __init__(self) -> None:
+        self.free = threading.Semaphore(HOST_LIMIT)
+        self.callers = 0
+
+
+_hosts: dict[str, _Host] = {}
+_hosts_lock = threading.Lock()
+
+
+@contextmanager
+def _turn(name: str) -> Iterator[None]:
+    """Wait until the host may be asked. Hosts that nobody asks are forgotten: there may be millions."""
+    with _hosts_lock:
+        host = _hosts.setdefault(name, _Host())
+        host.callers += 1
+    try:
+        with host.free:
+            yield
+    finally:
+        with _hosts_lock:
+            host.callers -= 1
+            if not host.callers:
+                del _hosts[name]
