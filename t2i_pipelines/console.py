@@ -48,8 +48,8 @@ class Tally:
 
 
 @contextmanager
-def progress_bar(total: int, doing: str = "inserting") -> Iterator[Tally]:
-    """A bar on stderr with rate, time left and failures, for ``total`` inputs."""
+def progress_bar(total: int | None, doing: str = "inserting") -> Iterator[Tally]:
+    """A bar on stderr with rate, time left and failures, for ``total`` inputs, None if unknown."""
     columns = (
         TextColumn(doing),
         BarColumn(),
@@ -144,5 +144,7 @@ def _picture(path: str) -> Any:
 
 def _near(path: str) -> str:
     """The path as seen from here, where that is shorter."""
+    if "://" in path:
+        return path
     relative = os.path.relpath(path)
     return relative if len(relative) < len(path) else path

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Protocol
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.errors import MissingExtraError, SourceError
 from t2i_pipelines.images.address import is_http, name_of, normal, scheme
 from t2i_pipelines.images.sources import delimited, folder, json_lines, parquet, remote, webdataset
 from t2i_pipelines.images.sources.folder import SUFFIXES
@@ -199,7 +199,7 @@ def _each(addresses: Iterable[str]) -> Iterator[object]:
     for address in addresses:
         try:
             yield from _file(normal(address))
-        except SourceError as err:
+        except (SourceError, MissingExtraError) as err:
             yield refused(address, str(err))
 
 
