@@ -20,7 +20,12 @@ def test_the_first_python_block_prints_what_stands_below_it(tmp_path, monkeypatc
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out == shown
+    printed = capsys.readouterr().out
+    score = r"0\.\d\d"
+    assert re.sub(score, "#", printed) == re.sub(score, "#", shown)
+    # in bf16, which some processors take, a score differs in the second place
+    scores = [[float(one) for one in re.findall(score, text)] for text in (printed, shown)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
 @pytest.mark.parametrize("code", blocks("python"))
