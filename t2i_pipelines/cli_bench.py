@@ -73,20 +73,23 @@ def show_result(plan: Plan, result: Result) -> None:
             console.out.print(_table(title, rows, result.base))
     console.out.print(NOTE, highlight=False, soft_wrap=True)
     for row in result.rows:
-        if row.reason:
-            console.out.print(
-                f"[yellow]not measured[/] {escape(f'{row.contender.name}, {row.mode}: {row.reason}')}",
-                soft_wrap=True,
-                highlight=False,
-            )
-        elif row.running and row.mode == row.contender.modes[0]:
-            console.out.print(
-                escape(f"{row.contender.name} ran on {row.running}"), soft_wrap=True, highlight=False
-            )
+        if note := _note(row, plan.images):
+            console.out.print(note, soft_wrap=True, highlight=False)
     if any(row.contender.ours for row in result.rows):
         console.out.print("\nTargets, as ratios to the Milvus tutorial's loop", highlight=False)
         for verdict in result.verdicts:
             console.out.print(line_of(verdict), soft_wrap=True, highlight=False)
+
+
+def _note(row: Row, images: int) -> str:
+    """What the table does not tell of a row: why there are no figures, what it ran on, if it took fewer."""
+    name = row.contender.name
+    if row.reason:
+        return f"[yellow]not measured[/] {escape(f'{name}, {row.mode}: {row.reason}')}"
+    most = row.contender.most
+    if most is not None and most < images:
+        return escape(f"{name} took {most} pictures: its memory grows with each")
+    return escape(f"{name} ran on {row.running}") if row.running and row.mode == "insert" else ""
 
 
 def _table(title: str, rows: Sequence[Row], base: Row | None) -> Table:

@@ -177,6 +177,21 @@ def test_importing_the_library_counts_as_memory_of_ours_only(made):
     assert 1 << 20 < baselines["two"] < rss()
 
 
+def test_a_contender_that_keeps_every_picture_in_memory_gets_fewer(made):
+    perform, jobs = fake({})
+    given = lambda most: [job.inputs.images for job in jobs if job.contender.most == most]  # noqa: E731
+    contenders = tuple(replace(TWO, name=str(most), most=most) for most in (1, 5, None))
+    kept, all_there = outcome(images=RIGHT[:1]), outcome()
+
+    def measure(job):
+        perform(job)
+        return kept if job.contender.most == 1 else all_there
+
+    result = run(Plan(contenders, 2, 1, TINY), made, lambda _: None, measure)
+    assert (given(1)[1:], given(5)[1:], given(None)[1:]) == ([1, 1], [2, 2], [2, 2])
+    assert [row.cosine for row in result.rows] == [1.0] * 6
+
+
 def test_what_fails_once_is_not_tried_again_and_stops_nothing_else(made):
     perform, jobs = fake({("one", "prepare"): "cannot export", ("two", "insert"): "out of memory"})
     result = run(Plan((ONE, TWO), 2, 3, TINY), made, lambda _: None, perform)
@@ -239,11 +254,13 @@ def test_inputs_that_cannot_be_made_end_the_run(tmp_path):
 
 
 def test_the_peak_is_what_was_held_not_what_is_held():
-    before = peak_rss()
     held = np.ones(40_000_000)
-    assert peak_rss() >= rss() >= held.nbytes
+    holding = rss()
     del held
-    assert peak_rss() >= max(before, rss() + 200_000_000)
+    page = 1 << 20  # the kernel counts in steps
+    assert holding >= 320_000_000
+    assert peak_rss() >= holding - page
+    assert rss() < holding - 300_000_000
 
 
 def test_pictures_are_the_same_at_every_run_and_differ_by_seed():
@@ -307,6 +324,7 @@ def test_the_command_prints_the_figures_and_by_how_much_targets_are_met(shown):
     ) in lines
     assert "end to end, int8 (ours, openvino int8): wanted 6.00, found 4.50: missed by 25.0 %" in lines
     assert "base install (ONNX Runtime only), int8: wanted 4.50, not measured" in lines
+    assert "Milvus tutorial took 96 pictures: its memory grows with each" in lines
 
 
 def test_without_the_tutorial_there_are_no_ratios(shown):
@@ -328,8 +346,7 @@ def test_the_made_model_tells_pictures_and_texts_apart(tiny):
     for vectors in tiny.right:
         pairs = np.triu_indices(len(vectors), 1)
         apart = cosines(vectors[pairs[0]], vectors[pairs[1]])
-        assert apart.mean() < 0.95
-        assert apart.max() < 0.995
+        assert apart.mean() < 0.8
     assert json.loads((tiny.transformers / "config.json").read_text())["projection_dim"] == TINY.dim
 
 

@@ -31,7 +31,10 @@ QUERIES = tuple(
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where they are."""
+    """Where they are.
+
+    :ivar images: how many pictures, of those that there are, are measured.
+    """
 
     folder: Path
     images: int
@@ -55,7 +58,7 @@ class Inputs:
     @property
     def fitted(self) -> Image:
         """The measured pictures as the model sees them, (N, S, S, 3) uint8."""
-        return np.asarray(np.load(self.folder / "fitted.npy"))
+        return np.asarray(np.load(self.folder / "fitted.npy")[: self.images])
 
     @property
     def transformers(self) -> Path:
@@ -75,7 +78,7 @@ class Inputs:
     def right(self) -> tuple[Matrix, Matrix]:
         """The right vectors of the measured pictures, (N, D), and of ``QUERIES``, (M, D)."""
         with np.load(self.folder / "right.npz") as stored:
-            return stored["images"], stored["texts"]
+            return stored["images"][: self.images], stored["texts"]
 
     @property
     def note(self) -> str:

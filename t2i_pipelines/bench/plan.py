@@ -50,6 +50,7 @@ class Contender:
     :ivar module: of ``bench.contenders``.
     :ivar options: arguments of the module's ``start``.
     :ivar packages: what must be importable.
+    :ivar most: pictures that it is given at most, where its memory grows with each.
     :ivar ours: this library. Then importing it counts as memory, and the targets apply.
     """
 
@@ -58,6 +59,7 @@ class Contender:
     options: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     modes: tuple[Mode, ...] = ("insert", "encode")
+    most: int | None = None
     ours: bool = False
 
 

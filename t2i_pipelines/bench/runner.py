@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -71,10 +71,16 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None], perform: Perform |
         say(f"making {plan.images} pictures and a CLIP of the shape of {plan.shape.name}")
         _run_module("t2i_pipelines.bench.inputs", str(inputs.folder), str(plan.images), plan.shape.name)
     outcomes = _measure(plan, inputs, say, perform)
-    right = inputs.right[0]
-    rows = tuple(row(one, mode, outcomes[one.name, mode], right) for one, mode in _ways(plan))
+    rows = tuple(
+        row(one, mode, outcomes[one.name, mode], _share(inputs, one).right[0]) for one, mode in _ways(plan)
+    )
     base = next((one for one in rows if one.contender == MILVUS_TUTORIAL and one.is_measured), None)
     return Result(rows, base, tuple(judge(rows, base)))
+
+
+def _share(inputs: Inputs, contender: Contender) -> Inputs:
+    """What of the inputs the contender is given."""
+    return inputs if contender.most is None else replace(inputs, images=min(inputs.images, contender.most))
 
 
 def _ways(plan: Plan) -> list[tuple[Contender, Mode]]:
@@ -97,7 +103,8 @@ def _measure(
             so_far = outcomes[contender.name, mode]
             if not any(one.reason for one in so_far):
                 say(f"round {number} of {plan.rounds}: {contender.name}, {mode}")
-                so_far.append(perform(Job(contender, mode, inputs, bare if contender.ours else None)))
+                job = Job(contender, mode, _share(inputs, contender), bare if contender.ours else None)
+                so_far.append(perform(job))
     return outcomes
 
 
