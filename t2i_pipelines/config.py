@@ -31,6 +31,7 @@ class SettingsArgs(TypedDict, total=False):
     output_fields: Sequence[str]
     filter: str
     on_error: OnError
+    refresh: bool
     timeout: float
 
 
@@ -52,6 +53,8 @@ class Settings:
     :ivar output_fields: search: further columns in each hit.
     :ivar filter: search: a Milvus filter expression, for example ``year > 2015``.
     :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
+    :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
+        and fetch every URL again. Pictures whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
     """
 
@@ -68,6 +71,7 @@ class Settings:
     output_fields: Sequence[str] = ()
     filter: str = ""
     on_error: OnError = "record"
+    refresh: bool = False
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
@@ -83,6 +87,8 @@ class Settings:
             if (given := getattr(self, name)) not in get_args(kind):
                 known = ", ".join(map(repr, get_args(kind)))
                 raise ConfigError(f"{name} must be one of {known}, got {given!r}")
+        if not isinstance(self.refresh, bool):
+            raise ConfigError(f"refresh must be True or False, got {self.refresh!r}")
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be more than 0 seconds, got {self.timeout!r}")
         if isinstance(self.output_fields, str):

@@ -43,9 +43,10 @@ def shows_settings(build: _Build) -> _Build:
 def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     """Build the pipeline that inserts pictures: ``insert(source)``.
 
-    A source is a folder (searched recursively), a glob, a CSV with a ``path`` column, or a list of paths
-    or of rows. The result has one row an input, ``(path, id, status, reason)``; status is ``inserted``,
-    ``unchanged`` or ``failed``. Running it twice changes nothing.
+    A source is a folder (searched recursively), a glob, a table (CSV, TSV, JSON lines, Parquet) with a
+    ``path`` or ``url`` column, WebDataset tars, a URL, or a list of paths, URLs or rows; see
+    :func:`t2i_pipelines.images.records`. The result has one row an input, ``(path, id, status, reason)``;
+    status is ``inserted``, ``unchanged`` or ``failed``. Running it twice changes nothing.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
@@ -79,7 +80,7 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     on_error = {"on_error": chosen.on_error}
     return (
         p.flat_map(source, "batch", ops.t2i.read_source(batch_size=chosen.batch_size, **on_error))
-        .map("batch", "batch", ops.t2i.skip_unchanged(**place, **model))
+        .map("batch", "batch", ops.t2i.skip_unchanged(**place, **model, refresh=chosen.refresh))
         .map("batch", "batch", ops.t2i.image_decode(**model, **on_error))
         .map("batch", "batch", ops.t2i.clip(**model, modality="image", **on_error))
         .map("batch", "batch", ops.t2i.normalize(**on_error))

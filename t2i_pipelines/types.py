@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -21,6 +22,9 @@ Matrix: TypeAlias = NDArray[np.float32]
 Modality: TypeAlias = Literal["image", "text"]
 Status: TypeAlias = Literal["inserted", "updated", "reused", "unchanged", "deleted", "failed"]
 Stage: TypeAlias = Literal["read", "decode", "encode", "insert"]
+
+CONTENT_BYTES = 128 << 20
+"""Of the files that come with the records of one batch, as from a tar. Such a batch ends early."""
 
 KEPT = "; what was stored of it before is kept"
 """Ends the reason of an input that failed now and did not at another time."""
@@ -241,6 +245,17 @@ class Batch(list[Record]):
     """
 
     last: bool = False
+
+    @classmethod
+    def take(cls, records: Iterator[Record], size: int) -> Self:
+        """The next ``size`` records, fewer at the end, or as soon as they hold ``CONTENT_BYTES``."""
+        batch, held = cls(), 0
+        for record in islice(records, size):
+            batch.append(record)
+            held += len(record.content or b"")
+            if held >= CONTENT_BYTES:
+                break
+        return batch
 
     @property
     def pending(self) -> list[Record]:

@@ -76,6 +76,19 @@ def test_running_twice_changes_nothing_and_opens_no_picture(pictures, settings, 
     assert stored(settings) == 7
 
 
+def test_refresh_reads_every_picture_again_and_embeds_what_has_changed(pictures, settings, outcomes):
+    changing = paint(pictures / "changing.bmp", "red")
+    insert = build_insert_pipeline(**settings)
+    insert(pictures)
+    was = changing.stat()
+    paint(changing, "blue")  # same size and time
+    os.utime(changing, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert set(outcomes(insert(pictures)).values()) == {"unchanged"}
+    found = outcomes(build_insert_pipeline(**settings, refresh=True)(pictures))
+    assert found.pop("changing.bmp") == "updated"
+    assert set(found.values()) == {"unchanged"}
+
+
 def test_a_run_that_inserted_flushes_once_and_another_not_at_all(pictures, settings, monkeypatch):
     flushed = []
     monkeypatch.setattr(Collection, "flush", lambda self: flushed.append(self.count()))
@@ -204,6 +217,7 @@ def test_a_closed_database_opens_again(pictures, settings):
         ({"batch_size": 0}, ConfigError, "batch_size must be between 1 and 4096, got 0"),
         ({"on_error": "skip"}, ConfigError, "on_error must be 'record' or 'raise', got 'skip'"),
         ({"device": "tpu"}, ConfigError, "device must be one of 'auto', 'cpu', 'cuda', got 'tpu'"),
+        ({"refresh": "yes"}, ConfigError, "refresh must be True or False, got 'yes'"),
         ({"timeout": 0}, ConfigError, "timeout must be more than 0 seconds, got 0"),
         ({"output_fields": "year"}, ConfigError, r"write \['year'\]"),
         ({"limt": 5}, ConfigError, "unknown setting limt; known settings are .*limit"),

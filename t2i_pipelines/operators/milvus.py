@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.collection.ledger import Ledger
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
-from t2i_pipelines.images.source import path_key
+from t2i_pipelines.images import digest, path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
 from t2i_pipelines.types import Backend, Batch, Device, Hit, OnError, Precision, Record, Space, content_of
 
@@ -53,7 +54,14 @@ class SkipUnchanged(_InCollection):
 
     A file counts as unchanged when size, time of change and metadata are those that are stored. Where
     these differ and the content does not, the stored vector is kept and the rest of the row renewed.
+    Of a URL neither size nor time is known before it is fetched, so one that is stored counts as unchanged.
+
+    :param refresh: pass nothing by: let the content decide, of URLs and files alike.
     """
+
+    def __init__(self, *, refresh: bool = False, **place: Any) -> None:
+        super().__init__(**place)
+        self.refresh = refresh
 
     def __call__(self, batch: Batch) -> Batch:
         """Look a batch up, and end what is stored as ``unchanged``."""
@@ -63,10 +71,17 @@ class SkipUnchanged(_InCollection):
             for record in pending:
                 if stored := ledger.get(record.id):
                     record.stored_digest = stored.digest
-                    same_file = (record.size, record.mtime) == (stored.size, stored.mtime)
-                    if same_file and stored.digest.endswith(record.digest):
-                        record.status = "unchanged"
+                    if not self.refresh and _is_same(record, stored):
+                        record.status, record.content = "unchanged", None
         return batch
+
+
+def _is_same(record: Record, stored: Ledger) -> bool:
+    """Whether nothing needs to be read; bytes that came with the record are compared as well."""
+    if (record.size, record.mtime) != (stored.size, stored.mtime):
+        return False
+    known = "" if record.content is None else digest(record.content)
+    return stored.digest.startswith(known) and stored.digest.endswith(record.digest)
 
 
 class MilvusInsert(_InCollection, ItemOperator):

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import records
 from t2i_pipelines.operators.base import Operator
-from t2i_pipelines.types import Batch, OnError, Record
-
-CONTENT_BYTES = 128 << 20
-"""Of the files that come with the records of one batch, as from a tar; such a batch ends early."""
+from t2i_pipelines.types import Batch, OnError
 
 
 class ReadSource(Operator):
     """``ops.t2i.read_source``: a source -> batches. For ``flat_map``.
 
-    :param batch_size: records a batch; the last may be shorter, and those with more than
-        ``CONTENT_BYTES`` of files are.
+    :param batch_size: records a batch; the last may be shorter, and so may those whose files come along, as
+        from a tar: see :meth:`~t2i_pipelines.types.Batch.take`.
     """
 
     def __init__(self, batch_size: int = 32, on_error: OnError = "record") -> None:
@@ -30,9 +27,9 @@ class ReadSource(Operator):
         :raises SourceError: If there is nothing to read, or at a bad row with ``on_error="raise"``.
         """
         rows = records(source)
-        batch = self._next(rows)
+        batch = Batch.take(rows, self.batch_size)
         while batch:
-            following = self._next(rows)
+            following = Batch.take(rows, self.batch_size)
             batch.last = not following
             if self.on_error == "raise":
                 for record in batch:
@@ -40,12 +37,3 @@ class ReadSource(Operator):
                         raise SourceError(record.reason)
             yield batch
             batch = following
-
-    def _next(self, rows: Iterator[Record]) -> Batch:
-        batch, size = Batch(), 0
-        for record in rows:
-            batch.append(record)
-            size += len(record.content or b"")
-            if len(batch) == self.batch_size or size >= CONTENT_BYTES:
-                break
-        return batch

@@ -51,29 +51,28 @@ def described(
     *,
     size: int = -1,
     mtime: int = -1,
-    content: bytes | None = None,
 ) -> Record:
     """A record from its address and its further columns; ``id`` among these is the primary key."""
     values = {str(name): plain(value) for name, value in row.items()}
     metadata = {name: value for name, value in values.items() if name != "id" and value is not None}
-    if taken := sorted(RESERVED & metadata.keys()):
-        return refused(address, f"{address}: column {', '.join(taken)} is reserved; rename it in the source")
+    key = "" if values.get("id") is None else str(values["id"])
     record = Record(
         address,
+        key,
         metadata=metadata,
-        digest=metadata_digest(metadata),
+        # under an id of its own, a picture may move
+        digest=metadata_digest({**metadata, "path": address} if key else metadata),
         size=size,
         mtime=mtime,
-        content=content,
     )
     try:
         address.encode()
     except UnicodeEncodeError:
         record.path = address.encode(errors="surrogateescape").decode(errors="replace")
         record.fail(f"{record.path}: the name is not valid UTF-8, so it cannot be stored; rename the file")
-        return record
-    key = values.get("id")
-    record.id = path_key(address) if key in (None, "") else str(key)
+    record.id = key or path_key(record.path)
+    if taken := sorted(RESERVED & metadata.keys()):
+        record.fail(f"{address}: column {', '.join(taken)} is reserved; rename it in the source")
     return record
 
 

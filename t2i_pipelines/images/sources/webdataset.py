@@ -133,11 +133,13 @@ def _add(metadata: dict[str, Any], name: str, kind: str, content: bytes) -> None
 def _records(sample: _Sample, address: str) -> Iterator[Record]:
     for member, content in sample.pictures:
         place = f"tar://{member.name}::{address}"
-        wrong = sample.wrong or (str(content) if isinstance(content, ImageDecodeError) else "")
-        if "::" in member.name:
-            wrong = "a name with `::` has no address; rename it"
+        wrong = "a name with `::` has no address; rename it" if "::" in member.name else sample.wrong
         if wrong:
             yield refused(place, f"cannot read image {place}: {wrong}")
-        elif isinstance(content, bytes):
-            mtime = int(member.mtime * 10**9)
-            yield described(place, sample.metadata, size=member.size, mtime=mtime, content=content)
+            continue
+        record = described(place, sample.metadata, size=member.size, mtime=int(member.mtime * 10**9))
+        if isinstance(content, bytes):
+            record.content = content
+        else:
+            record.fail(f"cannot read image {place}: {content}")
+        yield record
