@@ -1,8 +1,9 @@
 """``t2i bench`` as a script: ``python benchmarks/encode.py --images 256 --repeat 3``."""
 
-import typer
+import sys
 
-from t2i_pipelines.cli_bench import bench
+from t2i_pipelines.cli import main
 
 if __name__ == "__main__":
-    typer.run(bench)
+    sys.argv.insert(1, "bench")
+    main()

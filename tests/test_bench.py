@@ -1,6 +1,8 @@
 """The benchmark: its arithmetic on made-up contenders, its words, and the real contenders on a tiny model."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,6 +335,15 @@ def test_without_the_tutorial_there_are_no_ratios(shown):
     lines = shown([ours("torch", "fp32", speed=27.2)], None, "--only", "ours", "--images", "4")
     assert "ours, torch fp32 27.2 0 % 1.00000 1.00000 0 0.0" in lines
     assert "ViT-B/32, random weights, 4 pictures, 3 rounds" in lines
+
+
+def test_the_script_is_the_same_command():
+    script = Path(__file__).parent.parent / "benchmarks" / "encode.py"
+    done = subprocess.run(
+        [sys.executable, script, "--only", "nobody"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no contender is called 'nobody'; there are: Milvus tutorial; ")
 
 
 @pytest.fixture(scope="session")
