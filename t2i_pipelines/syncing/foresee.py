@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import digest, read
@@ -13,7 +11,9 @@ from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.syncing.twins import Twins
 from t2i_pipelines.types import Batch, Record
 
-_AT_ONCE = 1000
+_AT_ONCE = 256
+READS = 32
+"""Files that are read, or waited for, at the same time."""
 
 
 def foresee(records: Iterable[Record], look_up: SkipUnchanged, twins: Twins) -> Iterator[Record]:
@@ -23,8 +23,8 @@ def foresee(records: Iterable[Record], look_up: SkipUnchanged, twins: Twins) -> 
     :param twins: of its own; it counts as stored what is only foreseen.
     """
     records = iter(records)
-    with ThreadPoolExecutor(os.cpu_count(), "t2i-foresee") as pool:
-        while batch := Batch(islice(records, _AT_ONCE)):
+    with ThreadPoolExecutor(READS, "t2i-foresee") as pool:
+        while batch := Batch.take(records, _AT_ONCE):
             pending = look_up(batch).pending
             for record, content in zip(pending, pool.map(_content, pending), strict=True):
                 record.twins = twins
@@ -39,6 +39,8 @@ def foresee(records: Iterable[Record], look_up: SkipUnchanged, twins: Twins) -> 
 
 def _content(record: Record) -> str | ImageDecodeError:
     try:
-        return digest(read(record.path))
+        return digest(read(record))
     except ImageDecodeError as err:
         return err
+    finally:
+        record.content = None

@@ -89,7 +89,7 @@ def sync(
     collection.verify(load_encoder(**model).space)
     inventory = Inventory(collection.scan(FIELDS))
     with closing(Spill()) as waiting:
-        plan = Plan(inventory, waiting)
+        plan = Plan(inventory, waiting, chosen.refresh)
         nameless = 0
         for record in plan.read(records(source)):
             if record.status == "failed" and chosen.on_error == "raise":
@@ -100,7 +100,9 @@ def sync(
             report.note = _keep_all(inventory, nameless)
         too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
         if dry_run or too_many:
-            found = foresee(plan.work(), SkipUnchanged(**place, **model), Twins(inventory))
+            found = foresee(
+                plan.work(), SkipUnchanged(**place, **model, refresh=chosen.refresh), Twins(inventory)
+            )
             contents = _contents(found, tell if dry_run else None)
             refusal = _refusal(inventory, contents) if too_many else ""
             if refusal and not dry_run:
