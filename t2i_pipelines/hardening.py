@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -105,6 +105,7 @@ class _Call(Graph):  # type: ignore[misc]
             raise err from (self._failures[0] if self._failures else None)
         except KeyboardInterrupt:
             self.stop()
+            wait(self.features)  # a node that is left at work may wait for ever for what Python takes down
             raise
 
     def stop(self) -> None:

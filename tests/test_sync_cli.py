@@ -1,0 +1,98 @@
+"""`t2i sync`: what it prints, and how it exits."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from conftest import paint
+from test_cli import COLOUR, t2i  # noqa: F401 - a fixture
+
+from t2i_pipelines.collection import open_collection
+
+
+def test_sync_tells_what_it_did_and_leaves_unchanged_files_alone(t2i, pictures):  # noqa: F811
+    code, out, err = t2i("sync", "pictures", *COLOUR)
+    assert (code, out) == (0, "")
+    assert err.strip().endswith("7 images: 7 inserted, 0 unchanged, 0 failed")
+    (pictures / "red.png").rename(pictures / "rot.png")
+    paint(pictures / "blue.png", (1, 2, 3))
+    code, _, err = t2i("sync", "pictures", *COLOUR)
+    assert code == 0
+    assert "7 images: 0 inserted, 1 updated, 1 reused, 5 unchanged, 1 deleted, 0 failed" in err
+
+
+def test_a_dry_run_prints_a_line_for_each_change(t2i, pictures):  # noqa: F811
+    t2i("sync", "pictures", *COLOUR)
+    (pictures / "red.png").unlink()
+    paint(pictures / "new.png", (1, 2, 3))
+    code, out, err = t2i("sync", "pictures", "--dry-run", *COLOUR)
+    assert code == 0
+    assert out.splitlines() == ["inserted pictures/new.png", "deleted  pictures/red.png"]
+    assert "nothing was changed, this is what would be" in err
+    assert open_collection("milvus.db").count() == 7
+
+
+def test_too_many_deletions_exit_with_2_and_name_the_way_out(t2i, pictures):  # noqa: F811
+    t2i("sync", "pictures", *COLOUR)
+    for name in ("red", "green"):
+        (pictures / f"{name}.png").unlink()
+    code, _, err = t2i("sync", "pictures", *COLOUR)
+    assert (code, "error: the source lacks 2 of the 7 stored pictures" in err) == (2, True)
+    assert "--force" in err
+    code, _, err = t2i("sync", "pictures", "--dry-run", *COLOUR)
+    assert (code, "the source lacks 2 of the 7 stored pictures" in err) == (0, True)
+    code, _, err = t2i("sync", "pictures", "--force", *COLOUR)
+    assert (code, "5 images: 0 inserted, 5 unchanged, 2 deleted, 0 failed" in err) == (0, True)
+
+
+def test_failures_exit_with_1_and_are_in_the_report(t2i, pictures):  # noqa: F811
+    (pictures / "bad.png").write_bytes(b"no picture")
+    for command in ("sync", "insert"):
+        code, _, err = t2i(command, "pictures", "--report", f"out/{command}.json", *COLOUR)
+        assert (code, f"wrote out/{command}.json" in err) == (1, True)
+        with open(f"out/{command}.json", encoding="utf-8") as file:  # noqa: PTH123
+            found = json.load(file)
+        assert found["counts"]["failed"] == 1
+        assert found["failed"][0]["stage"] == "decode"
+        assert found["failed"][0]["path"] == str(pictures / "bad.png")
+    code, _, err = t2i("sync", "pictures", "--stop-at-error", *COLOUR)
+    assert (code, "error: cannot read image" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_far_it_came_and_the_next_run_ends_it(tmp_path):
+    for n in range(60):
+        paint(tmp_path / "photos" / f"{n:02}.png", (n + 50, 2 * n, 9))
+    code = """
+        import sys, time
+        from t2i_pipelines import cli
+        from t2i_pipelines.encoders import register_encoder
+        from t2i_pipelines.testing import ColourEncoder
+        class Slow(ColourEncoder):
+            def encode_images(self, images):
+                if slow:
+                    print("at work", flush=True)
+                    time.sleep(0.3)
+                return super().encode_images(images)
+        slow = sys.argv.pop() == "slow"
+        register_encoder("colour", lambda *_: Slow())
+        cli.main()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), "sync", "photos", "--model-name", "colour"]
+    command += ["--batch-size", "4"]
+    process = subprocess.Popen(
+        [*command, "slow"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(4):
+        assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "interrupted; so far " in err) == (130, True), err
+    assert "run it again to go on" in err
+    done = subprocess.run([*command, "fast"], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "60 images: " in done.stderr
+    assert " 0 unchanged" not in done.stderr, "what the first run stored is not stored again"
