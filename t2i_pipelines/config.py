@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
+
+from PIL import ImageColor
 
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.types import Backend, Device, OnError, Precision
@@ -13,9 +15,27 @@ from t2i_pipelines.types import Backend, Device, OnError, Precision
 DEFAULT_MODEL = "clip_vit_base_patch32"
 MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
 MAX_BATCH_SIZE = 4096
+MAX_PIXELS = 178_956_970
+"""Twice Pillow's ``MAX_IMAGE_PIXELS``: a picture of 512 MiB as 24-bit RGB."""
+
+Frames: TypeAlias = Literal["first", "middle", "mean"]
+Truncated: TypeAlias = Literal["refuse", "accept"]
+Reduce: TypeAlias = Literal["auto", "never"]
 
 
-class SettingsArgs(TypedDict, total=False):
+class DecodingArgs(TypedDict, total=False):
+    """What decoding takes as keyword arguments; :class:`Decoding` says what each means."""
+
+    background: str
+    frames: Frames
+    truncated: Truncated
+    max_pixels: int
+    reduce: Reduce
+    isolate: bool
+    decode_timeout: float
+
+
+class SettingsArgs(DecodingArgs, total=False):
     """What the builders take as keyword arguments; :class:`Settings` says what each means."""
 
     uri: str | Path
@@ -33,6 +53,61 @@ class SettingsArgs(TypedDict, total=False):
     on_error: OnError
     refresh: bool
     timeout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How files become pixels.
+
+    :ivar background: what shows through transparent parts: a name or ``#rrggbb``.
+    :ivar frames: of an animation, the ``first``, the one in the ``middle``, or the ``mean`` of the vectors
+        of up to 8 frames, evenly spaced.
+    :ivar truncated: ``refuse`` a file that is cut off, or ``accept`` what is there; the rest stays black.
+    :ivar max_pixels: width times height at most, 1 to 2**40; larger pictures are refused undecoded.
+    :ivar reduce: ``auto`` decodes a picture much larger than the model's input at a half, a quarter or an
+        eighth of its size (cosine to the exact vector above 0.999); ``never`` computes as the reference.
+    :ivar isolate: decode in processes of their own: a file that crashes or hangs its decoder then fails
+        alone. Otherwise a crash ends the program, and a file that hangs can only be ended with it.
+    :ivar decode_timeout: seconds that one file may take when isolated.
+    """
+
+    background: str = "white"
+    frames: Frames = "first"
+    truncated: Truncated = "refuse"
+    max_pixels: int = MAX_PIXELS
+    reduce: Reduce = "auto"
+    isolate: bool = False
+    decode_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigError: With the setting, its value and what it may be.
+        """
+        for name, kind in (("frames", Frames), ("truncated", Truncated), ("reduce", Reduce)):
+            check_one_of(name, getattr(self, name), kind)
+        check_whole_number("max_pixels", self.max_pixels, 2**40)
+        if not isinstance(self.isolate, bool):
+            raise ConfigError(f"isolate must be True or False, got {self.isolate!r}")
+        if not self.decode_timeout > 0:
+            raise ConfigError(f"decode_timeout must be more than 0 seconds, got {self.decode_timeout!r}")
+        try:
+            opaque = len(ImageColor.getrgb(self.background)) == 3
+        except (ValueError, AttributeError, TypeError):
+            opaque = False
+        if not opaque:
+            raise ConfigError(
+                f"background must be an opaque colour such as 'white' or '#808080', got {self.background!r}"
+            )
+
+    @classmethod
+    def of(cls, **settings: Unpack[DecodingArgs]) -> Decoding:
+        """Build from keyword arguments.
+
+        :raises ConfigError: If one is unknown; the message lists the known.
+        """
+        check_known(cls, dict(settings))
+        return cls(**settings)
 
 
 @dataclass(kw_only=True)
@@ -56,6 +131,8 @@ class Settings:
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
+    :ivar background: insert; with ``frames``, ``truncated``, ``max_pixels``, ``reduce``, ``isolate`` and
+        ``decode_timeout``, see :class:`Decoding`.
     """
 
     uri: str | Path = "milvus.db"
@@ -73,6 +150,13 @@ class Settings:
     on_error: OnError = "record"
     refresh: bool = False
     timeout: float = 30.0
+    background: str = Decoding.background
+    frames: Frames = Decoding.frames
+    truncated: Truncated = Decoding.truncated
+    max_pixels: int = Decoding.max_pixels
+    reduce: Reduce = Decoding.reduce
+    isolate: bool = Decoding.isolate
+    decode_timeout: float = Decoding.decode_timeout
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -84,9 +168,7 @@ class Settings:
         if self.on_error not in ("record", "raise"):
             raise ConfigError(f"on_error must be 'record' or 'raise', got {self.on_error!r}")
         for name, kind in (("device", Device), ("precision", Precision), ("backend", Backend)):
-            if (given := getattr(self, name)) not in get_args(kind):
-                known = ", ".join(map(repr, get_args(kind)))
-                raise ConfigError(f"{name} must be one of {known}, got {given!r}")
+            check_one_of(name, getattr(self, name), kind)
         if not isinstance(self.refresh, bool):
             raise ConfigError(f"refresh must be True or False, got {self.refresh!r}")
         if not self.timeout > 0:
@@ -96,6 +178,12 @@ class Settings:
                 f"output_fields must be a list of names, got the string {self.output_fields!r}; "
                 f"write [{self.output_fields!r}]"
             )
+        _ = self.decoding
+
+    @property
+    def decoding(self) -> Decoding:
+        """The settings that say how files become pixels."""
+        return Decoding(**{one.name: getattr(self, one.name) for one in fields(Decoding)})
 
     @classmethod
     def of(cls, **settings: Any) -> Settings:
@@ -103,10 +191,27 @@ class Settings:
 
         :raises ConfigError: If one is unknown; the message lists the known.
         """
-        known = [one.name for one in fields(cls)]
-        if unknown := sorted(settings.keys() - set(known)):
-            raise ConfigError(f"unknown setting {', '.join(unknown)}; known settings are {', '.join(known)}")
+        check_known(cls, settings)
         return cls(**settings)
+
+
+def check_known(kind: Any, settings: dict[str, Any]) -> None:
+    """Check that keyword arguments are fields of a dataclass.
+
+    :raises ConfigError: If one is not; the message lists the known.
+    """
+    known = [one.name for one in fields(kind)]
+    if unknown := sorted(settings.keys() - set(known)):
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known settings are {', '.join(known)}")
+
+
+def check_one_of(name: str, value: object, kind: Any) -> None:
+    """Check that a setting is one of the values of a ``Literal``.
+
+    :raises ConfigError: If it is not; the message lists them.
+    """
+    if value not in get_args(kind):
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
 
 
 def check_whole_number(name: str, value: object, highest: int) -> None:

@@ -81,7 +81,7 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     return (
         p.flat_map(source, "batch", ops.t2i.read_source(batch_size=chosen.batch_size, **on_error))
         .map("batch", "batch", ops.t2i.skip_unchanged(**place, **model, refresh=chosen.refresh))
-        .map("batch", "batch", ops.t2i.image_decode(**model, **on_error))
+        .map("batch", "batch", ops.t2i.image_decode(**model, **on_error, **asdict(chosen.decoding)))
         .map("batch", "batch", ops.t2i.clip(**model, modality="image", **on_error))
         .map("batch", "batch", ops.t2i.normalize(**on_error))
         .map("batch", "batch", ops.t2i.milvus_insert(**place, **model, **on_error))

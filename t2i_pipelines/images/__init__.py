@@ -2,7 +2,18 @@
 
 from t2i_pipelines.images.address import is_remote
 from t2i_pipelines.images.decode import decode
+from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
 from t2i_pipelines.images.source import SUFFIXES, count, path_key, records
 
-__all__ = ["SUFFIXES", "count", "decode", "digest", "is_remote", "path_key", "read", "records"]
+__all__ = [
+    "SUFFIXES",
+    "count",
+    "decode",
+    "decode_isolated",
+    "digest",
+    "is_remote",
+    "path_key",
+    "read",
+    "records",
+]

@@ -11,7 +11,18 @@ from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.types import Backend, Device, Encoder, Image, Modality, OnError, Precision, Record
+from t2i_pipelines.types import (
+    Backend,
+    Device,
+    Encoder,
+    Image,
+    Matrix,
+    Modality,
+    OnError,
+    Precision,
+    Record,
+    Vector,
+)
 
 
 class Clip(ItemOperator):
@@ -44,12 +55,27 @@ class Clip(ItemOperator):
     def many(self, items: Sequence[Any]) -> list[Any]:
         """N pictures ((H, W, 3) uint8 RGB) or N texts -> N vectors (D,) float32, one forward pass.
 
+        An (F, H, W, 3) array is F frames of one animation; its vector is the mean of their unit vectors.
+
         :raises QueryError: If a text is empty or not a string.
-        :raises EncodeError: If a picture is not an (H, W, 3) uint8 array.
+        :raises EncodeError: If a picture is not an (H, W, 3) or (F, H, W, 3) uint8 array.
         """
         if self._modality == "text":
             return list(self.encoder.encode_texts([_text(item) for item in items]))
-        return list(self.encoder.encode_images([_image(item) for item in items]))
+        images = [_image(item) for item in items]
+        if any(image.ndim == 4 for image in images):
+            return self._means([image if image.ndim == 4 else image[None] for image in images])
+        return list(self.encoder.encode_images(images))
+
+    def _means(self, animations: Sequence[Image]) -> list[Vector]:
+        """Forward passes are no larger than without animations."""
+        frames = [frame for animation in animations for frame in animation]
+        step = len(animations)
+        vectors = np.concatenate(
+            [self.encoder.encode_images(frames[at : at + step]) for at in range(0, len(frames), step)]
+        )
+        ends = np.cumsum([len(animation) for animation in animations])[:-1]
+        return [_mean(several) for several in np.split(vectors, ends)]
 
     def fill(self, records: list[Record]) -> None:
         """Embed the pictures of a batch in one forward pass, and let go of the pixels."""
@@ -68,8 +94,23 @@ def _text(item: Any) -> str:
     return item
 
 
+def _mean(vectors: Matrix) -> Vector:
+    """(F, D) -> (D,): the mean of unit vectors; a single one stays as it is."""
+    if len(vectors) == 1:
+        single: Vector = vectors[0]
+        return single
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    mean: Vector = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0).mean(axis=0)
+    return mean
+
+
 def _image(item: Any) -> Image:
-    if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.shape[2:] != (3,):
+    if (
+        not isinstance(item, np.ndarray)
+        or item.dtype != np.uint8
+        or item.ndim not in (3, 4)
+        or item.shape[-1] != 3
+    ):
         got = f"{item.dtype} {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
         raise EncodeError(f"a picture is an (H, W, 3) uint8 array, RGB; got {got}; see ops.t2i.image_decode")
     if not item.size:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from threading import Semaphore
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from t2i_pipelines._towhee import TowheeImage
+from t2i_pipelines.config import Decoding, DecodingArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images import decode, digest, is_remote, read
+from t2i_pipelines.images import decode, decode_isolated, digest, is_remote, read
+from t2i_pipelines.images.shrink import Side
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.types import Backend, Device, Image, OnError, Precision, Record
+from t2i_pipelines.types import Backend, Device, Encoder, Image, OnError, Precision, Record
 
 
 @cache
@@ -46,7 +48,10 @@ class ImageDecode(ItemOperator):
     """``ops.t2i.image_decode``: a path, bytes, or a list of these -> RGB pictures.
 
     :param model_name: shrink each picture to what this model sees, right after decoding. A batch of
-        12-megapixel photos is then held as kilobytes; the model's vectors are the same.
+        12-megapixel photos is then held as kilobytes.
+    :param decoding: see :class:`t2i_pipelines.config.Decoding`. Without a ``model_name``, pictures have
+        their full size, whatever ``reduce`` says.
+    :raises ConfigError: If a setting is wrong.
     """
 
     def __init__(
@@ -57,47 +62,71 @@ class ImageDecode(ItemOperator):
         precision: Precision = "auto",
         backend: Backend = "auto",
         on_error: OnError = "record",
+        **decoding: Unpack[DecodingArgs],
     ) -> None:
         self._model = (model_name, checkpoint_path, device, precision, backend)
         self.on_error = on_error
+        self._decoding = Decoding.of(**decoding)
 
     def many(self, items: Sequence[Any]) -> list[Any]:
         """Paths or bytes -> ``towhee.types.Image`` arrays, (H, W, 3) uint8, mode RGB.
 
+        With ``frames="mean"`` an animation gives (F, H, W, 3), from which ``ops.t2i.clip`` makes one vector.
+
         :raises ImageDecodeError: At the first that cannot be read.
         """
-        return [TowheeImage(image, "RGB") for image in _threads(items).map(self._decode, items)]
+        one = partial(self._one, side=cache(self._side))
+        return [TowheeImage(image, "RGB") for image in _threads(items).map(one, items)]
 
     def fill(self, records: list[Record]) -> None:
         """Read and decode; a file whose bytes are embedded already takes that vector over undecoded."""
         threads = _threads(record.path for record in records)
-        for record, err in zip(records, threads.map(self._fill_one, records), strict=True):
+        fill_one = partial(self._fill_one, side=cache(self._side))
+        for record, err in zip(records, threads.map(fill_one, records), strict=True):
             if err is not None:
                 self.reject(record, err)
 
-    def _fill_one(self, record: Record) -> ImageDecodeError | None:
+    def _fill_one(self, record: Record, side: Side) -> ImageDecodeError | None:
         try:
             content = read(record)
             record.content = None
             record.stage = "decode"
             if not record.has_twin(digest(content)):
                 with _cores:
-                    record.image = self._fit(decode(content, record.path))
+                    record.image = self._decode(content, record.path, side)
         except ImageDecodeError as err:
             return err
         return None
 
-    def _decode(self, item: Any) -> Image:
+    def _one(self, item: Any, side: Side) -> Image:
         if isinstance(item, np.ndarray):
             return self._fit(item)
         if isinstance(item, (bytes, bytearray)):
-            return self._fit(decode(bytes(item)))
+            return self._decode(bytes(item), "<bytes>", side)
         if isinstance(item, (str, os.PathLike)):
-            return self._fit(decode(read(item), os.fspath(item)))
+            return self._decode(read(item), os.fspath(item), side)
         raise ImageDecodeError(f"a picture is a path, bytes or an array; got {type(item).__name__}")
 
+    def _decode(self, content: bytes, name: str, side: Side) -> Image:
+        way = decode_isolated if self._decoding.isolate else decode
+        return self._fit(way(content, name, self._decoding, side))
+
     def _fit(self, image: Image) -> Image:
+        encoder = self._encoder()
+        if encoder is None:
+            return image
+        return encoder.fit(image) if image.ndim < 4 else np.stack([encoder.fit(frame) for frame in image])
+
+    def _encoder(self) -> Encoder | None:
         model_name, checkpoint_path, device, precision, backend = self._model
         if model_name is None:
-            return image
-        return load_encoder(model_name, checkpoint_path, device, precision, backend).fit(image)
+            return None
+        return load_encoder(model_name, checkpoint_path, device, precision, backend)
+
+    def _side(self) -> int | None:
+        """Found out by fitting a picture that is no square; None where that gives no square."""
+        encoder = self._encoder()
+        if encoder is None:
+            return None
+        height, width = encoder.fit(np.zeros((8, 9, 3), np.uint8)).shape[:2]
+        return height if height == width else None

@@ -1,0 +1,78 @@
+"""Which format bytes are in, how large the picture is, and which way is up; no pixel is decoded."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from contextlib import suppress
+from typing import Any, cast
+
+from PIL import ExifTags, ImageFile
+from PIL import Image as Pillow
+
+from t2i_pipelines.errors import ImageDecodeError
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "QOI"),
+    *("DIB", "PSD", "ICNS", "DDS", "SGI", "PCX", "TGA"),  # TGA has no signature, so it comes last
+)
+"""What is decoded, in the order of trying. Pillow reads more, some by running other programs (EPS)."""
+
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+"""Brands of ISO/IEC 23008-12; the last two may be AVIF as well."""
+
+
+_ODD_METADATA = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
+"""What Pillow warns of: EXIF that is cut off, TIFF tags of the wrong type. Only pixels matter here."""
+
+
+def identify(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Read a picture's header.
+
+    :param max_pixels: width times height at most. Pillow's own limit, ``MAX_IMAGE_PIXELS``, is not asked.
+    :raises ImageDecodeError: If the format is unknown or lacks its package, or the picture is too large.
+    """
+    if _ODD_METADATA not in warnings.filters:  # for the process: `catch_warnings` is not for threads
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    header = _open(content)
+    if header is None:
+        raise ImageDecodeError("not a picture in a known format")
+    width, height = header.size
+    if width * height > max_pixels:
+        raise ImageDecodeError(
+            f"{width} x {height} are {width * height:,} pixels, more than max_pixels={max_pixels:,}; "
+            "raise max_pixels if you trust the file"
+        )
+    return header
+
+
+def orientation(header: Pillow.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
+    with suppress(Exception):  # broken metadata is no reason to refuse the pixels
+        value = header.getexif().get(ExifTags.Base.Orientation, 1)
+        if value in range(1, 9):
+            return int(value)
+    return 1
+
+
+def _open(content: bytes) -> ImageFile.ImageFile | None:
+    """As ``PIL.Image.open``, whose limit of pixels is one for the whole process."""
+    Pillow.init()
+    for name in FORMATS:
+        factory, accept = Pillow.OPEN[name]
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # "not mine"
+            if accept is None or accept(content[:16]) is True:  # a string says why not
+                return factory(io.BytesIO(content), "")
+    return _open_heic(content) if content[4:8] == b"ftyp" and content[8:12] in _HEIC else None
+
+
+def _open_heic(content: bytes) -> ImageFile.ImageFile:
+    try:
+        import pillow_heif
+    except ImportError:
+        way_out = "run: pip install 't2i-pipelines[heif]'"
+        raise ImageDecodeError(f"HEIC needs the extra `heif`; {way_out}") from None
+    factory: Any = pillow_heif.HeifImageFile
+    return cast(ImageFile.ImageFile, factory(io.BytesIO(content)))
