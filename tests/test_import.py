@@ -7,7 +7,20 @@ import textwrap
 
 import pytest
 
-HEAVY = ("torch", "onnxruntime", "pymilvus", "milvus_lite", "tokenizers", "transformers", "typer", "gradio")
+HEAVY = (
+    "torch",
+    "onnxruntime",
+    "pymilvus",
+    "milvus_lite",
+    "tokenizers",
+    "transformers",
+    "typer",
+    "gradio",
+    "pyarrow",
+    "pandas",
+    "fsspec",
+    "braceexpand",
+)
 
 WITHOUT_PKG_RESOURCES = """
 import importlib.abc, sys

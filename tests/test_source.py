@@ -1,6 +1,8 @@
 """What a source may be, and what is said when it is not."""
 
+import glob
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,44 @@ def test_a_glob_may_reach_into_folders(tmp_path):
     for name in ("a.png", "sub/b.png", "sub/c.jpg"):
         paint(tmp_path / name, "red")
     assert names(f"{tmp_path}/**/*.png") == ["a.png", "b.png"]
+
+
+TREE = (
+    "a.png",
+    "b.txt",
+    "[x].png",
+    ".hid.png",
+    "one/a.png",
+    "one/two/a.png",
+    "one/two/c.jpg",
+    ".dot/a.png",
+    "two/d.png",
+)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*", "*.png", "**", "**/*", "**/*.png", "**/a.png", "*/*", "*/*/*", "one/**", "one/**/*.jpg",
+        "**/two/*", "o?e/a.png", "[ot]*/*.png", "[[]x].png", ".*", ".*/*", "**/**/a.png", "**/one/**", "one/*/../a.png",
+        "./*.png", "gone/*", "a.png/*", "one//a.*",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_glob_matches_what_pythons_own_does(tmp_path, monkeypatch, pattern, relative):
+    for name in TREE:
+        paint(tmp_path / name, "red") if name.endswith("png") else (tmp_path / name).write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "two")
+    monkeypatch.chdir(tmp_path)
+    pattern = pattern if relative else f"{glob.escape(str(tmp_path))}/{pattern}"
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - what ours is compared with
+    wanted = {os.path.normpath(tmp_path / one) for one in matches if Path(one).is_file()}
+    if wanted:
+        found = [record.path for record in records(pattern)]
+        assert (set(found), len(found)) == (wanted, len(wanted))
+    else:
+        with pytest.raises(SourceError, match="no file matches the glob"):
+            records(pattern)
 
 
 def test_one_picture_is_a_source(pictures):
@@ -137,3 +177,33 @@ def test_a_csv_line_with_too_many_cells_is_that_lines_outcome(tmp_path):
     bad, good = records(tmp_path / "list.csv")
     assert (bad.status, good.status) == ("failed", None)
     assert f"line 2 of {tmp_path / 'list.csv'} has more cells than its header" in bad.reason
+
+
+def test_ten_thousand_folders_are_walked_in_the_memory_of_one(tmp_path, monkeypatch):
+    """Folders and pictures are made up while they are walked; nothing of the tree is kept."""
+
+    def walk(top, **_: object):
+        yield top, [], []
+        for n in range(10_000):
+            yield f"{top}/{n}", [], ["a.png", "b.png"]
+
+    monkeypatch.setattr("os.walk", walk)
+    next(records(tmp_path))
+    tracemalloc.start()
+    assert count(tmp_path) == sum(1 for _ in records(tmp_path)) == 20_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [(["a.png", "b.png"], 2), (("a.png",), 1), (iter(["a.png"]), None)],
+)
+def test_a_list_is_counted_and_an_iterator_is_left_alone(source, rows):
+    assert count(source) == rows
+
+
+def test_one_url_is_counted_without_a_request():
+    assert count("http://127.0.0.1:1/a.png") == 1
+    assert count("http://127.0.0.1:1/a.csv") is None

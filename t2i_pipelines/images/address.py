@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -95,16 +96,33 @@ def beside(base: str, given: str) -> str:
 
 def name_of(address: str) -> str:
     """The last part, in small letters, without the query of a URL: what the kind of a file is told by."""
-    path = urlsplit(address).path if is_http(address) else address
-    return path.rpartition("/")[2].lower()
+    if is_http(address):
+        address = urlsplit(address).path
+    elif scheme(address):
+        address = _file_link(address)
+    return address.rpartition("/")[2].lower()
 
 
 def below(folder: str, relative: str) -> str:
     """The address of a file in a remote folder; ``zip://folder::s3://...`` is extended at its front."""
-    links = folder.split("::")
-    place = next(number for number, link in enumerate(links) if "://" in link)
-    if links[place].endswith("/"):
-        links[place] += relative
-    else:
-        links[place] += f"/{relative}"
-    return "::".join(links)
+    link = _file_link(folder)
+    return folder.replace(link, f"{link}{'' if link.endswith('/') else '/'}{relative}", 1)
+
+
+def is_pattern(address: str) -> bool:
+    """Whether a remote address has a wildcard where it names the file."""
+    return glob.has_magic(_file_link(address))
+
+
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """The folder above the first wildcard of a remote pattern, and the pattern from there on."""
+    link = _file_link(pattern)
+    parts = link.split("/")
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    folder = "/".join([*parts[:first], ""]) if first == 2 else "/".join(parts[:first])  # memory:// keeps both
+    return pattern.replace(link, folder, 1), "/".join(parts[first:])
+
+
+def _file_link(address: str) -> str:
+    """What of a chain names the file: the second link of ``simplecache::s3://...``, else the first."""
+    return next(link for link in address.split("::") if "://" in link)

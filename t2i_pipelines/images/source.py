@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Protocol
 
 from t2i_pipelines.errors import MissingExtraError, SourceError
-from t2i_pipelines.images.address import is_http, name_of, normal, scheme
+from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
 from t2i_pipelines.images.sources import delimited, folder, json_lines, parquet, remote, webdataset
 from t2i_pipelines.images.sources.folder import SUFFIXES
 from t2i_pipelines.images.sources.record import brief, path_key, record_of, refused
@@ -130,8 +130,9 @@ def _reader(address: str) -> _Reader | None:
 
 def _names_many(address: str) -> bool:
     """Whether a name has braces or wildcards, and does not happen to be a file's own."""
-    some = "{" in address or glob.has_magic(address)
-    return some and (bool(scheme(address)) or not os.path.exists(address))
+    if scheme(address):
+        return "{" in address or is_pattern(address)
+    return ("{" in address or glob.has_magic(address)) and not os.path.exists(address)
 
 
 def _rows_at(address: str) -> Iterator[object]:
@@ -161,7 +162,7 @@ def _remote(address: str) -> Iterator[object]:
         return _or_empty(remote.folder_rows(address), f"no picture in folder {address!r}")
     if told is not None:
         return _file(address) if _reader(address) else iter([remote.file_row(address, told)])
-    if glob.has_magic(address):
+    if is_pattern(address):
         found = remote.glob_rows(address)
         rows = _each(one.path for one in found) if _reader(address) else found
         return _or_empty(rows, f"no file matches the glob {address!r}")

@@ -25,8 +25,8 @@ def read_member(address: str) -> bytes:
 
     :raises ImageDecodeError: If the tar cannot be read or has no such file.
     """
-    member, archive = split_member(address)
     try:
+        member, archive = split_member(address)
         content = _from_stream(member, archive) if is_http(archive) else _from_file(member, archive)
     except ImageDecodeError as err:
         raise ImageDecodeError(f"cannot read image {address}: {err}") from err

@@ -45,7 +45,7 @@ def _rows(lines: io.TextIOWrapper, reader: csv.DictReader[str], address: str) ->
             except StopIteration:
                 return
             except csv.Error as err:
-                yield refused("", f"line {reader.line_num} of {address}: {err}")
+                yield refused("", f"after line {reader.line_num} of {address}: {err}")
                 continue
             except Exception as err:  # remote files and packed ones break off in many ways
                 yield refused(address, f"{address} breaks off at line {reader.line_num}: {cause(err)}")

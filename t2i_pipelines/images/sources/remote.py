@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from t2i_pipelines.errors import SourceError
-from t2i_pipelines.images.address import below
+from t2i_pipelines.images.address import below, split_pattern
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.opening import filesystem
 from t2i_pipelines.images.sources.folder import is_picture
@@ -50,15 +49,10 @@ def glob_rows(pattern: str) -> Iterator[Record]:
     """The files that match, ``**`` over any number of folders."""
     from fsspec.utils import glob_translate
 
-    links = pattern.split("::")
-    place = next(number for number, link in enumerate(links) if "://" in link)
-    parts = links[place].split("/")
-    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    relative = "/".join(parts[first:])
-    links[place] = "/".join(parts[:first]) + ("/" if first == 2 else "")  # memory:// keeps both
-    depth = None if "**" in relative else len(parts) - first
+    base, relative = split_pattern(pattern)
+    depth = None if "**" in relative else relative.count("/") + 1
     fits = re.compile(glob_translate(relative)).match
-    return _walk("::".join(links), depth, lambda found: fits(found) is not None)
+    return _walk(base, depth, lambda found: fits(found) is not None)
 
 
 def _walk(address: str, depth: int | None, wanted: Callable[[str], bool]) -> Iterator[Record]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, cast
 
 from t2i_pipelines.errors import SourceError
@@ -31,7 +32,21 @@ def open_table(address: str) -> BinaryIO:
         return open_binary(address)
     if packing not in compr:
         raise SourceError(f"cannot read {address!r}: this Python has no {packing}; unpack it first")
-    return cast(BinaryIO, compr[packing](open_binary(address), mode="rb"))
+    return cast(BinaryIO, _Unpacked(open_binary(address), compr[packing]))
+
+
+class _Unpacked(io.BufferedReader):
+    """What a packed file holds. Closes that file, which those who unpack leave open."""
+
+    def __init__(self, file: BinaryIO, unpack: Callable[..., Any]) -> None:
+        self._file = file
+        super().__init__(unpack(file, mode="rb"))
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._file.close()
 
 
 def place_column(columns: Iterable[str], address: str) -> str:
