@@ -22,6 +22,7 @@ from t2i_pipelines.cli_options import (
     Model,
     Name,
     OutputFields,
+    Refresh,
     Report,
     Source,
     StopAtError,
@@ -59,6 +60,7 @@ def insert(
     model_name: Model = DEFAULT_MODEL,
     checkpoint_path: Checkpoint = None,
     batch_size: BatchSize = 32,
+    refresh: Refresh = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
 ) -> None:
@@ -72,6 +74,7 @@ def insert(
         model_name=model_name,
         checkpoint_path=checkpoint_path,
         batch_size=batch_size,
+        refresh=refresh,
         on_error="raise" if stop_at_error else "record",
     )
     raise typer.Exit(1 if failed else 0)

@@ -19,9 +19,16 @@ Model = Annotated[
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]
 Source = Annotated[
-    str, typer.Argument(help="A folder, a quoted glob, a CSV with a `path` column, or a file.")
+    str,
+    typer.Argument(
+        help="A folder, a quoted glob, a table with a `path` or `url` column (CSV, TSV, JSON lines, "
+        "Parquet), WebDataset tars, a picture; here, at http(s)://, or where fsspec opens it, such as s3://."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
+Refresh = Annotated[
+    bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
+]
 StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad picture.")]
 Words = Annotated[str, typer.Argument(help="What the pictures show, for example: 'a white dog'.")]
 Limit = Annotated[int, typer.Option(help="How many hits.")]

@@ -12,6 +12,7 @@ from t2i_pipelines.cli_options import (
     Checkpoint,
     Model,
     Name,
+    Refresh,
     Report,
     Source,
     StopAtError,
@@ -34,6 +35,7 @@ def run(
     model_name: Model = DEFAULT_MODEL,
     checkpoint_path: Checkpoint = None,
     batch_size: BatchSize = 32,
+    refresh: Refresh = False,
     stop_at_error: StopAtError = False,
     dry_run: DryRun = False,
     force: Force = False,
@@ -47,6 +49,7 @@ def run(
         "model_name": model_name,
         "checkpoint_path": checkpoint_path,
         "batch_size": batch_size,
+        "refresh": refresh,
         "on_error": "raise" if stop_at_error else "record",
         "force": force,
     }

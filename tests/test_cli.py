@@ -9,9 +9,12 @@ import re
 import struct
 import subprocess
 import sys
+import tarfile
 import termios
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from t2i_pipelines import cli, close, demo
@@ -51,6 +54,24 @@ def test_a_second_insert_says_that_nothing_changed(t2i, pictures):
     t2i("insert", "pictures", *COLOUR)
     code, _, err = t2i("insert", "pictures", *COLOUR)
     assert (code, "7 images: 0 inserted, 7 unchanged, 0 failed" in err) == (0, True)
+
+
+def test_a_source_whose_length_nobody_knows_is_inserted_and_refreshed(t2i, pictures):
+    with tarfile.open("a.tar", "w") as tar:
+        for path in sorted(pictures.iterdir()):
+            tar.add(path, path.name)
+    code, _, err = t2i("insert", "a.tar", *COLOUR)
+    assert (code, "7 images: 7 inserted, 0 unchanged, 0 failed" in err) == (0, True)
+    code, out, _ = t2i("search", "red", "--limit", 1, *COLOUR)
+    assert f"tar://red.png::{Path('a.tar').absolute()}" in out
+    changing = Path("changing.bmp")
+    cv2.imwrite(str(changing), np.full((4, 4, 3), (0, 0, 255), np.uint8))
+    t2i("insert", changing, *COLOUR)
+    was = changing.stat()
+    cv2.imwrite(str(changing), np.full((4, 4, 3), (255, 0, 0), np.uint8))
+    os.utime(changing, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert "1 unchanged" in t2i("insert", changing, *COLOUR)[2]
+    assert "1 updated" in t2i("insert", changing, "--refresh", *COLOUR)[2]
 
 
 def test_failures_are_listed_and_exit_with_1(t2i, pictures):
