@@ -61,14 +61,14 @@ def rows(count: int):
         ]
 
 
-def test_a_row_takes_41_bytes_and_while_they_are_gathered_no_more_than_three_times_that():
+def test_a_row_takes_41_bytes_and_while_they_are_gathered_no_more_than_twice_that():
     count = 200_000
     tracemalloc.start()
     inventory = Inventory(rows(count))
     now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert now / count == pytest.approx(41, abs=2)
-    assert (peak - 8_000_000) / count < 123, "beside one page"
+    assert (peak - 8_000_000) / count < 82, "beside one page"
     assert len(inventory) == count
 
 

@@ -36,11 +36,11 @@ class Inventory:
             keys.append(packed([self.ids.pack(row["id"], remember=True) for row in page]))
             contents.append(packed([content_key(row["digest"]) for row in page]))
             stamps.append(np.array([stamp(*(row[name] for name in FIELDS)) for row in page], np.uint64))
-        self.keys: Packed = np.concatenate(keys)
+        self.keys: Packed = _joined(keys)
         order = np.argsort(self.keys)
         self.keys = self.keys[order]
-        self.contents: Packed = np.concatenate(contents)[order]
-        self.stamps: NDArray[np.uint64] = np.concatenate(stamps)[order]
+        self.contents: Packed = _joined(contents)[order]
+        self.stamps: NDArray[np.uint64] = _joined(stamps)[order]
         self.states = np.full(len(order), GONE, np.uint8)
 
     def __len__(self) -> int:
@@ -63,6 +63,13 @@ class Inventory:
     def moved(self, contents: Packed) -> int:
         """How many of these rows have one of these contents, and so are in the source under other names."""
         return int(np.count_nonzero(np.isin(self.contents[self.states == GONE], contents)))
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array of many, which are let go of."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def content_key(digest: str) -> bytes:
