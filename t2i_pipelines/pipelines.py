@@ -2,8 +2,9 @@
 
 ::
 
-    insert   source -> read_source -> skip_unchanged -> image_decode -> clip -> normalize -> milvus_insert
-    search   query  ------------------------------------------------> clip -> normalize -> milvus_search
+    insert   source -> read_source -> skip_unchanged -> prefetch -> image_decode
+                                                     -> clip -> normalize -> milvus_insert
+    search   query ----------------------------------> clip -> normalize -> milvus_search
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     return (
         p.flat_map(source, "batch", ops.t2i.read_source(batch_size=chosen.batch_size, **on_error))
         .map("batch", "batch", ops.t2i.skip_unchanged(**place, **model, refresh=chosen.refresh))
+        .map("batch", "batch", ops.t2i.prefetch())
         .map("batch", "batch", ops.t2i.image_decode(**model, **on_error, **asdict(chosen.decoding)))
         .map("batch", "batch", ops.t2i.clip(**model, modality="image", **on_error))
         .map("batch", "batch", ops.t2i.normalize(**on_error))

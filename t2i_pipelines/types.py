@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
@@ -23,7 +23,7 @@ Modality: TypeAlias = Literal["image", "text"]
 Status: TypeAlias = Literal["inserted", "updated", "reused", "unchanged", "deleted", "failed"]
 Stage: TypeAlias = Literal["read", "decode", "encode", "insert"]
 
-CONTENT_BYTES = 128 << 20
+CONTENT_BYTES = 32 << 20
 """Of the files that come with the records of one batch, as from a tar. Such a batch ends early."""
 
 KEPT = "; what was stored of it before is kept"
@@ -124,6 +124,7 @@ class Record:
     :ivar size: bytes; -1 where the source does not tell without opening the picture, as with a URL.
     :ivar mtime: ns since 1970; -1 where the source does not tell.
     :ivar content: the file's bytes where they come with the record, as from a tar; until it is decoded.
+    :ivar ahead: gives the file's bytes where they are fetched ahead, None if that has not begun.
     :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the picture
         is the one that is stored; the content's part is there once the file has been read.
     :ivar stored_digest: of the row that the collection already has under this id; None without one.
@@ -144,6 +145,7 @@ class Record:
     digest: str = ""
     stored_digest: str | None = None
     content: bytes | None = None
+    ahead: Callable[[], bytes | None] | None = None
     image: Image | None = None
     vector: Vector | None = None
     twins: Twins | None = None
@@ -167,14 +169,14 @@ class Record:
             self.status = "unchanged" if self.stored_digest == self.digest else "updated"
         else:
             self.status = "reused" if self.twin is not None else "inserted"
-        self.content = self.twin = None
+        self.content = self.ahead = self.twin = None
 
     def fail(self, err: Exception | str) -> None:
         """End as ``failed``. Only a vector that could not be inserted is kept: it may do for a twin."""
         self.status, self.reason = "failed", str(err)
         if self.stored_digest is not None:
             self.reason += KEPT
-        self.content = self.image = None
+        self.content = self.ahead = self.image = None
         if self.stage != "insert":
             self.vector = None
 

@@ -262,13 +262,14 @@ def test_the_graph_shows_each_step_as_an_operator_of_its_own(settings):
     assert [node.name for node in build_insert_pipeline(**settings).dag_repr.nodes.values()][1:-1] == [
         "t2i/read-source-0",
         "t2i/skip-unchanged-1",
-        "t2i/image-decode-2",
-        "t2i/clip-3",
-        "t2i/normalize-4",
-        "t2i/milvus-insert-5",
-        "t2i/outcomes-6",
+        "t2i/prefetch-2",
+        "t2i/image-decode-3",
+        "t2i/clip-4",
+        "t2i/normalize-5",
+        "t2i/milvus-insert-6",
+        "t2i/outcomes-7",
     ]
-    assert len(nodes) == 9
+    assert len(nodes) == 10
     assert [node.name for node in build_search_pipeline(**settings).dag_repr.nodes.values()][1:-1] == [
         "t2i/clip-0",
         "t2i/normalize-1",

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_source_tars import write_tar
 
 from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceError
-from t2i_pipelines.images import count, limits, read, records
+from t2i_pipelines.images import count, is_remote, limits, read, records
 from t2i_pipelines.images.sources.remote import file_row
 
 
@@ -201,6 +201,18 @@ def test_a_row_with_an_address_that_cannot_be_is_that_rows_outcome(row, reason):
     bad, good = records([row, "memory://a.png"])
     assert (bad.status, good.status) == ("failed", None)
     assert bad.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("address", "remote"),
+    [
+        ("/a.png", False), ("a::b.png", False), ("file:///a.png", False), ("tar://a.png::/b.tar", False),
+        ("tar://a.png", False), ("tar://a.png::s3://b.tar", True), ("s3://a.png", True), ("HTTP://h/a.png", True),
+        ("simplecache::s3://a.png", True),
+    ],
+)  # fmt: skip
+def test_what_is_waited_for_is_told_by_the_address(address, remote):
+    assert is_remote(address) is remote
 
 
 def test_a_server_that_refuses_is_named(bucket, monkeypatch):

@@ -34,7 +34,9 @@ def is_http(address: str) -> bool:
 
 def is_remote(address: str) -> bool:
     """Whether reading it means to wait for somebody else."""
-    return bool(scheme(address)) and not address.startswith("tar://")
+    while scheme(address) == "tar":
+        address = address.partition("::")[2]
+    return scheme(address) not in ("", "file", "local")
 
 
 def normal(given: str | os.PathLike[str]) -> str:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TIMEOUT = 30.0
 """Seconds that one try may take, from connecting to the last byte."""
 
+CONNECT_TIMEOUT = 5.0
+"""Seconds of these that connecting may take."""
+
 TRIES = 3
 FIRST_WAIT = 0.5
 """Seconds to wait before the second try, at most; twice that before the next."""
@@ -116,7 +119,7 @@ def _get(url: str, take: Any) -> Any:
             deadline = time.monotonic() + TIMEOUT
             with _named_errors():
                 response = _session().get(
-                    url, stream=True, allow_redirects=False, timeout=(min(10.0, TIMEOUT), TIMEOUT)
+                    url, stream=True, allow_redirects=False, timeout=(min(CONNECT_TIMEOUT, TIMEOUT), TIMEOUT)
                 )
             try:
                 target = _redirected(response)

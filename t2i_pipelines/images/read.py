@@ -25,6 +25,8 @@ def read(item: str | os.PathLike[str] | Record) -> bytes:
     if isinstance(item, Record):
         if item.content is not None:
             return item.content
+        if item.ahead is not None and (content := item.ahead()) is not None:
+            return content
         item = item.path
     address = os.fspath(item)
     kind = scheme(address)

@@ -9,11 +9,13 @@ from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.outcomes import Outcomes
+from t2i_pipelines.operators.prefetch import Prefetch
 from t2i_pipelines.operators.read_source import ReadSource
 
 OPERATORS = {
     "t2i/read-source": ReadSource,
     "t2i/skip-unchanged": SkipUnchanged,
+    "t2i/prefetch": Prefetch,
     "t2i/image-decode": ImageDecode,
     "t2i/clip": Clip,
     "t2i/normalize": Normalize,

@@ -89,7 +89,7 @@ class ImageDecode(ItemOperator):
     def _fill_one(self, record: Record, side: Side) -> ImageDecodeError | None:
         try:
             content = read(record)
-            record.content = None
+            record.content = record.ahead = None
             record.stage = "decode"
             if not record.has_twin(digest(content)):
                 with _cores:

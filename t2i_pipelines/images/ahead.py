@@ -1,0 +1,64 @@
+"""Remote pictures on their way before they are needed, as many as wait in the pipeline and fit in memory.
+
+Without this, each batch would wait for its slowest host before the next batch is asked for.
+Whoever needs a picture and finds that nobody has begun to fetch it fetches it himself.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+
+from t2i_pipelines.images.read import read
+
+THREADS = 64
+"""Pictures that are fetched ahead at the same time, of all hosts together."""
+
+BYTES = 512 << 20
+"""Of pictures that have come and are not decoded yet. When they are as many, no further one is begun."""
+
+
+class _Content:
+    """The bytes of a picture, counted for as long as anybody holds them."""
+
+    held = 0
+    _lock = threading.RLock()  # a collection of garbage may come in between
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        with _Content._lock:
+            _Content.held += len(content)
+
+    def __del__(self) -> None:
+        with _Content._lock:
+            _Content.held -= len(self.content)
+
+
+class Ahead:
+    """One picture on its way. Nothing is fetched any more once this object is gone."""
+
+    def __init__(self, address: str) -> None:
+        self._future: Future[_Content | None] = _threads().submit(_fetch, weakref.ref(self), address)
+
+    def take(self) -> bytes | None:
+        """The bytes, waited for if they are on their way; None if nobody has begun to fetch them.
+
+        :raises ImageDecodeError: If they cannot be had.
+        """
+        if self._future.cancel():
+            return None
+        found = self._future.result()
+        return found.content if found is not None else None
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "t2i-ahead")
+
+
+def _fetch(asked_by: weakref.ref[Ahead], address: str) -> _Content | None:
+    if asked_by() is None or _Content.held >= BYTES:
+        return None
+    return _Content(read(address))
