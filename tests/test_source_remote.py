@@ -207,8 +207,8 @@ def test_a_row_with_an_address_that_cannot_be_is_that_rows_outcome(row, reason):
     ("address", "remote"),
     [
         ("/a.png", False), ("a::b.png", False), ("file:///a.png", False), ("tar://a.png::/b.tar", False),
-        ("tar://a.png", False), ("tar://a.png::s3://b.tar", True), ("s3://a.png", True), ("HTTP://h/a.png", True),
-        ("simplecache::s3://a.png", True),
+        ("tar://a.png", False), ("tar://a.png::s3://b.tar", True), ("s3://a.png", True),
+        ("HTTP://h/a.png", True), ("simplecache::s3://a.png", True),
     ],
 )  # fmt: skip
 def test_what_is_waited_for_is_told_by_the_address(address, remote):
