@@ -62,7 +62,8 @@ class Decoding:
     :ivar background: what shows through transparent parts: a name or ``#rrggbb``.
     :ivar frames: of an animation, the ``first``, the one in the ``middle``, or the ``mean`` of the vectors
         of up to 8 frames, evenly spaced.
-    :ivar truncated: ``refuse`` a file that is cut off, or ``accept`` what is there; the rest stays black.
+    :ivar truncated: ``refuse`` a file that is cut off, or ``accept`` what is there, over
+        black in most formats.
     :ivar max_pixels: width times height at most, 1 to 2**40; larger pictures are refused undecoded.
     :ivar reduce: ``auto`` decodes a picture much larger than the model's input at a half, a quarter or an
         eighth of its size (cosine to the exact vector above 0.999); ``never`` computes as the reference.

@@ -40,11 +40,16 @@ def to_rgb(picture: Pillow.Image, background: str) -> Image:
     return np.asarray(colours)
 
 
-def to_srgb(image: Image, profile: bytes | None) -> Image:
-    """(H, W, 3) uint8 in the colours of an ICC profile -> the same in sRGB."""
-    if not profile or _transform(profile, "RGB") is None:
+def to_srgb(image: Image, profile: bytes | None, grey: bool = False) -> Image:
+    """(H, W, 3) uint8 in the colours of an ICC profile -> the same in sRGB.
+
+    :param grey: the three are one, and the profile may be for grey.
+    """
+    mode = "L" if grey and profile and _transform(profile, "L") else "RGB"
+    transform = _transform(profile, mode) if profile else None
+    if transform is None:
         return image
-    return np.asarray(_converted(Pillow.fromarray(image), profile))
+    return np.asarray(_apply(transform, Pillow.fromarray(image[..., 0] if mode == "L" else image)))
 
 
 def _opaque(picture: Pillow.Image) -> Pillow.Image:

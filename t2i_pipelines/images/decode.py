@@ -26,7 +26,6 @@ _FAITHFUL = {
     "MPO": {"RGB", "L"},  # a JPEG with further views behind it
     "PNG": {"RGB", "L"},
     "WEBP": {"RGB"},
-    "BMP": {"RGB"},
 }
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _DEFAULT = Decoding()
@@ -54,7 +53,8 @@ def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
     by = factor(header.size, side)
     image = _with_opencv(content, header, by)
     if image is not None:
-        return _upright(to_srgb(image, header.info.get("icc_profile")), orientation(header))
+        image = to_srgb(image, header.info.get("icc_profile"), grey=header.mode == "L")
+        return _upright(image, orientation(header))
     frames = [
         _with_pillow(header, frame, decoding, by)
         for frame in chosen(header, decoding.frames, decoding.max_pixels)

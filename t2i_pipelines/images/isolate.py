@@ -65,8 +65,11 @@ def decode_isolated(
     if worker.alive:
         _idle.append(worker)
     if "error" in reply:
-        raise ImageDecodeError(reply["error"])
-    return np.frombuffer(pixels, np.uint8).reshape(reply["shape"])
+        raise ImageDecodeError(str(reply["error"]))
+    try:
+        return np.frombuffer(pixels, np.uint8).reshape(reply["shape"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise ImageDecodeError(f"cannot read image {name}: the decoder gave no picture") from err
 
 
 class Worker:
@@ -116,8 +119,11 @@ class Worker:
                 if message:
                     _write(self._process.stdin, *message)
             return _read(self._process.stdout)
-        except (EOFError, OSError, ValueError, MemoryError):
+        except (EOFError, OSError):
             pass
+        except (ValueError, OverflowError, MemoryError) as err:
+            self.close()
+            raise ImageDecodeError(f"{who} gave a reply that cannot be read") from err
         finally:
             timer.cancel()
             timer.join()
