@@ -14,7 +14,18 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
 from t2i_pipelines.images import digest, path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
-from t2i_pipelines.types import Backend, Batch, Device, Hit, OnError, Precision, Record, Space, content_of
+from t2i_pipelines.types import (
+    KEPT,
+    Backend,
+    Batch,
+    Device,
+    Hit,
+    OnError,
+    Precision,
+    Record,
+    Space,
+    content_of,
+)
 
 
 class _InCollection(Operator):
@@ -127,6 +138,7 @@ class MilvusInsert(_InCollection, ItemOperator):
         if not records:
             return
         self.collection.prepare(self.space)
+        _put_first_first(records)
         unique = self._unique(records)
         for record in unique:
             record.stage = "insert"
@@ -150,9 +162,10 @@ class MilvusInsert(_InCollection, ItemOperator):
             if twin.vector is not None:
                 record.vector = twin.vector
             elif twin.status == "failed":
-                same = f"cannot read image {record.path}: its bytes are those of {twin.path}, which failed"
-                self.reject(record, ImageDecodeError(f"{same}: {twin.reason}"))
+                # the same bytes fail for the same reason
+                reason = twin.reason.removesuffix(KEPT).replace(twin.path, record.path)
                 record.stage = twin.stage
+                self.reject(record, ImageDecodeError(reason))
             elif row is not None and content_of(row["digest"]) == content_of(record.digest):
                 record.vector = np.asarray(row["vector"], np.float32)
             else:
@@ -211,6 +224,18 @@ class MilvusSearch(_InCollection):
         if self.collection.verify(self.space):
             found = self.collection.search(matrix, **self._search)
         return found[0] if np.ndim(vectors) == 1 else found
+
+
+def _put_first_first(records: list[Record]) -> None:
+    """Let the first of several with one content count as the one that was embedded.
+
+    Which of those in a batch was, is chance: they are read at the same time.
+    """
+    place = {id(record): number for number, record in enumerate(records)}
+    for number, record in enumerate(records):
+        twin = record.twin
+        if twin is not None and place.get(id(twin), -1) > number:
+            record.vector, record.twin, twin.twin = twin.vector, None, record
 
 
 def _row_of(record: Record) -> dict[str, Any]:
