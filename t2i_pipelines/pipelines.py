@@ -47,7 +47,7 @@ def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     A source is a folder (searched recursively), a glob, a table (CSV, TSV, JSON lines, Parquet) with a
     ``path`` or ``url`` column, WebDataset tars, a URL, or a list of paths, URLs or rows; see
     :func:`t2i_pipelines.images.records`. The result has one row an input, ``(path, id, status, reason)``;
-    status is ``inserted``, ``unchanged`` or ``failed``. Running it twice changes nothing.
+    status is ``inserted``, ``updated``, ``unchanged`` or ``failed``. Running it twice changes nothing.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
