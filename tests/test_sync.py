@@ -22,8 +22,10 @@ from t2i_pipelines.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from t2i_pipelines.images import records
+from t2i_pipelines.operators.milvus import MilvusInsert
 from t2i_pipelines.testing import ColourEncoder
-from t2i_pipelines.types import Space
+from t2i_pipelines.types import Batch, Space
 
 _watched: list[list[str]] = []
 sys.addaudithook(lambda event, args: event == "open" and [paths.append(str(args[0])) for paths in _watched])
@@ -227,6 +229,16 @@ def test_a_copy_of_a_broken_file_fails_for_the_same_reason(pictures, settings, s
         kind = "read image {}: not a picture in a" if "bad" in one.path else "embed image {}: a vector of le"
         assert one.reason.startswith("cannot " + kind.format(one.path))
     assert len(stored()) == 7
+
+
+def test_whichever_of_a_batch_was_read_first_the_first_counts_as_embedded(pictures, settings, stored):
+    batch = Batch(records([pictures / "red.png", pictures / "blue.png"]))
+    for record in batch:
+        record.digest = "0" * 32 + record.digest
+    batch[0].twin, batch[1].vector = batch[1], np.array([1, 0, 0], np.float32)
+    MilvusInsert(**{**settings, "uri": str(settings["uri"])})(batch)
+    assert [record.status for record in batch] == ["inserted", "reused"]
+    assert [row[3] for row in stored().values()] == [(1, 0, 0), (1, 0, 0)]
 
 
 def test_the_first_of_equal_files_is_the_one_that_counts_as_embedded(tmp_path, statuses):
