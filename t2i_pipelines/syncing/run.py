@@ -55,7 +55,7 @@ def sync(
     * ``deleted``: a row that the source does not name any more.
     * ``failed``: could not be read, decoded, embedded or stored. What was stored of it before is kept,
       because the source still names it; nothing is left of a new one. Where it cannot even be told which
-      picture a row of the source means, nothing is deleted at all, and ``report.note`` says so.
+      picture a row of the source means, nothing is deleted, and ``report.note`` says so.
 
     The collection is the only state. It is read first, then the source; nothing is changed until both have
     been. Then new and changed pictures are stored, and only when they are, rows are deleted. So a run
@@ -65,8 +65,9 @@ def sync(
     a CSV's line with an ``id`` of its own 200 more; and the failures, all of which the report keeps.
 
     :param source: as for :func:`~t2i_pipelines.build_insert_pipeline`: all that the collection shall hold.
-    :param force: delete any number of rows. Without it, no more than a fifth of the stored rows; a row
-        whose bytes the source has under another name does not count.
+    :param force: delete any number of rows. Without it, no more than a fifth of the stored rows, where a
+        row whose bytes the source has under another name does not count; and none if the source has rows
+        of which it cannot be told which picture they mean.
     :param dry_run: change nothing; the report tells what would be done. New and changed files are read.
     :param report: to be filled, in place of a new one.
     :param progress: called with each :class:`~t2i_pipelines.types.Outcome` as soon as it is known.
