@@ -341,13 +341,18 @@ def test_metadata_that_cannot_be_pickled_fails_alone(pictures, settings, stored)
     assert len(stored()) == 6
 
 
-def test_a_stored_row_that_somebody_else_takes_away_meanwhile_costs_one_more_run(
-    pictures, settings, stored, statuses, monkeypatch
+@pytest.mark.parametrize("now", [None, {"digest": f"{7:032x}:{7:016x}", "vector": [0, 1, 0]}])
+def test_a_stored_row_that_somebody_else_changes_meanwhile_costs_one_more_run(
+    pictures, settings, stored, statuses, monkeypatch, now
 ):
     sync(pictures, **settings)
     shutil.copy(pictures / "red.png", pictures / "rot.png")
+
+    def rows(self, ids, fields):
+        return {id: now for id in ids} if now and "vector" in fields else {}
+
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(Collection, "rows", lambda self, ids, fields: {})
+        meanwhile.setattr(Collection, "rows", rows)
         report = sync(pictures, **settings)
     assert [one.reason.stage for one in report.failed] == ["insert"]
     assert "with the same bytes is gone, somebody else changed it; run it again" in report.failed[0].reason
