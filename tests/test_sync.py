@@ -241,6 +241,18 @@ def test_whichever_of_a_batch_was_read_first_the_first_counts_as_embedded(pictur
     assert [row[3] for row in stored().values()] == [(1, 0, 0), (1, 0, 0)]
 
 
+def test_a_picture_whose_id_is_taken_leaves_its_vector_to_its_copy(pictures, settings, stored):
+    rows = [("red", "k"), ("blue", "k"), ("cyan", "c")]
+    batch = Batch(records([{"path": pictures / f"{name}.png", "id": id} for name, id in rows]))
+    for number, record in enumerate(batch):
+        record.digest, record.stage = f"{number:032x}{record.digest}", "encode"
+    batch[0].vector, batch[1].vector = np.eye(3, dtype=np.float32)[:2]
+    batch[2].twin = batch[1]
+    MilvusInsert(**{**settings, "uri": str(settings["uri"])})(batch)
+    assert [record.status for record in batch] == ["inserted", "failed", "reused"]
+    assert stored()["cyan.png"][3] == (0, 1, 0)
+
+
 def test_the_first_of_equal_files_is_the_one_that_counts_as_embedded(tmp_path, statuses):
     for n in range(40):
         paint(tmp_path / "photos" / f"{n:02}.png", "red")

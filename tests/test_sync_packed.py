@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2i_pipelines.images.source import path_key
+from t2i_pipelines.images import path_key, records
+from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.syncing import packed
+from t2i_pipelines.syncing.foresee import foresee
 from t2i_pipelines.syncing.inventory import GONE, UNCHANGED, Inventory
 from t2i_pipelines.syncing.spill import Spill
+from t2i_pipelines.syncing.twins import Twins
 from t2i_pipelines.types import Record
 
 SIXTEEN = st.binary(min_size=16, max_size=16)
@@ -81,6 +84,17 @@ def test_rows_that_no_source_names_come_out_with_their_ids():
     assert {id for ids in inventory.gone_ids(2) for id in ids} == {path_key(str(n)) for n in range(20, 25)}
     assert inventory.places(["nobody"]).tolist() == [-1]
     assert set(Inventory([]).states) <= {GONE}
+
+
+def test_what_is_foreseen_is_not_held_on_to(tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(50)]
+    for n, file in enumerate(files):
+        file.write_bytes(bytes([n % 30]))
+    twins = Twins(Inventory([]))
+    look_up = SkipUnchanged(uri=str(tmp_path / "x.db"), model_name="colour")
+    found = list(foresee(records(files), look_up, twins))
+    assert [record.status for record in found] == ["inserted"] * 30 + ["reused"] * 20
+    assert twins._under_way == {}
 
 
 def test_records_that_wait_come_back_as_often_as_one_likes():

@@ -138,10 +138,10 @@ class MilvusInsert(_InCollection, ItemOperator):
         if not records:
             return
         self.collection.prepare(self.space)
+        for record in records:
+            record.stage = "insert"
         _put_first_first(records)
         unique = self._unique(records)
-        for record in unique:
-            record.stage = "insert"
         self._take_over([record for record in unique if record.twin is not None])
         sound = [record for record in unique if record.status is None]
         try:
