@@ -110,7 +110,8 @@ def _measure(
 
 def in_a_process(job: Job) -> Outcome:
     """Perform a job by :mod:`t2i_pipelines.bench.worker`."""
-    with tempfile.TemporaryDirectory() as folder:
+    # Milvus Lite still writes while its process ends, so the database is removed from here
+    with tempfile.TemporaryDirectory(dir=job.inputs.folder) as folder:
         outcome = Path(folder) / "outcome"
         try:
             _run_module(

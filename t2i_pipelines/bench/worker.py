@@ -1,6 +1,7 @@
 """One contender in a process of its own: ``python -m t2i_pipelines.bench.worker OUTCOME < job``.
 
-Threads, memory and failures are its own. Job and outcome travel pickled.
+Threads, memory and failures are its own. Job and outcome travel pickled; the database is made beside the
+outcome.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,8 +29,11 @@ from t2i_pipelines.types import Matrix
 WARM_TEXTS = 5
 
 
-def perform(job: Job) -> Outcome:
-    """Do what the job says; whatever goes wrong becomes the outcome's reason."""
+def perform(job: Job, folder: Path) -> Outcome:
+    """Do what the job says; whatever goes wrong becomes the outcome's reason.
+
+    :param folder: an empty one, for the database.
+    """
     try:
         _check_packages(job.contender)
         module: Any = importlib.import_module(f"t2i_pipelines.bench.contenders.{job.contender.module}")
@@ -38,7 +41,7 @@ def perform(job: Job) -> Outcome:
             if hasattr(module, "prepare"):
                 module.prepare(job.inputs, **job.contender.options)
             return Outcome()
-        return _measure(job, module)
+        return _measure(job, module, folder)
     except Exception as err:
         first = (str(err).strip().splitlines() or [""])[0]
         return Outcome(
@@ -56,17 +59,16 @@ def _check_packages(contender: Contender) -> None:
             raise MissingExtraError(f"{package} is not installed; run: pip install 't2i-pipelines[bench]'")
 
 
-def _measure(job: Job, module: Any) -> Outcome:
+def _measure(job: Job, module: Any, folder: Path) -> Outcome:
     baseline = rss() if job.baseline is None else job.baseline
-    with tempfile.TemporaryDirectory(dir=job.inputs.folder) as folder:
-        uri = str(Path(folder) / "milvus.db")
-        started = module.start(job.inputs, uri, **job.contender.options)
-        speed, images = (_insert if job.mode == "insert" else _encode)(job.inputs, started)
-        memory = peak_rss() - baseline
-        text_ms, texts = _embed_texts(started)
-        close()  # this library's own hold on the file
-        if job.mode == "insert":
-            images = stored_vectors(uri, job.inputs.paths)
+    uri = str(folder / "milvus.db")
+    started = module.start(job.inputs, uri, **job.contender.options)
+    speed, images = (_insert if job.mode == "insert" else _encode)(job.inputs, started)
+    memory = peak_rss() - baseline
+    text_ms, texts = _embed_texts(started)
+    close()  # this library's own hold on the file
+    if job.mode == "insert":
+        images = stored_vectors(uri, job.inputs.paths)
     return Outcome(speed, memory, text_ms, images, texts, getattr(started, "running", ""))
 
 
@@ -98,4 +100,5 @@ def _embed_texts(started: Started) -> tuple[NDArray[np.float64], Matrix]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(pickle.dumps(perform(pickle.load(sys.stdin.buffer))))
+    outcome = Path(sys.argv[1])
+    outcome.write_bytes(pickle.dumps(perform(pickle.load(sys.stdin.buffer), outcome.parent)))
