@@ -10,6 +10,7 @@ from t2i_pipelines.pipelines import (
     insert_steps,
     search_steps,
 )
+from t2i_pipelines.quantize import quantize
 from t2i_pipelines.report import InsertReport, retry
 from t2i_pipelines.syncing import sync
 from t2i_pipelines.types import Hit
@@ -27,6 +28,7 @@ __all__ = [
     "harden",
     "insert_steps",
     "models",
+    "quantize",
     "recommend",
     "retry",
     "search_steps",

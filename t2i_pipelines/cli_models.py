@@ -1,4 +1,4 @@
-"""``t2i models`` and ``t2i export``."""
+"""``t2i models``, ``t2i export`` and ``t2i quantize``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from t2i_pipelines.encoders import ModelInfo, load_encoder, models, recommend
 from t2i_pipelines.encoders.models import find
 from t2i_pipelines.encoders.weights import HubEncoder, open_path
 from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.quantize import quantize
+from t2i_pipelines.types import EXACT
 
 if TYPE_CHECKING:
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
@@ -79,13 +81,13 @@ def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
 
     :raises CheckpointError: If it is an ONNX folder already.
     """
-    encoder = load_encoder(model, checkpoint_path)
+    encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision)
     if isinstance(encoder, HubEncoder):
         from t2i_pipelines.encoders.hub import fetch
 
         info = find(model)
         assert info is not None
-        encoder = open_path(fetch(info, torch_only=True), info.name, info)
+        encoder = open_path(fetch(info, torch_only=True), info.name, info, EXACT)
     if not hasattr(encoder, "tokenizer"):
         raise CheckpointError(f"{model} is an ONNX folder already; there is nothing to export")
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
@@ -94,7 +96,21 @@ def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
     return encoder
 
 
+def make_int8(
+    source: Annotated[str, typer.Argument(help="Pictures like those that will be inserted.")],
+    model_name: Annotated[str, typer.Option(help="A known model, or the path of an ONNX folder.")] = (
+        DEFAULT_MODEL
+    ),
+    checkpoint_path: Annotated[Path | None, typer.Option(help="Folder with the model's files.")] = None,
+    pictures: Annotated[int, typer.Option(help="How many pictures to use, at least 16.")] = 256,
+) -> None:
+    """Make a model's int8 form, which --precision int8 runs, and say what it costs."""
+    cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, pictures=pictures)
+    console.out.print(f"{escape(model_name)} in int8: {cost}", soft_wrap=True)
+
+
 def add_to(app: typer.Typer) -> None:
-    """Make both commands of ``app``."""
+    """Make the commands of ``app``."""
     app.command(name="models")(show_models)
     app.command(name="export")(export)
+    app.command(name="quantize")(make_int8)

@@ -17,7 +17,7 @@ LAYERS = [
     {"hardening"},
     {"encoders", "images", "collection"},
     {"operators"},
-    {"pipelines", "page"},
+    {"pipelines", "page", "quantize"},
     {"report"},
     {"syncing"},
     {"__init__"},

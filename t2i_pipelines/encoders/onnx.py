@@ -19,13 +19,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from t2i_pipelines.encoders.backends import Tower, choose_onnx, open_tower
+from t2i_pipelines.encoders.int8 import int8_tower
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, TextTokenizer, read_tokenizer
 from t2i_pipelines.errors import CheckpointError, EncodeError
@@ -40,6 +45,8 @@ FILES = (
 )
 TEXTS_A_PASS = 256
 
+logger = logging.getLogger(__name__)
+
 
 class OnnxEncoder:
     """Pictures and texts to vectors. Thread-safe; files are read when they are first needed.
@@ -50,11 +57,11 @@ class OnnxEncoder:
     def __init__(
         self, folder: str, model_name: str, scripts: Sequence[str] = (), compute: Compute = EXACT
     ) -> None:
-        self._folder = Path(folder)
+        self.folder = Path(folder)
         self._model_name = model_name
         self._scripts = scripts
         self._compute = compute
-        if missing := [name for name in FILES if not (self._folder / name).is_file()]:
+        if missing := [name for name in FILES if not (self.folder / name).is_file()]:
             raise CheckpointError(
                 f"no {', '.join(missing)} in {folder}; a model folder holds {', '.join(FILES)}"
             )
@@ -64,8 +71,8 @@ class OnnxEncoder:
         """What the vectors mean; the digest covers every file of the model."""
         digest = hashlib.blake2b(digest_size=16)
         # towers above 2 GB keep their weights in further files
-        outside = sorted(self._folder.glob("*/*.onnx.data"))
-        for path in [*(self._folder / name for name in FILES[1:]), *outside]:
+        outside = sorted(self.folder.glob("*/*.onnx.data"))
+        for path in [*(self.folder / name for name in FILES[1:]), *outside]:
             with path.open("rb") as file:
                 while chunk := file.read(1 << 20):
                     digest.update(chunk)
@@ -75,7 +82,7 @@ class OnnxEncoder:
 
     @cached_property
     def _config(self) -> Mapping[str, Any]:
-        path = self._folder / "config.json"
+        path = self.folder / "config.json"
         config = read_json(path)
         if not isinstance(config.get("embed_dim"), int):
             raise CheckpointError(f"{path} has no embed_dim")
@@ -89,19 +96,36 @@ class OnnxEncoder:
 
     @cached_property
     def _preprocess(self) -> Preprocess:
-        return Preprocess.load(self._folder / "visual/preprocess_cfg.json")
+        return Preprocess.load(self.folder / "visual/preprocess_cfg.json")
+
+    @property
+    def image_tower(self) -> Path:
+        """The fp32 image tower."""
+        return self.folder / "visual/model.onnx"
 
     @cached_property
-    def _visual(self) -> Any:
-        return _session(self._folder / "visual/model.onnx")
+    def running(self) -> Compute:
+        """How the model is run: what ``auto`` came to."""
+        running = choose_onnx(self._compute)
+        logger.info("%s runs by %s", self._model_name, running)
+        return running
 
     @cached_property
-    def _textual(self) -> Any:
-        return _session(self._folder / "textual/model.onnx")
+    def _visual(self) -> Tower:
+        int8 = self.running.precision == "int8"
+        return open_tower(int8_tower(self.space, self.folder) if int8 else self.image_tower, self.running)
+
+    @cached_property
+    def _textual(self) -> Tower:
+        # int8 is for pictures: a text takes milliseconds, and is not what calibration has seen
+        running = self.running
+        if running.precision == "int8":
+            running = choose_onnx(replace(running, precision="auto"))
+        return open_tower(self.folder / "textual/model.onnx", running)
 
     @cached_property
     def _tokenizer(self) -> TextTokenizer:
-        path = self._folder / "textual/tokenizer.json"
+        path = self.folder / "textual/tokenizer.json"
         if "vision_cfg" not in self._config:
             return TextTokenizer(read_tokenizer(path), model_name=self._model_name, scripts=self._scripts)
         text_cfg = self._config["text_cfg"]
@@ -120,11 +144,15 @@ class OnnxEncoder:
         """(H, W, 3) uint8 -> the square that the model sees."""
         return self._preprocess.fit(image)
 
+    def tensor(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """N pictures -> (N, 3, S, S) float32, what the image tower takes."""
+        return self._preprocess.tensor(images)
+
     def encode_images(self, images: Sequence[Image]) -> Matrix:
         """N pictures -> (N, D) float32, not normalised."""
         if not len(images):
             return np.empty((0, self._dim), np.float32)
-        return self._run(self._visual, [self._preprocess.tensor(images)])
+        return self._run(self._visual, [self.tensor(images)])
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
@@ -135,29 +163,26 @@ class OnnxEncoder:
 
     def _encode(self, texts: Sequence[str]) -> Matrix:
         ids, mask = self._tokenizer.with_mask(texts)
-        return self._run(self._textual, [ids, mask][: len(self._textual.get_inputs())])
+        return self._run(self._textual, [ids, mask][: len(self._textual.inputs)])
 
-    def _run(self, session: Any, arrays: Sequence[np.ndarray]) -> Matrix:
+    def _run(self, tower: Tower, arrays: Sequence[np.ndarray]) -> Matrix:
         """One pass, or as many as a tower with a fixed batch size needs."""
-        inputs = session.get_inputs()
-        feeds = {one.name: array.astype(_dtype(one)) for one, array in zip(inputs, arrays, strict=True)}
-        fixed = inputs[0].shape[0]
+        feeds = [array.astype(one.dtype, copy=False) for one, array in zip(tower.inputs, arrays, strict=True)]
         many = len(arrays[0])
-        step = fixed if isinstance(fixed, int) else many
-        parts = [self._pass(session, feeds, at, step) for at in range(0, many, step)]
-        vectors = np.concatenate(parts)[:many]
+        step = tower.inputs[0].batch or many
+        vectors = np.concatenate([self._pass(tower, feeds, at, step) for at in range(0, many, step)])[:many]
         if vectors.shape != (many, self._dim):
             raise EncodeError(f"{self._model_name} gave {vectors.shape}, not {(many, self._dim)}")
-        return np.asarray(vectors, np.float32)
+        return vectors
 
-    def _pass(self, session: Any, feeds: Mapping[str, np.ndarray], at: int, step: int) -> np.ndarray:
-        some = {name: array[at : at + step] for name, array in feeds.items()}
-        shape = next(iter(some.values())).shape
+    def _pass(self, tower: Tower, arrays: Sequence[np.ndarray], at: int, step: int) -> np.ndarray:
+        some = [array[at : at + step] for array in arrays]
+        shape = some[0].shape
         if short := step - shape[0]:  # a fixed batch is filled up with its last item
-            some = {name: np.concatenate([a, np.repeat(a[-1:], short, 0)]) for name, a in some.items()}
+            some = [np.concatenate([one, np.repeat(one[-1:], short, 0)]) for one in some]
         try:
-            return np.asarray(session.run(None, some)[0])
-        except Exception as err:  # ONNX Runtime has no base class of its own errors
+            return tower.run(some)
+        except Exception as err:  # the backends have no base class of their own errors
             raise EncodeError(f"{self._model_name} cannot embed a batch of shape {shape}: {err}") from err
 
 
@@ -179,20 +204,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}, not an object")
     return found
-
-
-def _dtype(one: Any) -> str:
-    """An input's type in numpy's terms: ``tensor(int32)`` is int32."""
-    name = str(one.type).removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32"}.get(name, name)
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as err:
-        raise CheckpointError(f"{path} cannot be loaded: {str(err).splitlines()[0]}") from err

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from t2i_pipelines.encoders.backends import choose_torch
 from t2i_pipelines.encoders.checkpoints import read_weights
 from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
 from t2i_pipelines.encoders.models import ModelInfo
@@ -23,6 +26,8 @@ from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
 TEXTS_A_PASS = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ class TorchModel:
 
 
 class TorchEncoder:
-    """Pictures and texts to vectors, on the CPU. Thread-safe; weights are read when they are first needed.
+    """Pictures and texts to vectors. Thread-safe; weights are read when they are first needed.
 
     :param path: a checkpoint file, or the folder that it is in.
     :param info: the model that it should be; sizes that differ are refused.
+    :param compute: where it is run, and with which numbers.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class TorchEncoder:
 
     def _load(self) -> None:
         checkpoint = read_checkpoint(self._path, self._info)
-        loaded = load_model(checkpoint)
+        loaded = load_model(checkpoint, self.running.device)
         if (info := self._info) and (checkpoint.dim, checkpoint.preprocess.size) != (
             info.dim,
             info.resolution,
@@ -90,6 +96,13 @@ class TorchEncoder:
         )
         self._space = Space(self._model_name, _digest(checkpoint), str(checkpoint.preprocess), checkpoint.dim)
         self._loaded = loaded
+
+    @cached_property
+    def running(self) -> Compute:
+        """How the model is run: what ``auto`` came to."""
+        running = choose_torch(self._compute)
+        logger.info("%s runs by %s", self._model_name, running)
+        return running
 
     @property
     def space(self) -> Space:
@@ -114,33 +127,40 @@ class TorchEncoder:
         if not len(images):
             return np.empty((0, self.space.dim), np.float32)
         pixels = torch.from_numpy(self.model.checkpoint.preprocess.tensor(images))
-        with torch.inference_mode():
-            return np.asarray(self.model.encode_image(pixels).numpy(), np.float32)
+        return self._run(self.model.encode_image, pixels)
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
         passes = [texts[at : at + TEXTS_A_PASS] for at in range(0, len(texts), TEXTS_A_PASS)]
         if not passes:
             return np.empty((0, self.space.dim), np.float32)
-        with torch.inference_mode():
-            vectors = [self.model.encode_text(torch.from_numpy(self.tokenizer(one))) for one in passes]
-        return np.asarray(torch.cat(vectors).numpy(), np.float32)
+        encode = self.model.encode_text
+        return np.concatenate([self._run(encode, torch.from_numpy(self.tokenizer(one))) for one in passes])
+
+    def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:
+        device = self.running.device
+        halves = torch.autocast(device, torch.bfloat16, enabled=self.running.precision == "bf16")
+        with torch.inference_mode(), halves:
+            return np.asarray(encode(items.to(device)).float().cpu().numpy(), np.float32)
 
 
-def load_model(checkpoint: Checkpoint) -> TorchModel:
-    """Build the model of a checkpoint and fill in its weights.
+def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
+    """Build the model of a checkpoint, fill in its weights, and move it to a device.
 
     :raises CheckpointError: If the weights do not fit.
     """
     weights = read_weights(checkpoint.weights)
     where = str(checkpoint.weights)
     if checkpoint.details is None:
-        model: Any = build_openclip(checkpoint.config, weights, where)
+        model: Any = build_openclip(checkpoint.config, weights, where).to(device)
         return TorchModel(model, checkpoint, model.encode_image, model.encode_text)
     model, sizes = build_clip(weights, checkpoint.details, where)
     checkpoint.take_sizes(sizes)
+    model = model.to(device)
     # Towhee moves ids to a GPU wherever there is one, whatever the model is on, unless it is told
-    return TorchModel(model, checkpoint, model.encode_image, lambda ids: model.encode_text(ids, device="cpu"))
+    return TorchModel(
+        model, checkpoint, model.encode_image, lambda ids: model.encode_text(ids, device=device)
+    )
 
 
 def _digest(checkpoint: Checkpoint) -> str:

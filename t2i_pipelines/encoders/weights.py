@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 from t2i_pipelines.encoders.hub import fetch
 from t2i_pipelines.encoders.models import ModelInfo
@@ -16,9 +17,18 @@ from t2i_pipelines.types import AUTO, Compute, Encoder, Image, Matrix, Space
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
+class LoadedEncoder(Encoder, Protocol):
+    """An encoder that tells how it is run."""
+
+    @property
+    def running(self) -> Compute:
+        """What ``auto`` came to."""
+        ...
+
+
 def open_path(
     path: str | Path, model_name: str, info: ModelInfo | None = None, compute: Compute = AUTO
-) -> Encoder:
+) -> LoadedEncoder:
     """The encoder of a model on disk; weights are read when they are first used.
 
     :param path: an ONNX folder, a folder with open_clip's or transformers' files, or a checkpoint file.
@@ -54,10 +64,10 @@ class HubEncoder:
         self._info = info
         self._compute = compute
         self._lock = threading.Lock()
-        self._opened: Encoder | None = None
+        self._opened: LoadedEncoder | None = None
 
     @property
-    def opened(self) -> Encoder:
+    def opened(self) -> LoadedEncoder:
         """The encoder of the files that were found.
 
         :raises CheckpointError: If there are none; the next call looks again.
@@ -66,6 +76,11 @@ class HubEncoder:
             if self._opened is None:
                 self._opened = open_path(fetch(self._info), self._info.name, self._info, self._compute)
             return self._opened
+
+    @property
+    def running(self) -> Compute:
+        """How the model is run: what ``auto`` came to."""
+        return self.opened.running
 
     @property
     def space(self) -> Space:
