@@ -54,7 +54,7 @@ def test_no_more_is_fetched_ahead_than_fits_into_memory(web, monkeypatch):
     held = [ahead.Ahead(urls[0])]
     assert held[0]._future.result().content == web.pages["/0.png"]
     batch = ops.t2i.prefetch()(Batch(records(urls)))
-    assert [record.ahead() for record in batch] == [None] * 8
+    assert [record.ahead.__self__._future.result() for record in batch] == [None] * 8
     assert web.asked == {"/0.png": 1}
     assert [read(record) for record in batch] == [web.pages[f"/{n}.png"] for n in range(8)]
     del held
@@ -80,6 +80,7 @@ def test_what_has_not_been_begun_is_fetched_by_the_one_who_needs_it(web, monkeyp
         pool.submit(busy.wait, 20)
         (record,) = ops.t2i.prefetch()(Batch(records([f"{web.url}/1.png"])))
         assert read(record) == web.pages["/1.png"]
+        assert record.ahead.__self__._future.cancelled()
         busy.set()
     assert web.asked == {"/1.png": 1}
 

@@ -116,9 +116,9 @@ def test_a_cell_that_would_lose_something_as_a_number_stays_text(cell):
 
 
 def test_an_id_stays_text_and_empty_cells_are_left_out(folder):
-    (folder / "rows.csv").write_text("path,id,year,tag\na.png,17,,x\nsub/b.png,018,2015,\n")
+    (folder / "rows.csv").write_text("path,id,year,tag\na.png,1.50,,x\nsub/b.png,018,2015,\n")
     first, second = records(folder / "rows.csv")
-    assert (first.id, first.metadata) == ("17", {"tag": "x"})
+    assert (first.id, first.metadata) == ("1.50", {"tag": "x"})
     assert (second.id, second.metadata) == ("018", {"year": 2015})
 
 

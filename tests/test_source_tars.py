@@ -202,8 +202,10 @@ def test_what_is_wrong_with_one_sample_is_its_outcome(tmp_path, red, monkeypatch
     assert reasons[3] == "d.txt beside it is larger than 1,000 bytes"
     assert reasons[4] == "a name with `::` has no address; rename it"
     assert bad[0].id
-    with pytest.raises(ImageDecodeError, match=r"a\.png::.*a\.tar: larger than the 1,000 bytes"):
-        read(bad[0].path)
+    for mode in ("w", "w:gz"):
+        write_tar(tar, {"a.png": b"x" * 1001}, mode)
+        with pytest.raises(ImageDecodeError, match=r"a\.png::.*a\.tar: larger than the 1,000 bytes"):
+            read(bad[0].path)
 
 
 @pytest.mark.parametrize(
