@@ -423,11 +423,10 @@ def test_killed_in_the_middle_of_an_insert_and_run_again_nothing_is_missing_and_
     """
     uri = str(tmp_path / "x.db")
     command = [sys.executable, "-c", textwrap.dedent(code), uri, str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    acknowledged = [process.stdout.readline() for _ in range(40)]
-    process.send_signal(signal.SIGKILL)
-    acknowledged += process.stdout.readlines()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [process.stdout.readline() for _ in range(40)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += process.stdout.readlines()
     ids = {line.split()[0] for line in acknowledged if line.endswith("inserted\n")}
     assert 40 <= len(ids) < 300, "the kill came too early or too late to prove anything"
     collection = open_collection(uri=uri)
