@@ -48,8 +48,7 @@ def packed(path: Path) -> Path:
 
 
 WRITERS = {
-    "csv": lambda folder: write_csv(folder / "rows.csv"),
-    "CSV": lambda folder: write_csv(folder / "ROWS.CSV"),
+    "csv": lambda folder: write_csv(folder / "Rows.CSV"),
     "csv.gz": lambda folder: packed(write_csv(folder / "rows.csv")),
     "tsv": lambda folder: write_csv(folder / "rows.tsv", "\t"),
     "jsonl": lambda folder: write_json(folder / "rows.jsonl"),
@@ -211,6 +210,7 @@ def test_a_bad_line_of_a_csv_is_that_lines_outcome(folder):
     assert surplus.reason.startswith(f"line 4 of {folder / 'rows.csv'} has more cells than its header: ")
     assert (short.status, short.metadata) == (None, {})
     assert (good.status, good.metadata) == (None, {"tag": "good"})
+    assert count(folder / "rows.csv") == 5
 
 
 @pytest.mark.parametrize("name", ["rows.csv.gz", "rows.jsonl.gz"])
@@ -228,6 +228,7 @@ def test_a_table_that_breaks_off_says_so_in_its_last_row(folder, name):
     assert {record.status for record in good} == {None}
     assert last.status == "failed"
     assert f"{folder / name} breaks off" in last.reason
+    assert count(folder / name) == len(good) + 1
 
 
 def test_a_missing_permission_is_an_error_of_ours(folder, monkeypatch):
@@ -295,6 +296,5 @@ def test_a_table_is_never_held_in_memory(tmp_path, kind):
         table.write_text("url,tag\n" + "".join(f"{row['url']},{row['tag']}\n" for row in rows))
     else:
         table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    del rows
     next(records(table))  # imports
     assert peak_of(table, 20_000) < 1.5

@@ -33,6 +33,8 @@ class _Reader(Protocol):
 
     def rows(self, address: str) -> Iterator[object]: ...
 
+    def count(self, address: str) -> int | None: ...
+
 
 _TABLES: dict[str, _Reader] = {
     ".csv": delimited,
@@ -82,14 +84,11 @@ def count(source: object) -> int | None:
     if not isinstance(source, (str, os.PathLike)):
         return len(source) if isinstance(source, (list, tuple)) else None
     address = _address(source)
-    reader = _reader(address)
-    if reader is webdataset or (reader and _names_many(address)):
-        return None
-    if reader is parquet and not is_http(address):
-        return parquet.count(address)
+    if (reader := _reader(address)) and not os.path.isdir(address):
+        return None if _names_many(address) else reader.count(address)
     if scheme(address):
-        return 1 if is_http(address) and reader is None else None
-    return json_lines.count(address) if reader is json_lines else sum(1 for _ in _rows(address))
+        return 1 if is_http(address) else None
+    return sum(1 for _ in _rows(address))
 
 
 def _rows(source: object) -> Iterator[object]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from t2i_pipelines.errors import SourceError
+from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.sources.record import brief, refused
 from t2i_pipelines.images.sources.table import open_table, place_column, placed, plain_name
@@ -21,6 +22,29 @@ def rows(address: str) -> Iterator[object]:
 
     :raises SourceError: If the file cannot be opened, is not in UTF-8, or has no ``path`` and no ``url``.
     """
+    lines, reader = _opened(address)
+    return _rows(lines, reader, address)
+
+
+def count(address: str) -> int | None:
+    """How many rows :func:`rows` will give, failed ones included; None if the file is not local."""
+    if scheme(address):
+        return None
+    lines, reader = _opened(address)
+    total = 0
+    with lines:
+        while True:
+            try:
+                for row in reader.reader:
+                    total += bool(row)
+                return total
+            except csv.Error:
+                total += 1
+            except Exception:  # the file breaks off, which is its last row
+                return total + 1
+
+
+def _opened(address: str) -> tuple[io.TextIOWrapper, csv.DictReader[str]]:
     # what is not UTF-8 becomes surrogates, so that one bad line is one failed row
     lines = io.TextIOWrapper(open_table(address), encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
@@ -34,7 +58,7 @@ def rows(address: str) -> Iterator[object]:
     except Exception as err:  # not UTF-8, not CSV, or packed bytes that are damaged
         lines.close()
         raise SourceError(f"{address!r} is not a table in UTF-8: {cause(err)}") from err
-    return _rows(lines, reader, address)
+    return lines, reader
 
 
 def _rows(lines: io.TextIOWrapper, reader: csv.DictReader[str], address: str) -> Iterator[object]:

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from t2i_pipelines.errors import SourceError
+from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.sources.record import brief, refused
 from t2i_pipelines.images.sources.table import open_table, place_column, placed
@@ -34,10 +35,18 @@ def rows(address: str) -> Iterator[object]:
     return _rows(file, lines if first is None else chain([first], lines), address)
 
 
-def count(address: str) -> int:
-    """How many rows there are; reads the file once."""
+def count(address: str) -> int | None:
+    """How many rows :func:`rows` will give, failed ones included; None if the file is not local."""
+    if scheme(address):
+        return None
+    total = 0
     with open_table(address) as file:
-        return sum(1 for _ in _filled_lines(file))
+        try:
+            for _ in _filled_lines(file):
+                total += 1
+        except Exception:  # the file breaks off, which is its last row
+            total += 1
+    return total
 
 
 def _filled_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

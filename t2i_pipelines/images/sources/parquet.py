@@ -34,8 +34,10 @@ def rows(address: str) -> Iterator[object]:
     return _rows(file, table, address)
 
 
-def count(address: str) -> int:
-    """How many rows there are, from the end of the file."""
+def count(address: str) -> int | None:
+    """How many rows there are, from the end of the file; None if it is on the web."""
+    if is_http(address):
+        return None
     with _seekable(address) as file:
         return int(_opened(file, address).metadata.num_rows)
 
