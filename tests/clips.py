@@ -9,6 +9,8 @@ import numpy as np
 import torch
 import torchvision_beside_cpu_torch  # noqa: F401 - before what follows
 
+from t2i_pipelines.encoders import load_encoder
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as importing open_clip would set it
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -121,6 +123,11 @@ def openclip_clip(folder: Path, quick_gelu: bool, cfg=SMALL, preprocess=None):
     config = {"model_cfg": cfg, "preprocess_cfg": preprocess or {}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return model
+
+
+def load_exact(*args):
+    """The encoder, in fp32 on the CPU: ``auto`` would be bf16 where that is fast."""
+    return load_encoder(*args, device="cpu", precision="fp32")
 
 
 def cosines(ours, theirs) -> np.ndarray:

@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from clips import PICTURES, SMALL, cosines, open_clip, openclip_clip, spread
+from clips import PICTURES, SMALL, cosines, load_exact, open_clip, openclip_clip, spread
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.onnx_folder import export_model
 from t2i_pipelines.errors import CheckpointError
 
@@ -70,16 +69,16 @@ def test_a_timm_tower_and_a_multilingual_one_give_open_clips_vectors_exported_to
     pixels = torch.stack([transform(Image.fromarray(picture)) for picture in PICTURES])
     with torch.no_grad():
         images, texts = model.encode_image(pixels), model.encode_text(ids_of(TEXTS))
-    encoder = load_encoder(tmp_path / "m")
+    encoder = load_exact(tmp_path / "m")
     check(encoder, images, texts)
     assert spread(texts) < 1 - 1e-5
     assert export_model(encoder, tmp_path / "out") >= LEAST
-    check(load_encoder(tmp_path / "out"), images, texts)
+    check(load_exact(tmp_path / "out"), images, texts)
 
 
 def test_padding_is_masked_out(tmp_path):
     multilingual(tmp_path / "m")
-    encoder = load_encoder(tmp_path / "m")
+    encoder = load_exact(tmp_path / "m")
     (alone,) = encoder.encode_texts(["a cat"])
     with_others = encoder.encode_texts(["ein Hund im Schnee ein Hund", "a cat"])
     assert np.abs(with_others[1] - alone).max() < 1e-5
@@ -94,7 +93,7 @@ def test_a_wrong_tower_is_refused_by_its_first_mismatch(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"calls for: visual\.head\.proj\.weight \(24, \d+\) is missing"
     ):
-        load_encoder(tmp_path / "m").encode_texts(["a cat"])
+        load_exact(tmp_path / "m").encode_texts(["a cat"])
 
 
 def test_a_captioning_model_is_refused(tmp_path):
@@ -103,4 +102,4 @@ def test_a_captioning_model_is_refused(tmp_path):
     config["model_cfg"] = {**SMALL, "multimodal_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="is a CoCa model, which writes captions; it is not supported"):
-        load_encoder(tmp_path).encode_texts(["x"])
+        load_exact(tmp_path).encode_texts(["x"])

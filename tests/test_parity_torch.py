@@ -13,13 +13,13 @@ from clips import (
     SMALL_RESNET,
     TEXTS,
     cosines,
+    load_exact,
     open_clip,
     openclip_clip,
     spread,
     transformers_clip,
 )
 
-from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 
 LEAST = 0.99999
@@ -66,14 +66,14 @@ def check(encoder, model, size=32, ids=None, **kwargs):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_a_transformers_folder_gives_transformers_vectors(tmp_path, activation):
     model = transformers_clip(tmp_path, activation)
-    check(load_encoder(tmp_path), model)
+    check(load_exact(tmp_path), model)
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False], ids=["quick_gelu", "gelu"])
 @pytest.mark.parametrize(("cfg", "size"), [(SMALL, 32), (SMALL_RESNET, 64)], ids=["vit", "resnet"])
 def test_an_open_clip_folder_gives_open_clips_vectors(tmp_path, quick_gelu, cfg, size):
     model = openclip_clip(tmp_path / "m", quick_gelu, cfg)
-    encoder = load_encoder(tmp_path / "m")
+    encoder = load_exact(tmp_path / "m")
     check(encoder, model, size)
     assert type(encoder.model.module).__module__ == "towhee.models.clip.clip"
 
@@ -81,7 +81,7 @@ def test_an_open_clip_folder_gives_open_clips_vectors(tmp_path, quick_gelu, cfg,
 def test_the_two_activations_are_not_the_same_model(tmp_path):
     transformers_clip(tmp_path / "quick", "quick_gelu")
     transformers_clip(tmp_path / "exact", "gelu")
-    quick, exact = (load_encoder(tmp_path / name).encode_images(PICTURES) for name in ("quick", "exact"))
+    quick, exact = (load_exact(tmp_path / name).encode_images(PICTURES) for name in ("quick", "exact"))
     assert cosines(quick, exact).max() < LEAST
 
 
@@ -95,13 +95,13 @@ def test_heads_are_read_where_they_are_not_a_64th_of_the_width(tmp_path):
             "text_cfg": {**SMALL["text_cfg"], "heads": 2},
         },
     )
-    check(load_encoder(tmp_path / "m"), model)
+    check(load_exact(tmp_path / "m"), model)
 
 
 def test_a_siglip_like_model_goes_through_open_clip_squashed_and_canonicalised(tmp_path):
     model = openclip_clip(tmp_path / "m", False, SIGLIP, SQUASH)
     tokenizer = open_clip.SimpleTokenizer(context_length=77, clean="canonicalize")
-    encoder = load_encoder(tmp_path / "m")
+    encoder = load_exact(tmp_path / "m")
     assert type(encoder.model.module).__module__ == "open_clip.model"
     assert encoder.space.preprocessing.startswith("squash 32 bicubic mean 0.5")
     check(encoder, model, 32, tokenizer(TEXTS), mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
@@ -109,7 +109,7 @@ def test_a_siglip_like_model_goes_through_open_clip_squashed_and_canonicalised(t
 
 def test_a_lone_file_is_read_with_the_config_beside_it(tmp_path):
     model = openclip_clip(tmp_path / "m", True)
-    check(load_encoder(tmp_path / "m" / "open_clip_model.safetensors"), model)
+    check(load_exact(tmp_path / "m" / "open_clip_model.safetensors"), model)
 
 
 def test_a_name_and_a_file_together_tell_the_activation(tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_name_and_a_file_together_tell_the_activation(tmp_path, monkeypatch):
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_true_b32_written_by_transformers(tmp_path, activation):
     model = transformers_clip(tmp_path, activation, B32, heads=(12, 8))
-    encoder = load_encoder(tmp_path)
+    encoder = load_exact(tmp_path)
     check(encoder, model, 224)
     assert encoder.space.dim == 512
 
@@ -141,7 +141,7 @@ def test_true_b32_and_rn50_written_by_open_clip_and_exported(tmp_path, quick_gel
     from t2i_pipelines.encoders.onnx_folder import export_model
 
     model = openclip_clip(tmp_path / "m", quick_gelu, cfg)
-    encoder = load_encoder(tmp_path / "m")
+    encoder = load_exact(tmp_path / "m")
     check(encoder, model, 224)
     export_model(encoder, tmp_path / "out")
     shutil.rmtree(tmp_path / "m")
@@ -150,6 +150,6 @@ def test_true_b32_and_rn50_written_by_open_clip_and_exported(tmp_path, quick_gel
 
 def test_embedding_nothing_gives_no_vectors(tmp_path):
     openclip_clip(tmp_path / "m", True)
-    encoder = load_encoder(tmp_path / "m")
+    encoder = load_exact(tmp_path / "m")
     assert encoder.encode_images([]).shape == encoder.encode_texts([]).shape == (0, 24)
     assert encoder.encode_images(PICTURES[:1]).dtype == np.float32
