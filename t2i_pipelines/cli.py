@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -13,8 +13,10 @@ from rich.markup import escape
 from t2i_pipelines import __version__, cli_bench, cli_models, cli_sync, console, demo
 from t2i_pipelines._towhee import pipe
 from t2i_pipelines.cli_options import (
+    Backend,
     BatchSize,
     Checkpoint,
+    Device,
     Filter,
     Html,
     Json,
@@ -22,6 +24,7 @@ from t2i_pipelines.cli_options import (
     Model,
     Name,
     OutputFields,
+    Precision,
     Refresh,
     Report,
     Source,
@@ -30,7 +33,7 @@ from t2i_pipelines.cli_options import (
     Uri,
     Words,
 )
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config import DEFAULT_MODEL, Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
@@ -59,6 +62,9 @@ def insert(
     collection_name: Name = "image_collection",
     model_name: Model = DEFAULT_MODEL,
     checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
     batch_size: BatchSize = 32,
     refresh: Refresh = False,
     stop_at_error: StopAtError = False,
@@ -73,6 +79,9 @@ def insert(
         collection_name=collection_name,
         model_name=model_name,
         checkpoint_path=checkpoint_path,
+        device=cast(Any, device),
+        precision=cast(Any, precision),
+        backend=cast(Any, backend),
         batch_size=batch_size,
         refresh=refresh,
         on_error="raise" if stop_at_error else "record",
@@ -88,6 +97,9 @@ def search(
     collection_name: Name = "image_collection",
     model_name: Model = DEFAULT_MODEL,
     checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
     limit: Limit = 10,
     filter: Filter = "",
     output_fields: OutputFields = None,
@@ -101,6 +113,9 @@ def search(
         collection_name=collection_name,
         model_name=model_name,
         checkpoint_path=checkpoint_path,
+        device=cast(Any, device),
+        precision=cast(Any, precision),
+        backend=cast(Any, backend),
         limit=limit,
         filter=filter,
         output_fields=output_fields or (),
@@ -150,8 +165,12 @@ def _insert(source: str, report: Path | None, **settings: Any) -> int:
 
 def _open_model(settings: dict[str, Any]) -> None:
     """Load the model, or end here: without one there is no use in walking through a large folder."""
+    Settings.of(**settings)
     wanted = signature(load_encoder).parameters.keys() & settings.keys()
-    load_encoder(**{name: settings[name] for name in wanted}).space  # noqa: B018 - loads
+    encoder = load_encoder(**{name: settings[name] for name in wanted})
+    encoder.space  # noqa: B018 - loads
+    if running := getattr(encoder, "running", None):
+        console.err.print(f"{escape(str(settings['model_name']))} runs by {running}")
 
 
 def _write_page(path: Path, results: list[tuple[str, list[Hit]]], title: str, note: str) -> None:

@@ -25,6 +25,9 @@ Source = Annotated[
         "Parquet), WebDataset tars, a picture; here, at http(s)://, or where fsspec opens it, such as s3://."
     ),
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8, which `t2i quantize` prepares.")]
+Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")

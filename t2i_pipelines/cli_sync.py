@@ -8,10 +8,13 @@ import typer
 
 from t2i_pipelines import console, sync
 from t2i_pipelines.cli_options import (
+    Backend,
     BatchSize,
     Checkpoint,
+    Device,
     Model,
     Name,
+    Precision,
     Refresh,
     Report,
     Source,
@@ -34,6 +37,9 @@ def run(
     collection_name: Name = "image_collection",
     model_name: Model = DEFAULT_MODEL,
     checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
     batch_size: BatchSize = 32,
     refresh: Refresh = False,
     stop_at_error: StopAtError = False,
@@ -48,6 +54,9 @@ def run(
         "collection_name": collection_name,
         "model_name": model_name,
         "checkpoint_path": checkpoint_path,
+        "device": device,
+        "precision": precision,
+        "backend": backend,
         "batch_size": batch_size,
         "refresh": refresh,
         "on_error": "raise" if stop_at_error else "record",

@@ -200,3 +200,27 @@ def test_too_few_pictures_are_refused(cache, pictures):
     with pytest.raises(SourceError, match="7 pictures could be read, and int8 is calibrated on at least 16"):
         t2i_pipelines.quantize(pictures, model_name="t2i_mini")
     assert not list(cache.rglob("*.onnx"))
+
+
+def test_the_command_says_how_the_model_runs_and_refuses_what_it_cannot(pictures, tmp_path):
+    from typer.testing import CliRunner
+
+    from t2i_pipelines.cli import app
+
+    place = ["--uri", str(tmp_path / "a.db"), "--model-name", "t2i_mini"]
+    done = CliRunner().invoke(app, ["insert", str(pictures), *place, "--backend", "onnxruntime"])
+    assert (done.exit_code, "t2i_mini runs by onnxruntime on cpu, fp32" in done.stderr) == (0, True)
+    refused = CliRunner().invoke(app, ["insert", str(pictures), *place, "--precision", "fp8"])
+    assert "precision must be one of 'auto', 'fp32', 'bf16', 'int8', got 'fp8'" in str(refused.exception)
+
+
+def test_the_command_quantizes_and_tells_the_cost(cache):
+    from typer.testing import CliRunner
+
+    from t2i_pipelines.cli import app
+
+    done = CliRunner().invoke(
+        app, ["quantize", "data/gallery", "--model-name", "t2i_mini", "--pictures", "16"]
+    )
+    assert done.exit_code == 0, done.exception
+    assert "t2i_mini in int8: cosine to fp32 0." in done.stdout
