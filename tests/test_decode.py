@@ -1,7 +1,9 @@
 """Every picture comes out upright, in RGB, or with a reason."""
 
+import struct
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from pictures import BLUE, RED, encoded, heic, near, noise, tiff, turned, two_halves
@@ -183,6 +185,25 @@ def test_a_tiff_that_claims_more_pixels_than_it_has_is_refused():
     content[at + 20 : at + 24] = (13_000).to_bytes(4, "little")  # height
     with pytest.raises(ImageDecodeError, match=r"cannot read image liar\.tif: "):
         decode(bytes(content), "liar.tif")
+
+
+def test_an_icon_that_claims_fewer_pixels_than_it_has_is_refused():
+    inside = encoded(Image.new("RGB", (300, 300)), "PNG")
+    entry = struct.pack("<BBBBHHII", 8, 8, 0, 0, 1, 24, len(inside), 22)
+    with pytest.raises(ImageDecodeError, match="300 x 300 are 90,000 pixels, more than max_pixels=1,000"):
+        decode(b"\0\0\1\0\1\0" + entry + inside, decoding=Decoding(max_pixels=1000))
+
+
+def test_a_png_that_claims_gigabytes_is_kept_from_opencv_which_would_allocate_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: asked.append(args))
+    content = bytearray(encoded(two_halves(), "PNG"))
+    at = content.index(b"IDAT") - 4
+    content[at : at + 4] = b"\x7f\xff\xff\xff"
+    assert decode(bytes(content)).shape == (20, 40, 3)
+    assert asked == []
+    decode(encoded(two_halves(), "PNG"))
+    assert len(asked) == 1
 
 
 def directory(path):

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from pictures import BLUE, GREEN, RED, animation, encoded, near, two_halves
+from PIL import Image
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model "colour"
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline
 from t2i_pipelines._towhee import ops
 from t2i_pipelines.config import Decoding
 from t2i_pipelines.encoders import load_encoder, register_encoder
-from t2i_pipelines.errors import EncodeError
+from t2i_pipelines.errors import EncodeError, ImageDecodeError
 from t2i_pipelines.images import decode
 
 ANIMATED = ["GIF", "PNG", "WEBP", "AVIF"]
@@ -55,6 +56,35 @@ def test_only_so_many_frames_are_looked_at_that_their_pixels_stay_below_the_cap(
     assert decode(content, decoding=Decoding(frames="middle"))[0, 0, 0] == 120
     assert decode(content, decoding=Decoding(frames="middle", max_pixels=8_000))[0, 0, 0] == 50
     assert decode(content, decoding=Decoding(frames="middle", max_pixels=800))[0, 0, 0] == 0
+
+
+def growing_gif() -> bytes:
+    """40 x 20 in red, then a frame of 60 x 30 in blue, which the format forbids."""
+
+    def parts(size, index):
+        picture = Image.new("P", size, index)
+        picture.putpalette([*RED, *BLUE])
+        picture.putpixel((0, 0), 1 - index)  # or the palette would have one colour
+        content = encoded(picture, "GIF")
+        palette = 13 + 3 * 2 ** ((content[10] & 7) + 1)
+        return content[:palette], content[palette:-1]
+
+    header, first = parts((40, 20), 0)
+    _, second = parts((60, 30), 1)
+    return header + first + second + b";"
+
+
+def test_a_frame_that_is_larger_than_the_animation_is_cut_to_it():
+    frames = decode(growing_gif(), decoding=Decoding(frames="mean"))
+    assert frames.shape == (2, 20, 40, 3)
+    assert near(frames[0, 10, 20], RED)
+    assert near(frames[1, 10, 20], BLUE)
+
+
+def test_a_frame_that_is_larger_than_the_cap_is_refused():
+    assert decode(growing_gif(), decoding=Decoding(max_pixels=1700)).shape == (20, 40, 3)
+    with pytest.raises(ImageDecodeError, match="60 x 30 are 1,800 pixels, more than max_pixels=1,700"):
+        decode(growing_gif(), decoding=Decoding(max_pixels=1700, frames="middle"))
 
 
 def test_the_vector_of_a_mean_is_the_mean_of_unit_vectors():

@@ -18,8 +18,8 @@ _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 """Pillow's modes that can carry a profile, and ICC's names of their colour spaces."""
 
 
-def to_rgb(picture: Pillow.Image, background: str) -> Image:
-    """Pillow's picture, in any mode -> (H, W, 3) uint8 sRGB, over ``background`` where it is transparent.
+def to_rgb(picture: Pillow.Image, background: str) -> Pillow.Image:
+    """A picture in any of Pillow's modes -> sRGB in mode RGB, over ``background`` where it is transparent.
 
     16-bit values are scaled to 8 bits; CMYK, LAB and embedded profiles are converted to sRGB.
     """
@@ -37,7 +37,7 @@ def to_rgb(picture: Pillow.Image, background: str) -> Image:
         canvas = Pillow.new("RGB", colours.size, background)
         canvas.paste(colours, mask=alpha)
         colours = canvas
-    return np.asarray(colours)
+    return colours
 
 
 def to_srgb(image: Image, profile: bytes | None, grey: bool = False) -> Image:

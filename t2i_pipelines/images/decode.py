@@ -17,8 +17,8 @@ from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.colour import to_rgb, to_srgb
 from t2i_pipelines.images.frames import chosen, is_animation
-from t2i_pipelines.images.header import identify, orientation
-from t2i_pipelines.images.shrink import Side, factor, regrid, shrink
+from t2i_pipelines.images.header import check_size, identify, is_whole_png, orientation
+from t2i_pipelines.images.shrink import Plan, Side, plan, regrid, shrink
 from t2i_pipelines.types import Image
 
 _FAITHFUL = {
@@ -50,45 +50,51 @@ def decode(
 
 def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
     header = identify(content, decoding.max_pixels)
-    by = factor(header.size, side)
-    image = _with_opencv(content, header, by)
+    smaller = plan(header.size, side)
+    image = _with_opencv(content, header, smaller)
     if image is not None:
         image = to_srgb(image, header.info.get("icc_profile"), grey=header.mode == "L")
         return _upright(image, orientation(header))
+    canvas = header.size
     frames = [
-        _with_pillow(header, frame, decoding, by)
+        _with_pillow(header, frame, canvas, decoding, smaller)
         for frame in chosen(header, decoding.frames, decoding.max_pixels)
     ]
     several = decoding.frames == "mean" and is_animation(header)
     return np.stack(frames) if several else frames[0]
 
 
-def _with_opencv(content: bytes, header: ImageFile.ImageFile, by: int) -> Image | None:
-    """None where OpenCV cannot, or not faithfully."""
-    if header.mode not in _FAITHFUL.get(header.format or "", ()):
+def _with_opencv(content: bytes, header: ImageFile.ImageFile, smaller: Plan) -> Image | None:
+    """None where OpenCV cannot, or not faithfully, or not as fast."""
+    is_jpeg = header.format in ("JPEG", "MPO")
+    if header.mode not in _FAITHFUL.get(header.format or "", ()) or (smaller.by > 1 and not is_jpeg):
         return None
     if "transparency" in header.info or is_animation(header):
         return None
-    reduced = by > 1 and header.format in ("JPEG", "MPO")
-    flags = _REDUCED[by] if reduced else cv2.IMREAD_COLOR_RGB
+    if header.format == "PNG" and not is_whole_png(content):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB if smaller.by == 1 else _REDUCED[smaller.by]
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
-    if pixels is None:
-        return None
-    image = np.asarray(pixels, np.uint8)
-    if not reduced:
-        return shrink(image, by)
+    if pixels is None or smaller.by == 1:
+        return pixels
     width, height = header.size
-    return regrid(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), width / by, height / by)
+    covered = width / smaller.by, height / smaller.by
+    return regrid(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), covered, smaller.grid)
 
 
-def _with_pillow(header: ImageFile.ImageFile, frame: int, decoding: Decoding, by: int) -> Image:
-    if frame:
-        header.seek(frame)
+def _with_pillow(
+    header: ImageFile.ImageFile, frame: int, canvas: tuple[int, int], decoding: Decoding, smaller: Plan
+) -> Image:
+    for index in range(header.tell() + 1, frame + 1):  # one by one: each may claim to be larger
+        header.seek(index)
+        check_size(header, decoding.max_pixels)
     _load(header, decoding)
-    image = shrink(to_rgb(header, decoding.background), by)
+    check_size(header, decoding.max_pixels)  # what is inside an icon may be larger than the icon says
+    picture = header.crop((0, 0, *canvas)) if frame else header
+    image = shrink(to_rgb(picture, decoding.background), smaller)
     return _upright(image, orientation(header))  # of what is left to do: Pillow turns a TIFF while loading
 
 

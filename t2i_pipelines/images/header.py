@@ -39,13 +39,21 @@ def identify(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
     header = _open(content)
     if header is None:
         raise ImageDecodeError("not a picture in a known format")
+    check_size(header, max_pixels)
+    return header
+
+
+def check_size(header: Pillow.Image, max_pixels: int) -> None:
+    """Refuse a picture, or a frame of it, that is too large.
+
+    :raises ImageDecodeError: With its size and the option that sets the limit.
+    """
     width, height = header.size
     if width * height > max_pixels:
         raise ImageDecodeError(
             f"{width} x {height} are {width * height:,} pixels, more than max_pixels={max_pixels:,}; "
             "raise max_pixels if you trust the file"
         )
-    return header
 
 
 def orientation(header: Pillow.Image) -> int:
@@ -55,6 +63,17 @@ def orientation(header: Pillow.Image) -> int:
         if value in range(1, 9):
             return int(value)
     return 1
+
+
+def is_whole_png(content: bytes) -> bool:
+    """Whether the chunks of a PNG are as long as they say; OpenCV allocates what they say unseen."""
+    at = 8
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        if content[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + length
+    return False
 
 
 def _open(content: bytes) -> ImageFile.ImageFile | None:

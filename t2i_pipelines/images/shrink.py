@@ -1,16 +1,19 @@
 """Large pictures at a fraction of their size, where the model cannot tell the difference.
 
 A model sees a square of a few hundred pixels. Decoding 12 megapixels, and resizing all of them, costs a
-multiple of decoding at half or a quarter. JPEG gives these sizes while it decodes; others are halved.
+multiple of decoding at half or a quarter. JPEG gives these sizes while it decodes; others are averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from itertools import product
+from math import ceil, floor
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
+from PIL import Image as Pillow
 
 from t2i_pipelines.types import Image
 
@@ -25,57 +28,83 @@ the exact way is above 0.9995, at 3 it can fall to 0.9989.
 """
 
 
+class Plan(NamedTuple):
+    """How a picture becomes smaller.
+
+    :ivar by: 1, 2, 4 or 8.
+    :ivar grid: (width, height) that it then has.
+    """
+
+    by: int
+    grid: tuple[int, int]
+
+
 SMALLEST = 64
 """A model that sees less is treated as if it saw this many pixels: small pictures are decoded fast anyway."""
 
 
-def factor(size: tuple[int, int], side: Side | None) -> int:
+def factor(size: tuple[int, int], seen: int) -> int:
     """How many times smaller a picture may become: 1, 2, 4 or 8.
 
-    :param size: (width, height) or (height, width).
-    :param side: asked only where the picture is large; None for no reduction.
+    :param size: (width, height).
+    :param seen: side of the square that the model sees, in pixels.
     """
-    if side is None or min(size) < 2 * MARGIN * SMALLEST:
-        return 1
-    seen = side()
-    if seen is None:
-        return 1
     return next((by for by in (8, 4, 2) if min(size) >= by * MARGIN * max(seen, SMALLEST)), 1)
 
 
-def shrink(image: Image, by: int) -> Image:
+def plan(size: tuple[int, int], side: Side | None) -> Plan:
+    """How a picture becomes smaller.
+
+    :param size: (width, height).
+    :param side: asked only where the picture is large; None for no reduction.
+    """
+    seen = side() if side and min(size) >= 2 * MARGIN * SMALLEST else None
+    by = factor(size, seen) if seen else 1
+    return Plan(by, _grid(size, by, seen) if seen else size)
+
+
+def _grid(size: tuple[int, int], by: int, seen: int) -> tuple[int, int]:
+    """Whole pixels, as near as may be to a size that is perhaps not whole.
+
+    Preprocessing makes the shorter side ``seen`` and cuts the longer one to whole pixels; where there is a
+    choice, it is cut as that of the large picture would be.
+    """
+
+    def longer(width: int, height: int) -> int:
+        return int(seen * max(width, height) / min(width, height))
+
+    width, height = (side / by for side in size)
+    choices = product({floor(width), ceil(width)}, {floor(height), ceil(height)})
+    return min(
+        choices, key=lambda one: (longer(*one) != longer(*size), abs(one[0] - width) + abs(one[1] - height))
+    )
+
+
+def shrink(picture: Pillow.Image, plan: Plan) -> Image:
     """Average squares of ``by`` x ``by`` pixels.
 
-    :param by: 1, 2, 4 or 8.
+    :param picture: of mode RGB.
     """
-    height, width = image.shape[:2]
-    small = image
-    for _ in range(by.bit_length() - 1):  # OpenCV is fast at exact halves only
-        rows, columns = small.shape[0] // 2, small.shape[1] // 2
-        small = cv2.resize(small[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA)
-    return regrid(small, width / by, height / by)
+    if plan.by == 1:
+        return np.asarray(picture)
+    width, height = picture.size
+    return regrid(np.asarray(picture.reduce(plan.by)), (width / plan.by, height / plan.by), plan.grid)
 
 
-def regrid(image: Image, width: float, height: float) -> Image:
+def regrid(image: Image, size: tuple[float, float], grid: tuple[int, int]) -> Image:
     """Make whole pixels of a size that is not whole: 771 pixels at half size are 385.5.
 
-    A decoder fills up the last pixel, halving drops it. Either would move all others by up to a tenth of a
+    Decoders fill up the last pixel. Taken for a whole one, it would move all others by up to a tenth of a
     pixel that the model sees, which shows in its vectors.
 
-    :param width: and ``height``: how much of ``image`` the picture truly covers.
+    :param size: (width, height), how much of ``image`` the picture truly covers.
+    :param grid: (width, height) of the result.
     """
-    columns, rows = round(width), round(height)
-    if (columns, rows) == (width, height) == (image.shape[1], image.shape[0]):
+    if grid == size == (image.shape[1], image.shape[0]):
         return image
-    x, y = width / columns, height / rows
+    x, y = size[0] / grid[0], size[1] / grid[1]
     source = np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     return np.asarray(
-        cv2.warpAffine(
-            image,
-            source,
-            (columns, rows),
-            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        ),
-        np.uint8,
+        cv2.warpAffine(image, source, grid, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8
     )
