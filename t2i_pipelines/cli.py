@@ -18,7 +18,9 @@ from t2i_pipelines.cli_options import (
     Checkpoint,
     Device,
     Filter,
+    Frames,
     Html,
+    Isolate,
     Json,
     Limit,
     Model,
@@ -67,6 +69,8 @@ def insert(
     backend: Backend = "auto",
     batch_size: BatchSize = 32,
     refresh: Refresh = False,
+    frames: Frames = "first",
+    isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
 ) -> None:
@@ -84,6 +88,8 @@ def insert(
         backend=cast(Any, backend),
         batch_size=batch_size,
         refresh=refresh,
+        frames=cast(Any, frames),
+        isolate=isolate,
         on_error="raise" if stop_at_error else "record",
     )
     raise typer.Exit(1 if failed else 0)

@@ -42,3 +42,7 @@ Html = Annotated[Path | None, typer.Option(help="Write a self-contained page wit
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]
+Frames = Annotated[str, typer.Option(help="Of an animation, embed the first frame, the middle, or the mean.")]
+Isolate = Annotated[
+    bool, typer.Option("--isolate", help="Decode in processes of their own; a file that crashes fails alone.")
+]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from pictures import BLUE, RED, animation, encoded, noise
 from PIL import Image
+from typer.testing import CliRunner
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model "colour"
-from t2i_pipelines import build_insert_pipeline
+from t2i_pipelines import build_insert_pipeline, cli
 from t2i_pipelines._towhee import ops
 from t2i_pipelines.config import Decoding, Settings
 from t2i_pipelines.errors import ConfigError
@@ -104,3 +105,17 @@ def test_never_reducing_reaches_the_decoder():
     assert shapes[-1] == (900, 1000)
     ops.t2i.image_decode(model_name="square")(large)
     assert shapes[-1] == (450, 500)
+
+
+@pytest.mark.parametrize("command", ["insert", "sync"])
+def test_the_command_takes_frames_and_isolation(command, tmp_path, monkeypatch):
+    given = []
+    real = Decoding.__post_init__
+    monkeypatch.setattr(Decoding, "__post_init__", lambda self: given.append(self) or real(self))
+    (tmp_path / "a.webp").write_bytes(animation([RED, BLUE], "WEBP"))
+    where = ["--uri", str(tmp_path / "x.db"), "--model-name", "colour"]
+    done = CliRunner().invoke(
+        cli.app, [command, str(tmp_path / "a.webp"), *where, "--frames", "mean", "--isolate"]
+    )
+    assert done.exit_code == 0, done.output
+    assert given[-1] == Decoding(frames="mean", isolate=True)
