@@ -1,5 +1,7 @@
 """An animation is its first frame, its middle one, or the mean of what the model sees in several."""
 
+import sys
+
 import numpy as np
 import pytest
 from pictures import BLUE, GREEN, RED, animation, encoded, near, two_halves
@@ -81,8 +83,11 @@ def test_a_frame_that_is_larger_than_the_animation_is_cut_to_it():
     assert near(frames[1, 10, 20], BLUE)
 
 
-def test_a_frame_that_is_larger_than_the_cap_is_refused():
+def test_a_frame_that_is_larger_than_the_cap_is_refused_before_it_is_unpacked(monkeypatch):
     assert decode(growing_gif(), decoding=Decoding(max_pixels=1700)).shape == (20, 40, 3)
+    monkeypatch.setattr(
+        sys.modules[decode.__module__], "_load", lambda header, decoding: pytest.fail("it was unpacked")
+    )
     with pytest.raises(ImageDecodeError, match="60 x 30 are 1,800 pixels, more than max_pixels=1,700"):
         decode(growing_gif(), decoding=Decoding(max_pixels=1700, frames="middle"))
 
