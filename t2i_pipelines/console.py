@@ -72,7 +72,7 @@ class _Rated(Progress):
 
 
 def show_report(report: InsertReport, file: Path | None = None) -> None:
-    """List the first twenty failures on stderr, and sum up; write all to a file where one is given."""
+    """List twenty failures on stderr, sum up, and tell where the time went; write all to ``file``."""
     for outcome in report.failed[:FAILURES_SHOWN]:
         err.print(f"[red]failed[/] {escape(outcome.reason)}", soft_wrap=True)
     if (more := len(report.failed) - FAILURES_SHOWN) > 0:
@@ -84,6 +84,8 @@ def show_report(report: InsertReport, file: Path | None = None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
         err.print(f"wrote {escape(str(file))}", soft_wrap=True)
+    if report.clocks:
+        err.print(report.budget(), soft_wrap=True)
 
 
 def show_interruption(report: InsertReport) -> None:

@@ -10,6 +10,7 @@ from t2i_pipelines._towhee import DataQueue
 from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.images.source import path_key
 from t2i_pipelines.pipelines import build_insert_pipeline, shows_settings
+from t2i_pipelines.stages import Stopwatch, budget, in_order
 from t2i_pipelines.types import Outcome, Reason
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class InsertReport:
         ``reason`` of each is a text with a ``stage``: ``read``, ``decode``, ``encode`` or ``insert``.
     :ivar rows: every outcome, with ``keep_rows``; else empty.
     :ivar dry_run: nothing was changed: the outcomes are what :func:`~t2i_pipelines.sync` would do.
+    :ivar clocks: of what ran; ``seconds``, ``stages`` and ``budget`` sum them up.
     :ivar note: what ``sync`` left undone, or of a dry run would refuse to do, and why; mostly empty.
     """
 
@@ -39,6 +41,7 @@ class InsertReport:
         self.rows: list[Outcome] = []
         self.dry_run = False
         self.note = ""
+        self.clocks: list[Stopwatch] = []
         self._keep_rows = keep_rows
 
     @classmethod
@@ -53,7 +56,10 @@ class InsertReport:
         return report
 
     def add(self, outcome: Outcome) -> None:
-        """Take one outcome."""
+        """Take one outcome, and the clock that came with it."""
+        clock = getattr(outcome.reason, "clock", None)
+        if clock is not None and clock not in self.clocks:
+            self.clocks.append(clock)
         self.counts[outcome.status] += 1
         if outcome.status == "failed":
             self.failed.append(outcome)
@@ -65,6 +71,27 @@ class InsertReport:
         """How many inputs the run had."""
         return self.counts.total() - self.counts["deleted"]
 
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the run; 0 where nothing was timed."""
+        if not self.clocks:
+            return 0.0
+        return max(one.ended for one in self.clocks) - min(one.began for one in self.clocks)
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Stage -> wall seconds for which it was busy; stages work at the same time."""
+        busy: dict[str, float] = {}
+        for clock in self.clocks:
+            for stage, seconds in clock.stages.items():
+                busy[stage] = busy.get(stage, 0.0) + seconds
+        return in_order(busy)
+
+    def budget(self) -> str:
+        """One line, see :func:`t2i_pipelines.stages.budget`; empty where nothing was timed."""
+        hints = {stage: hint for clock in self.clocks for stage, hint in clock.hints.items()}
+        return budget(self.total, self.seconds, self.stages, hints) if self.clocks else ""
+
     def summary(self) -> str:
         """One line: how many inputs, and how many of each status that came up."""
         always = ("inserted", "unchanged", "failed")
@@ -75,23 +102,31 @@ class InsertReport:
         return f"{self.total:,} images: {', '.join(parts)}{would}"
 
     def __str__(self) -> str:
-        """The summary, and below it the first ten failures."""
+        """The summary, the first ten failures, and where the time went."""
         lines = [self.summary(), *([f"  {self.note}"] if self.note else [])]
         lines += [f"  {_stage(one)}: {one.reason}" for one in self.failed[:SHOWN]]
         if (more := len(self.failed) - SHOWN) > 0:
             lines.append(f"  ... and {more:,} more")
+        lines += [self.budget()] if self.clocks else []
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"<InsertReport: {self.summary()}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the rows, of JSON's types: ``dry_run``, ``note``, ``counts``, and each failure."""
+        """All but the rows, of JSON's types: ``dry_run``, ``note``, ``counts``, times, and each failure."""
         failed = [
             {"path": one.path, "id": one.id, "stage": _stage(one), "reason": str(one.reason)}
             for one in self.failed
         ]
-        return {"dry_run": self.dry_run, "note": self.note, "counts": dict(self.counts), "failed": failed}
+        return {
+            "dry_run": self.dry_run,
+            "note": self.note,
+            "counts": dict(self.counts),
+            "seconds": self.seconds,
+            "stages": self.stages,
+            "failed": failed,
+        }
 
     def to_pandas(self) -> pd.DataFrame:
         """The failures, with ``keep_rows`` every row; the counts are in ``.attrs["counts"]``.
@@ -127,7 +162,9 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 
 
 def _stage(outcome: Outcome) -> str:
-    return outcome.reason.stage if isinstance(outcome.reason, Reason) else ""
+    if outcome.status == "failed" and isinstance(outcome.reason, Reason):
+        return outcome.reason.stage
+    return ""
 
 
 def _emptied(queue: DataQueue) -> Iterator[list[Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from t2i_pipelines.stages import Stopwatch
 
 Image: TypeAlias = NDArray[np.uint8]
 """One picture: (H, W, 3) uint8, RGB."""
@@ -198,11 +200,9 @@ class Twins(Protocol):
 
     def claim(self, content: str, record: Record) -> Record | None:
         """A picture with this content, stored or under way; None if ``record`` is the first."""
-        ...
 
     def settle(self, record: Record) -> None:
         """Take note that ``record`` has ended."""
-        ...
 
 
 class Reason(str):
@@ -210,17 +210,19 @@ class Reason(str):
 
     :ivar stage: where it failed.
     :ivar metadata: further columns of the input.
+    :ivar clock: of the run, where known; a pipeline's empty reasons have it too.
     """
 
-    __slots__ = ("metadata", "stage")
+    __slots__ = ("clock", "metadata", "stage")
 
     stage: Stage
     metadata: Mapping[str, Any]
+    clock: Stopwatch | None
 
     def __new__(cls, text: str, stage: Stage, metadata: Mapping[str, Any] | None = None) -> Self:
         """Build from the text and what belongs to it."""
         reason = super().__new__(cls, text)
-        reason.stage, reason.metadata = stage, metadata or {}
+        reason.stage, reason.metadata, reason.clock = stage, metadata or {}, None
         return reason
 
     def __getnewargs__(self) -> tuple[str, Stage, Mapping[str, Any]]:  # type: ignore[override]
@@ -244,9 +246,13 @@ class Batch(list[Record]):
     """Records that travel together. A list of its own type, so that an operator can tell it from data.
 
     :ivar last: no batch of this run follows.
+    :ivar clock: shared by all batches of the run.
     """
 
-    last: bool = False
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        super().__init__(records)
+        self.last = False
+        self.clock = Stopwatch()
 
     @classmethod
     def take(cls, records: Iterator[Record], size: int) -> Self:
@@ -279,16 +285,12 @@ class Encoder(Protocol):
     @property
     def space(self) -> Space:
         """What the vectors mean. Costs no inference."""
-        ...
 
     def fit(self, image: Image) -> Image:
         """(H, W, 3) uint8 -> the (R, R, 3) uint8 that the model sees. ``fit(fit(x))`` is ``fit(x)``."""
-        ...
 
     def encode_images(self, images: Sequence[Image]) -> Matrix:
         """N pictures of any size, or fitted ones -> (N, D) float32, one forward pass."""
-        ...
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, one forward pass. Longer texts than the model reads are cut."""
-        ...

@@ -42,7 +42,8 @@ COLOUR = ("--model-name", "colour")
 def test_insert_then_search_from_a_folder_to_a_table(t2i, pictures):
     code, _, err = t2i("insert", "pictures", *COLOUR)
     assert code == 0
-    assert err.strip().endswith("7 images: 7 inserted, 0 unchanged, 0 failed")
+    assert err.splitlines()[-2].endswith("7 images: 7 inserted, 0 unchanged, 0 failed")
+    assert re.match(r"7 images in [\d.,]+ s \([\d.,]+/s\): .*encoder idle \d+ %", err.splitlines()[-1])
     code, out, _ = t2i("search", "a red ball", "--limit", 2, *COLOUR)
     assert code == 0
     rows = re.findall(r"│\s+(\d)\s+│\s+([\d.]+)\s+│\s+(\S+)\s+│", out)

@@ -1,6 +1,7 @@
 """`t2i sync`: what it prints, and how it exits."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from t2i_pipelines.collection import open_collection
 def test_sync_tells_what_it_did_and_leaves_unchanged_files_alone(t2i, pictures):  # noqa: F811
     code, out, err = t2i("sync", "pictures", *COLOUR)
     assert (code, out) == (0, "")
-    assert err.strip().endswith("7 images: 7 inserted, 0 unchanged, 0 failed")
+    assert err.splitlines()[-2].endswith("7 images: 7 inserted, 0 unchanged, 0 failed")
+    assert re.match(r"7 images in [\d.,]+ s \([\d.,]+/s\): .*encoder idle \d+ %", err.splitlines()[-1])
     (pictures / "red.png").rename(pictures / "rot.png")
     paint(pictures / "blue.png", (1, 2, 3))
     code, _, err = t2i("sync", "pictures", *COLOUR)

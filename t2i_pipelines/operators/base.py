@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from t2i_pipelines._towhee import SharedType
-from t2i_pipelines.types import Batch, OnError, Record
+from t2i_pipelines.types import Batch, OnError, Record, Stage
 
 
 class Operator:
@@ -35,15 +35,22 @@ class ItemOperator(Operator, ABC):
     """An operator on items, lists of items, and batches."""
 
     on_error: OnError = "record"
+    stage: ClassVar[Stage]
+    """Where a batch's time is counted."""
 
     def __call__(self, data: Any) -> Any:
         """One item, a list, or a batch -> the same shape of results."""
         if isinstance(data, Batch):
-            self.fill(data.pending)
+            with data.clock.busy(self.stage, data):
+                self.work(data)
             return data
         if isinstance(data, list):
             return self.many(data)
         return self.many([data])[0]
+
+    def work(self, batch: Batch) -> None:
+        """Do this operator's part of a batch."""
+        self.fill(batch.pending)
 
     @abstractmethod
     def many(self, items: Sequence[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from t2i_pipelines.types import (
     OnError,
     Precision,
     Record,
+    Stage,
     Vector,
 )
 
@@ -30,6 +31,8 @@ class Clip(ItemOperator):
 
     :param modality: ``image`` or ``text``.
     """
+
+    stage: ClassVar[Stage] = "encode"
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from threading import Semaphore
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -18,7 +18,8 @@ from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode, decode_isolated, digest, is_remote, read
 from t2i_pipelines.images.shrink import Side
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.types import Backend, Device, Encoder, Image, OnError, Precision, Record
+from t2i_pipelines.stages import Stopwatch
+from t2i_pipelines.types import Backend, Batch, Device, Encoder, Image, OnError, Precision, Record, Stage
 
 
 @cache
@@ -54,6 +55,8 @@ class ImageDecode(ItemOperator):
     :raises ConfigError: If a setting is wrong.
     """
 
+    stage: ClassVar[Stage] = "decode"
+
     def __init__(
         self,
         model_name: str | None = None,
@@ -78,21 +81,26 @@ class ImageDecode(ItemOperator):
         one = partial(self._one, side=cache(self._side))
         return [TowheeImage(image, "RGB") for image in _threads(items).map(one, items)]
 
-    def fill(self, records: list[Record]) -> None:
+    def work(self, batch: Batch) -> None:
+        """Fill, and count how long the threads read and decode."""
+        self.fill(batch.pending, batch.clock)
+
+    def fill(self, records: list[Record], clock: Stopwatch | None = None) -> None:
         """Read and decode; a file whose bytes are embedded already takes that vector over undecoded."""
         threads = _threads(record.path for record in records)
-        fill_one = partial(self._fill_one, side=cache(self._side))
+        fill_one = partial(self._fill_one, side=cache(self._side), clock=clock or Stopwatch())
         for record, err in zip(records, threads.map(fill_one, records), strict=True):
             if err is not None:
                 self.reject(record, err)
 
-    def _fill_one(self, record: Record, side: Side) -> ImageDecodeError | None:
+    def _fill_one(self, record: Record, side: Side, clock: Stopwatch) -> ImageDecodeError | None:
         try:
-            content = read(record)
+            with clock.thread("read"):
+                content = read(record)
             record.content = record.ahead = None
             record.stage = "decode"
             if not record.has_twin(digest(content)):
-                with _cores:
+                with _cores, clock.thread("decode"):
                     record.image = self._decode(content, record.path, side)
         except ImageDecodeError as err:
             return err

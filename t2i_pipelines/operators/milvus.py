@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from t2i_pipelines.types import (
     Precision,
     Record,
     Space,
+    Stage,
     content_of,
 )
 
@@ -76,15 +77,22 @@ class SkipUnchanged(_InCollection):
 
     def __call__(self, batch: Batch) -> Batch:
         """Look a batch up, and end what is stored as ``unchanged``."""
-        pending = batch.pending
-        if pending and self.collection.verify(self.space):
-            ledger = self.collection.ledger([record.id for record in pending])
-            for record in pending:
-                if stored := ledger.get(record.id):
-                    record.stored_digest = stored.digest
-                    if not self.refresh and _is_same(record, stored):
-                        record.status, record.content = "unchanged", None
+        if pending := batch.pending:
+            with batch.clock.busy("load"):
+                space = self.space
+            with batch.clock.busy("look up", pending):
+                self._look_up(pending, space)
         return batch
+
+    def _look_up(self, pending: list[Record], space: Space) -> None:
+        if not self.collection.verify(space):
+            return
+        ledger = self.collection.ledger([record.id for record in pending])
+        for record in pending:
+            if stored := ledger.get(record.id):
+                record.stored_digest = stored.digest
+                if not self.refresh and _is_same(record, stored):
+                    record.status, record.content = "unchanged", None
 
 
 def _is_same(record: Record, stored: Ledger) -> bool:
@@ -102,25 +110,28 @@ class MilvusInsert(_InCollection, ItemOperator):
     two columns, paths and vectors. An ``id`` that is stored is replaced, so inserting twice changes nothing.
     """
 
+    stage: ClassVar[Stage] = "insert"
+
     def __init__(self, *, on_error: OnError = "record", **place: Any) -> None:
         super().__init__(**place)
         self.on_error = on_error
 
     def __call__(self, data: Any, vector: Any = None) -> Any:
         """Insert; gives the batch back, or the id of each row."""
-        if isinstance(data, Batch):
-            self.fill(data.unfinished)
-            for record in data:
-                if record.twins is not None:
-                    record.twins.settle(record)
-            if data.last:
-                self.collection.finish()
-            return data
-        if vector is None:
+        if vector is None or isinstance(data, Batch):
             return super().__call__(data)
         if isinstance(data, list):
             return self.many([{"path": path, "vector": one} for path, one in zip(data, vector, strict=True)])
         return self.many([{"path": data, "vector": vector}])[0]
+
+    def work(self, batch: Batch) -> None:
+        """Insert what has not ended, and settle what waits for the vectors."""
+        self.fill(batch.unfinished)
+        for record in batch:
+            if record.twins is not None:
+                record.twins.settle(record)
+        if batch.last:
+            self.collection.finish()
 
     def many(self, items: Sequence[Any]) -> list[Any]:
         """N rows -> N ids.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from t2i_pipelines.errors import VectorError
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.types import OnError, Record, Vector
+from t2i_pipelines.types import OnError, Record, Stage, Vector
 
 
 class Normalize(ItemOperator):
     """``ops.t2i.normalize``: x -> x / ||x||, the Euclidean norm."""
+
+    stage: ClassVar[Stage] = "encode"
 
     def __init__(self, on_error: OnError = "record") -> None:
         self.on_error = on_error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from t2i_pipelines.operators.base import Operator
-from t2i_pipelines.types import Batch, Outcome
+from t2i_pipelines.stages import log_failure
+from t2i_pipelines.types import Batch, Outcome, Reason
 
 
 class Outcomes(Operator):
@@ -17,4 +18,19 @@ class Outcomes(Operator):
         """One row a record, in order; ``status`` is never missing."""
         for record in batch.unfinished:
             record.fail(f"{record.path}: no step of the pipeline finished it")
-        return [record.outcome for record in batch]
+        clock = batch.clock
+        fine = Reason("", "insert")
+        fine.clock = clock
+        rows = []
+        for record in batch:
+            outcome = record.outcome
+            clock.counts[outcome.status] += 1
+            if isinstance(outcome.reason, Reason):
+                outcome.reason.clock = clock
+                log_failure(outcome.path, outcome.id, outcome.reason.stage, str(outcome.reason))
+            else:
+                outcome = outcome._replace(reason=fine)
+            rows.append(outcome)
+        if batch.last:
+            clock.log_end()
+        return rows

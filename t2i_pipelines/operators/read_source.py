@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from t2i_pipelines.config import Settings
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import records
 from t2i_pipelines.operators.base import Operator
-from t2i_pipelines.types import Batch, OnError
+from t2i_pipelines.stages import Stopwatch, log
+from t2i_pipelines.types import Batch, OnError, Record
+
+BATCH_SIZE = Settings.batch_size
 
 
 class ReadSource(Operator):
@@ -17,7 +21,7 @@ class ReadSource(Operator):
         from a tar: see :meth:`~t2i_pipelines.types.Batch.take`.
     """
 
-    def __init__(self, batch_size: int = 32, on_error: OnError = "record") -> None:
+    def __init__(self, batch_size: int = BATCH_SIZE, on_error: OnError = "record") -> None:
         self.batch_size = batch_size
         self.on_error = on_error
 
@@ -26,10 +30,15 @@ class ReadSource(Operator):
 
         :raises SourceError: If there is nothing to read, or at a bad row with ``on_error="raise"``.
         """
+        clock = Stopwatch()
+        if self.batch_size < BATCH_SIZE:
+            clock.hints.update(dict.fromkeys(("encode", "insert", "look up"), f"batch_size={BATCH_SIZE}"))
+        fields = {"source": f"{source!s:.200}", "batch_size": self.batch_size}
+        log.info("inserting %s", fields["source"], extra=fields)
         rows = records(source)
-        batch = Batch.take(rows, self.batch_size)
+        batch = self._take(rows, clock)
         while batch:
-            following = Batch.take(rows, self.batch_size)
+            following = self._take(rows, clock)
             batch.last = not following
             if self.on_error == "raise":
                 for record in batch:
@@ -37,3 +46,9 @@ class ReadSource(Operator):
                         raise SourceError(record.reason)
             yield batch
             batch = following
+
+    def _take(self, rows: Iterator[Record], clock: Stopwatch) -> Batch:
+        with clock.busy("read"):
+            batch = Batch.take(rows, self.batch_size)
+        batch.clock = clock
+        return batch

@@ -18,6 +18,7 @@ from t2i_pipelines.images import records
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.report import InsertReport
+from t2i_pipelines.stages import Stopwatch, log, log_failure
 from t2i_pipelines.syncing.foresee import foresee
 from t2i_pipelines.syncing.inventory import FAILED, FIELDS, GONE, Inventory, content_key
 from t2i_pipelines.syncing.packed import SIZE, Packed
@@ -80,6 +81,9 @@ def sync(
     model, place, chosen = checked(settings)
     report = InsertReport() if report is None else report
     report.dry_run = dry_run
+    clock = Stopwatch()
+    report.clocks.append(clock)
+    log.info("syncing %.200s", source, extra={"source": f"{source!s:.200}", "dry_run": dry_run})
 
     def tell(outcome: Outcome) -> None:
         report.add(outcome)
@@ -87,16 +91,22 @@ def sync(
             progress(outcome)
 
     collection = open_collection(**place)
-    collection.verify(load_encoder(**model).space)
-    inventory = Inventory(collection.scan(FIELDS))
+    with clock.busy("load"):
+        space = load_encoder(**model).space
+    with clock.busy("scan"):
+        collection.verify(space)
+        inventory = Inventory(collection.scan(FIELDS))
     with closing(Spill()) as waiting:
         plan = Plan(inventory, waiting, chosen.refresh)
         nameless = 0
-        for record in plan.read(records(source)):
-            if record.status == "failed" and chosen.on_error == "raise":
-                raise SourceError(record.reason)
-            nameless += not record.id
-            tell(record.outcome)
+        with clock.busy("compare"):
+            for record in plan.read(records(source)):
+                if record.status == "failed":
+                    if chosen.on_error == "raise":
+                        raise SourceError(record.reason)
+                    log_failure(record.path, record.id, record.stage, record.reason)
+                nameless += not record.id
+                tell(record.outcome)
         if nameless and not force:
             report.note = _keep_all(inventory, nameless)
         too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
@@ -104,7 +114,8 @@ def sync(
             found = foresee(
                 plan.work(), SkipUnchanged(**place, **model, refresh=chosen.refresh), Twins(inventory)
             )
-            contents = _contents(found, tell if dry_run else None)
+            with clock.busy("foresee"):
+                contents = _contents(found, tell if dry_run else None)
             refusal = _refusal(inventory, contents) if too_many else ""
             if refusal and not dry_run:
                 raise DeletionRefusedError(refusal)
@@ -113,7 +124,10 @@ def sync(
             steps = insert_steps(pipe.input("source"), **settings)
             steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row)))
             harden(steps.output())(_with_twins(plan.work(), Twins(inventory)))
-    _delete(collection, inventory, tell, dry_run)
+    with clock.busy("delete"):
+        _delete(collection, inventory, tell, dry_run)
+    fields = {"counts": dict(report.counts), "seconds": report.seconds, "stages": report.stages}
+    log.info("%s", report.budget(), extra=fields)
     return report
 
 
