@@ -11,7 +11,7 @@ from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.failures import quiet, translate
 from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.uri import Address
-from t2i_pipelines.errors import T2IError
+from t2i_pipelines.errors import StoreError, T2IError
 
 SLOW = 900.0
 """Seconds that loading, flushing, scans and local writes may take. They may build an index over all rows;
@@ -65,7 +65,12 @@ class Connection:
             yield timeout
             return
         with lite.one_writer(self.address.uri):
-            yield SLOW if self.address.path is not None else timeout
+            try:
+                yield SLOW if self.address.path is not None else timeout
+            except StoreError as err:
+                if type(err) is StoreError:  # no refusal: the write itself broke, a full disk for one
+                    self._abandon()
+                raise
 
     def join(self, user: object) -> None:
         """Count ``user`` among those that keep the connection open."""
@@ -89,6 +94,12 @@ class Connection:
                 client.close()
                 if self.address.path is not None:
                     lite.release(self.address.path)
+
+    def _abandon(self) -> None:
+        """Let the next call recover a local database from its log."""
+        if self.address.path is not None:
+            lite.abandon(self.address.path)
+            self.close()
 
     def _open(self, timeout: float) -> Any:
         client = self._client

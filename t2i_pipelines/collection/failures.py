@@ -21,6 +21,7 @@ from t2i_pipelines.errors import (
 
 COLLECTION_NOT_FOUND, NOT_LOADED, DATABASE_NOT_FOUND, CANNOT_CONNECT = 100, 101, 800, 2
 BAD_ARGUMENT = {6, 1100}  # of Milvus Lite, of a server
+NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded")  # ENOSPC, EFBIG, EDQUOT
 
 
 class NotLoadedError(StoreError):
@@ -33,6 +34,9 @@ class TooLargeError(StoreError):
 
 class RefusedError(StoreError):
     """Milvus finds an argument bad."""
+
+
+_AS_TOLD = {"missing": CollectionNotFoundError, "not loaded": NotLoadedError, "refused": RefusedError}
 
 
 def translate(err: BaseException, *, doing: str, where: str, timeout: float) -> T2IError:
@@ -60,14 +64,15 @@ def translate(err: BaseException, *, doing: str, where: str, timeout: float) -> 
             return StoreUnavailableError(
                 f"no Milvus server answers at {where} ({doing}): {text}; is it running, and is the uri right?"
             )
-        case "missing":
-            return CollectionNotFoundError(f"{failed}: {text}")
-        case "not loaded":
-            return NotLoadedError(f"{failed}: {text}")
         case "no database":
             return ConfigError(f"{failed}: {text}; the last part of the uri names the database")
-        case "refused":
-            return RefusedError(f"{failed}: {text}")
+        case "missing" | "not loaded" | "refused" as kind:
+            return _AS_TOLD[kind](f"{failed}: {text}")
+        case "full":
+            return StoreError(
+                f"{failed}: the disk is full, or a file there may not grow: {text}; make room and run it "
+                f"again, what was stored before is kept"
+            )
     return StoreError(f"{failed}: {text}")
 
 
@@ -82,6 +87,7 @@ def _kind(err: BaseException, text: str) -> str:
         ("missing", code == COLLECTION_NOT_FOUND),
         ("not loaded", code == NOT_LOADED),
         ("no database", code == DATABASE_NOT_FOUND),
+        ("full", any(words in text for words in NO_ROOM)),
         ("refused", code in BAD_ARGUMENT or "cannot parse expression" in text),
     )
     return next((kind for kind, found in rules if found), "")

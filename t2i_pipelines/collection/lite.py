@@ -94,6 +94,25 @@ def release(path: Path) -> None:
         _manager().release_server(str(path))
 
 
+def abandon(path: Path) -> None:
+    """Let :func:`release` write nothing, so that the next open recovers every acknowledged row.
+
+    After a write that broke, as on a full disk, Milvus Lite goes on and loses rows: a flush that failed has
+    dropped them from memory, and the next one deletes the log that holds them; and what is appended to a
+    log behind a torn end is never read. A server of another process is left alone, so these it can lose.
+    """
+    if str(path) not in _opened:
+        return
+    _, database, _ = _manager()._servers[str(path)]
+    for collection in database._collections.values():
+        collection._bg_closed = True
+        collection._bg_executor.shutdown(wait=True)
+        for sink in (collection._wal._data_sink, collection._wal._delta_sink):
+            if sink is not None:
+                sink.raw.close()  # and with it the rest of the torn batch, which nobody was promised
+    database._collections.clear()
+
+
 def forget_indexes(path: Path, collection_name: str) -> int:
     """Delete the index files of one collection, which the next load builds anew. Returns how many.
 
