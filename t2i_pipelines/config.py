@@ -15,6 +15,7 @@ from t2i_pipelines.types import Backend, Device, OnError, Precision
 DEFAULT_MODEL = "clip_vit_base_patch32"
 MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
 MAX_BATCH_SIZE = 4096
+MAX_DECODE_WORKERS = 256
 MAX_PIXELS = 178_956_970
 """Twice Pillow's ``MAX_IMAGE_PIXELS``: a picture of 512 MiB as 24-bit RGB."""
 
@@ -33,6 +34,7 @@ class DecodingArgs(TypedDict, total=False):
     reduce: Reduce
     isolate: bool
     decode_timeout: float
+    decode_workers: int | None
 
 
 class SettingsArgs(DecodingArgs, total=False):
@@ -70,6 +72,7 @@ class Decoding:
     :ivar isolate: decode in processes of their own: a file that crashes or hangs its decoder then fails
         alone. Otherwise a crash ends the program, and a file that hangs can only be ended with it.
     :ivar decode_timeout: seconds that one file may take when isolated.
+    :ivar decode_workers: pictures decoded at the same time, 1 to 256; None is one a core.
     """
 
     background: str = "white"
@@ -79,6 +82,7 @@ class Decoding:
     reduce: Reduce = "auto"
     isolate: bool = False
     decode_timeout: float = 60.0
+    decode_workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -88,6 +92,8 @@ class Decoding:
         for name, kind in (("frames", Frames), ("truncated", Truncated), ("reduce", Reduce)):
             check_one_of(name, getattr(self, name), kind)
         check_whole_number("max_pixels", self.max_pixels, 2**40)
+        if self.decode_workers is not None:
+            check_whole_number("decode_workers", self.decode_workers, MAX_DECODE_WORKERS)
         if not isinstance(self.isolate, bool):
             raise ConfigError(f"isolate must be True or False, got {self.isolate!r}")
         if not self.decode_timeout > 0:
@@ -132,8 +138,8 @@ class Settings:
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
-    :ivar background: insert; with ``frames``, ``truncated``, ``max_pixels``, ``reduce``, ``isolate`` and
-        ``decode_timeout``, see :class:`Decoding`.
+    :ivar background: insert; with ``frames``, ``truncated``, ``max_pixels``, ``reduce``, ``isolate``,
+        ``decode_timeout`` and ``decode_workers``, see :class:`Decoding`.
     """
 
     uri: str | Path = "milvus.db"
@@ -158,6 +164,7 @@ class Settings:
     reduce: Reduce = Decoding.reduce
     isolate: bool = Decoding.isolate
     decode_timeout: float = Decoding.decode_timeout
+    decode_workers: int | None = Decoding.decode_workers
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -23,6 +23,7 @@ WRONG = [
     ({"max_pixels": 1e6}, "max_pixels must be a whole number, got 1000000.0"),
     ({"reduce": "always"}, "reduce must be one of 'auto', 'never', got 'always'"),
     ({"isolate": "process"}, "isolate must be True or False, got 'process'"),
+    ({"decode_workers": 0}, "decode_workers must be between 1 and 256, got 0"),
     ({"decode_timeout": 0}, "decode_timeout must be more than 0 seconds, got 0"),
 ]
 

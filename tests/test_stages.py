@@ -3,13 +3,17 @@
 import copy
 import logging
 import pickle
+import threading
 
+import numpy as np
 import pytest
 from conftest import paint
 
 from t2i_pipelines import InsertReport, build_insert_pipeline, sync
+from t2i_pipelines.images import records
+from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.stages import Stopwatch, budget
-from t2i_pipelines.types import Outcome, Reason
+from t2i_pipelines.types import Batch, Outcome, Reason
 
 
 class Time:
@@ -177,3 +181,31 @@ def test_nothing_is_said_unasked(pictures, settings, capfd):
     (pictures / "bad.png").write_bytes(b"no picture")
     sync(pictures, **settings)
     assert capfd.readouterr().err == ""
+
+
+def test_fewer_workers_than_cores_are_what_a_hint_is_about(pictures, settings, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for workers, hint in ((2, "decode_workers=8"), (8, None), (None, None)):
+        insert = build_insert_pipeline(**settings, decode_workers=workers, refresh=True)
+        assert InsertReport.collect(insert(pictures)).clocks[0].hints.get("decode") == hint
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_pictures_are_decoded_at_a_time_than_there_are_workers(pictures, monkeypatch, workers):
+    at_work, peak, lock = [], [], threading.Lock()
+    met = threading.Barrier(workers)
+
+    def slowly(*args):
+        with lock:
+            at_work.append(args)
+            peak.append(len(at_work))
+        met.wait(timeout=30)  # as many as there are workers do come together
+        with lock:
+            at_work.pop()
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr("t2i_pipelines.operators.image_decode.decode", slowly)
+    batch = Batch(records(sorted(pictures.iterdir())[:6]))
+    ImageDecode(decode_workers=workers)(batch)
+    assert max(peak) == workers
+    assert all(record.image is not None for record in batch)

@@ -23,9 +23,9 @@ from t2i_pipelines.types import Backend, Batch, Device, Encoder, Image, OnError,
 
 
 @cache
-def _workers() -> ThreadPoolExecutor:
-    """Decoding threads, one a core, for the whole process; OpenCV and Pillow let go of the GIL."""
-    return ThreadPoolExecutor(os.cpu_count(), "t2i-decode")
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Decoding threads, shared by the whole process; OpenCV and Pillow let go of the GIL."""
+    return ThreadPoolExecutor(count, "t2i-decode")
 
 
 FETCHES = 32
@@ -34,15 +34,23 @@ FETCHES = 32
 
 @cache
 def _fetchers() -> ThreadPoolExecutor:
-    """Threads that mostly wait; at most one a core decodes."""
+    """Threads that mostly wait; at most ``decode_workers`` of them decode."""
     return ThreadPoolExecutor(FETCHES, "t2i-fetch")
 
 
-_cores = Semaphore(os.cpu_count() or 1)
+@cache
+def _turns(count: int) -> Semaphore:
+    return Semaphore(count)
 
 
-def _threads(items: Iterable[Any]) -> ThreadPoolExecutor:
-    return _fetchers() if any(isinstance(item, str) and is_remote(item) for item in items) else _workers()
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _threads(items: Iterable[Any], count: int) -> ThreadPoolExecutor:
+    return (
+        _fetchers() if any(isinstance(item, str) and is_remote(item) for item in items) else _workers(count)
+    )
 
 
 class ImageDecode(ItemOperator):
@@ -70,6 +78,7 @@ class ImageDecode(ItemOperator):
         self._model = (model_name, checkpoint_path, device, precision, backend)
         self.on_error = on_error
         self._decoding = Decoding.of(**decoding)
+        self._count = self._decoding.decode_workers or _cores()
 
     def many(self, items: Sequence[Any]) -> list[Any]:
         """Paths or bytes -> ``towhee.types.Image`` arrays, (H, W, 3) uint8, mode RGB.
@@ -79,15 +88,17 @@ class ImageDecode(ItemOperator):
         :raises ImageDecodeError: At the first that cannot be read.
         """
         one = partial(self._one, side=cache(self._side))
-        return [TowheeImage(image, "RGB") for image in _threads(items).map(one, items)]
+        return [TowheeImage(image, "RGB") for image in _threads(items, self._count).map(one, items)]
 
     def work(self, batch: Batch) -> None:
         """Fill, and count how long the threads read and decode."""
+        if self._count < _cores():
+            batch.clock.hints["decode"] = f"decode_workers={_cores()}"
         self.fill(batch.pending, batch.clock)
 
     def fill(self, records: list[Record], clock: Stopwatch | None = None) -> None:
         """Read and decode; a file whose bytes are embedded already takes that vector over undecoded."""
-        threads = _threads(record.path for record in records)
+        threads = _threads((record.path for record in records), self._count)
         fill_one = partial(self._fill_one, side=cache(self._side), clock=clock or Stopwatch())
         for record, err in zip(records, threads.map(fill_one, records), strict=True):
             if err is not None:
@@ -100,7 +111,7 @@ class ImageDecode(ItemOperator):
             record.content = record.ahead = None
             record.stage = "decode"
             if not record.has_twin(digest(content)):
-                with _cores, clock.thread("decode"):
+                with _turns(self._count), clock.thread("decode"):
                     record.image = self._decode(content, record.path, side)
         except ImageDecodeError as err:
             return err
