@@ -66,8 +66,9 @@ def test_an_orientation_in_xmp_counts_where_exif_has_none():
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0broken", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0" * 50])
-def test_broken_exif_is_no_reason_to_refuse_a_picture(exif):
-    assert decode(encoded(two_halves(), "JPEG", exif=exif)).shape == (20, 40, 3)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_is_no_reason_to_refuse_a_picture(format, exif):
+    assert decode(encoded(two_halves(), format, exif=exif)).shape == (20, 40, 3)
 
 
 @pytest.mark.parametrize("value", [0, 9, 60000])
@@ -187,11 +188,27 @@ def test_a_tiff_that_claims_more_pixels_than_it_has_is_refused():
         decode(bytes(content), "liar.tif")
 
 
-def test_an_icon_that_claims_fewer_pixels_than_it_has_is_refused():
+def ico(inside: bytes) -> bytes:
+    """Claims 128 x 128."""
+    return b"\0\0\1\0\1\0" + struct.pack("<BBBBHHII", 128, 128, 0, 0, 1, 24, len(inside), 22) + inside
+
+
+def icns(inside: bytes) -> bytes:
+    """Claims 128 x 128."""
+    return b"icns" + struct.pack(">I4sI", len(inside) + 16, b"ic07", len(inside) + 8) + inside
+
+
+@pytest.mark.parametrize(
+    ("icon", "message"),
+    [
+        (ico, "300 x 300 are 90,000 pixels, more than max_pixels=20,000"),
+        (icns, "not one of the allowed sizes"),
+    ],
+)
+def test_an_icon_that_claims_fewer_pixels_than_it_has_is_refused(icon, message):
     inside = encoded(Image.new("RGB", (300, 300)), "PNG")
-    entry = struct.pack("<BBBBHHII", 8, 8, 0, 0, 1, 24, len(inside), 22)
-    with pytest.raises(ImageDecodeError, match="300 x 300 are 90,000 pixels, more than max_pixels=1,000"):
-        decode(b"\0\0\1\0\1\0" + entry + inside, decoding=Decoding(max_pixels=1000))
+    with pytest.raises(ImageDecodeError, match=message):
+        decode(icon(inside), decoding=Decoding(max_pixels=20_000))
 
 
 def test_a_png_that_claims_gigabytes_is_kept_from_opencv_which_would_allocate_them(monkeypatch):

@@ -25,6 +25,7 @@ from PIL import Image, ImageCms
 
 from t2i_pipelines.config import Decoding
 from t2i_pipelines.images import decode
+from t2i_pipelines.images.colour import to_srgb
 
 # X, Y, Z of red, green and blue under D50: Adobe RGB (1998), section 4.3.4.2; Display P3 and sRGB as ICC's
 # registry has them
@@ -80,6 +81,8 @@ def test_a_profile_that_is_srgb_changes_nothing():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = Image.fromarray(noise((16, 16)))
     assert (decode(encoded(picture, "PNG", icc_profile=srgb)) == np.asarray(picture)).all()
+    image = noise((16, 16))
+    assert to_srgb(image, srgb) is image, "it costs nothing either"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +104,9 @@ def test_grey_profiles_are_converted_to_srgb(format):
     assert np.abs(decode(content)[8, 8] - wanted).max() < 3
 
 
-def test_grey_in_a_colour_profile_takes_its_tones():
-    content = encoded(of_one_colour(100, "L"), "PNG", icc_profile=rgb_profile(P3, 1.0))
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_grey_in_a_colour_profile_takes_its_tones(format):
+    content = encoded(of_one_colour(100, "L"), format, icc_profile=rgb_profile(P3, 1.0))
     assert np.abs(decode(content)[8, 8] - srgb_of(100 / 255)).max() < 3
 
 

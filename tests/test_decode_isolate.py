@@ -100,6 +100,12 @@ def test_a_worker_that_died_while_idle_is_nobodys_failure(idle):
     assert decode_isolated(GOOD).shape == (20, 40, 3)
 
 
+def test_the_time_limit_is_that_of_one_file(idle):
+    decode_isolated(GOOD, "a.png", Decoding(decode_timeout=0.5))
+    time.sleep(0.7)
+    assert idle[0].alive
+
+
 def test_a_process_that_does_not_start_says_so(monkeypatch, idle):
     monkeypatch.setattr(isolate, "COMMAND", (sys.executable, "-c", "raise SystemExit(7)"))
     with pytest.raises(ImageDecodeError, match=r"did not start: it ended by itself \(exit code 7\)"):

@@ -14,8 +14,8 @@ from PIL import ImageCms
 from t2i_pipelines.types import Image
 
 _DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
-_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
-"""Pillow's modes that can carry a profile, and ICC's names of their colour spaces."""
+_PROFILED = {"RGB", "L", "CMYK", "LAB"}
+"""Modes that can carry a profile."""
 
 
 def to_rgb(picture: Pillow.Image, background: str) -> Pillow.Image:
@@ -28,10 +28,8 @@ def to_rgb(picture: Pillow.Image, background: str) -> Pillow.Image:
         picture = Pillow.fromarray(_shallow(np.asarray(picture)))
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
     colours = _opaque(picture)
-    if profile and colours.mode != "LAB":
+    if profile:
         colours = _converted(colours, profile)
-    elif colours.mode == "LAB":
-        colours = _apply(_from_lab(), colours)
     colours = colours.convert("RGB")
     if alpha is not None and alpha.getextrema() != (255, 255):
         canvas = Pillow.new("RGB", colours.size, background)
@@ -54,7 +52,7 @@ def to_srgb(image: Image, profile: bytes | None, grey: bool = False) -> Image:
 
 def _opaque(picture: Pillow.Image) -> Pillow.Image:
     """One of the modes that can carry a profile; without alpha."""
-    if picture.mode in _SPACES:
+    if picture.mode in _PROFILED:
         return picture
     return picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
 
@@ -79,19 +77,10 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a profile to sRGB; None where it does not apply, or changes nothing."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _SPACES[mode]:
-            return None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
         return transform if _changes(transform, mode) else None
     except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile is no reason to refuse the pixels
         return None
-
-
-@lru_cache(maxsize=1)
-def _from_lab() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(
-        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
-    )
 
 
 def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:

@@ -92,7 +92,6 @@ def _with_pillow(
         header.seek(index)
         check_size(header, decoding.max_pixels)
     _load(header, decoding)
-    check_size(header, decoding.max_pixels)  # what is inside an icon may be larger than the icon says
     picture = header.crop((0, 0, *canvas)) if frame else header
     image = shrink(to_rgb(picture, decoding.background), smaller)
     return _upright(image, orientation(header))  # of what is left to do: Pillow turns a TIFF while loading

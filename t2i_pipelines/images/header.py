@@ -59,9 +59,7 @@ def check_size(header: Pillow.Image, max_pixels: int) -> None:
 def orientation(header: Pillow.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 (upright) where there is none, or none that can be read."""
     with suppress(Exception):  # broken metadata is no reason to refuse the pixels
-        value = header.getexif().get(ExifTags.Base.Orientation, 1)
-        if value in range(1, 9):
-            return int(value)
+        return int(header.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 

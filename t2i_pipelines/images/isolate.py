@@ -11,7 +11,6 @@ before it has heard which task that worker took.
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import json
 import os
@@ -182,6 +181,7 @@ def _exactly(pipe: Any, length: int) -> bytearray:
 
 
 _idle: list[Worker] = []
+"""They end with the program, as their standard input does."""
 
 
 def _take() -> Worker:
@@ -192,12 +192,6 @@ def _take() -> Worker:
                 return worker
             worker.close()
     return Worker((*COMMAND, *sys.path))
-
-
-@atexit.register
-def _close() -> None:
-    while _idle:
-        _idle.pop().close()
 
 
 if hasattr(os, "register_at_fork"):
