@@ -1,11 +1,17 @@
 """Pictures of one colour, a database of one's own, and nothing left open."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+# before huggingface_hub is imported: int8 forms that tests make stay out of the user's cache
+_ASSETS = tempfile.TemporaryDirectory(prefix="t2i-assets-")
+os.environ["HF_ASSETS_CACHE"] = _ASSETS.name
 
 import t2i_pipelines
 import t2i_pipelines.testing
