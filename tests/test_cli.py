@@ -63,7 +63,7 @@ def test_a_source_whose_length_nobody_knows_is_inserted_and_refreshed(t2i, pictu
             tar.add(path, path.name)
     code, _, err = t2i("insert", "a.tar", *COLOUR)
     assert (code, "7 images: 7 inserted, 0 unchanged, 0 failed" in err) == (0, True)
-    code, out, _ = t2i("search", "red", "--limit", 1, *COLOUR)
+    code, out, _ = t2i("search", "red", "--limit", 1, "--json", *COLOUR)
     assert f"tar://red.png::{Path('a.tar').absolute()}" in out
     changing = Path("changing.bmp")
     cv2.imwrite(str(changing), np.full((4, 4, 3), (0, 0, 255), np.uint8))
