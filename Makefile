@@ -25,7 +25,8 @@ demo: $(BASE)
 	$(BIN)/t2i demo
 
 test: $(TEST)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not milvus"
+	$(BIN)/python -m pytest -m milvus
 
 fast: $(TEST)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not milvus"
