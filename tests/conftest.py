@@ -13,8 +13,8 @@ import pytest
 _ASSETS = tempfile.TemporaryDirectory(prefix="t2i-assets-")
 os.environ["HF_ASSETS_CACHE"] = _ASSETS.name
 
-import t2i_pipelines
-import t2i_pipelines.testing
+import t2i_pipelines  # noqa: E402
+import t2i_pipelines.testing  # noqa: E402
 
 COLOURS = {name: tuple(255 * part for part in parts) for name, parts in t2i_pipelines.testing.COLOURS.items()}
 
