@@ -5,8 +5,7 @@ standard input and output, and the parent never unpickles what a worker wrote. A
 one worker meanwhile, so there are as many as there are files decoded at the same time; they are kept.
 
 ``concurrent.futures.ProcessPoolExecutor`` breaks as a whole when a worker dies. Pebble's pool survives, yet
-5.2.3 reported one crash in about 200 as a timeout, and once never: it may notice the death of a worker
-before it has heard which task that worker took.
+5.2.3 reported one of 200 crashes, in a run of 600 tasks, as a timeout.
 """
 
 from __future__ import annotations
