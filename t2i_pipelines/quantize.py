@@ -59,7 +59,6 @@ def quantize(
     cosines = _cosines(encoder.encode_images(measured), quantized.encode_images(measured))
     cost = Int8Cost(float(cosines.mean()), float(cosines.min()), len(calibrating), len(measured))
     write_report(encoder.space, cost)
-    logger.info("int8 form of %s: %s", model_name, cost)
     return cost
 
 
@@ -74,12 +73,11 @@ def _onnx(encoder: Encoder, model_name: str) -> OnnxEncoder:
 
 def _pictures(source: object, encoder: Encoder, wanted: int) -> Iterator[Image]:
     """Fitted pictures; of a source that has more, every second, third, ... eighth."""
-    rows = list(islice(records(source), 8 * wanted))
-    for record in rows[:: max(1, len(rows) // wanted)]:
-        if record.status is not None:
-            continue
+    # paths only: records of a tar carry their bytes
+    paths = [record.path for record in islice(records(source), 8 * wanted) if record.status is None]
+    for path in paths[:: max(1, len(paths) // wanted)]:
         try:
-            yield encoder.fit(decode(read(record.path), record.path))
+            yield encoder.fit(decode(read(path), path))
         except ImageDecodeError as err:
             logger.warning("not used to calibrate: %s", err)
 

@@ -179,7 +179,8 @@ def test_int8_that_was_never_made_says_how_to_make_it(cache):
         encoder.encode_images(PICTURES)
 
 
-def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache):
+def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache, caplog):
+    caplog.set_level(logging.INFO, "t2i_pipelines")
     cost = t2i_pipelines.quantize("data/gallery", model_name="t2i_mini", pictures=64)
     assert (cost.calibrated_on, cost.measured_on) == (48, 16)
     folder = str(load_encoder("t2i_mini").folder)
@@ -189,6 +190,7 @@ def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache):
         found = cosines(int8.encode_images(PICTURES), exact.encode_images(PICTURES))
         assert 0.9 < found.min() < 0.999999  # it is another arithmetic, and near
         assert cosines(int8.encode_texts(TEXTS), exact.encode_texts(TEXTS)).min() > 0.999
+    assert f"int8 form of t2i_mini: {cost}" in caplog.messages
     assert 0.9 < cost.least_cosine <= cost.mean_cosine < 1
     assert str(cost).startswith(f"cosine to fp32 {cost.mean_cosine:.5f} on average")
     assert "on 16 pictures; calibrated on 48 others" in str(cost)

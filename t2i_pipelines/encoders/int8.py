@@ -9,6 +9,7 @@ ViT-B/32's work, and the most sensitive part.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from t2i_pipelines.types import Space
 NAME = "visual/model.int8.onnx"
 REPORT = "int8.json"
 BATCH = 16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,23 +59,21 @@ def int8_folder(space: Space) -> Path:
 
 
 def int8_tower(space: Space, folder: Path) -> Path:
-    """The int8 image tower of a model: in the cache, or beside its fp32 tower.
+    """The int8 image tower of a model: in the cache, or beside its fp32 tower. What it costs is logged.
 
     :raises CheckpointError: If it was never made; says how to make it.
     """
-    for path in (int8_folder(space) / NAME, folder / NAME):
-        if path.is_file():
-            return path
+    for place in (int8_folder(space), folder):
+        if (place / NAME).is_file():
+            if (report := place / REPORT).is_file():
+                cost = Int8Cost(**json.loads(report.read_text(encoding="utf-8")))
+                logger.info("int8 form of %s: %s", space.model_name, cost)
+            return place / NAME
     raise CheckpointError(
         f"no int8 form of {space.model_name} (looked in {folder} and {int8_folder(space)}); make it from "
         f"pictures like yours: t2i quantize FOLDER --model-name {space.model_name}, or "
         "t2i_pipelines.quantize(...)"
     )
-
-
-def int8_cost(space: Space) -> Int8Cost:
-    """What was measured when the int8 form in the cache was made."""
-    return Int8Cost(**json.loads((int8_folder(space) / REPORT).read_text(encoding="utf-8")))
 
 
 def write_report(space: Space, cost: Int8Cost) -> None:
