@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import subprocess
 import sys
 import threading
 import types
@@ -226,3 +227,23 @@ def test_the_command_quantizes_and_tells_the_cost(cache):
     )
     assert done.exit_code == 0, done.exception
     assert "t2i_mini in int8: cosine to fp32 0." in done.stdout
+
+
+SIGNALLED = """
+import os, signal
+from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders.backends.openvino import OpenvinoTower
+from t2i_pipelines.types import Compute
+
+path = load_encoder("t2i_mini", backend="onnxruntime").image_tower
+towers = [OpenvinoTower(path, Compute("cpu", "fp32", "openvino")) for _ in range(2)]
+towers.pop(0)
+towers.pop(0)
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_signal_is_handled_after_openvino_models_are_gone():
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

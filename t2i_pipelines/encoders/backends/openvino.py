@@ -15,9 +15,15 @@ from t2i_pipelines.encoders.backends.tower import Input
 from t2i_pipelines.types import Compute
 
 
+CORE = openvino.Core()
+"""One for the life of the process. With its CPU plugin a core changes the stack that signals of the thread
+are handled on, and takes it away as it goes: of two cores, the second to go leaves a stack that is unmapped,
+and the next signal, as of Ctrl-C, ends the process by SIGSEGV (OpenVINO 2026.4)."""
+
+
 def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenvinoTower:
@@ -26,7 +32,7 @@ class OpenvinoTower:
     def __init__(self, path: Path, compute: Compute) -> None:
         # what int8 leaves over is computed in bf16 where that is fast
         halves = compute.precision == "bf16" or (compute.precision == "int8" and has_bfloat16())
-        self._model = openvino.Core().compile_model(
+        self._model = CORE.compile_model(
             str(path),
             "CPU",
             {"INFERENCE_PRECISION_HINT": "bf16" if halves else "f32", "NUM_STREAMS": "1"},
