@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from t2i_pipelines.encoders.backends.tower import Input
 from t2i_pipelines.types import Compute
 
-
 CORE = openvino.Core()
 """One for the life of the process. With its CPU plugin a core changes the stack that signals of the thread
 are handled on, and takes it away as it goes: of two cores, the second to go leaves a stack that is unmapped,
