@@ -32,7 +32,7 @@ NOTE = (
 
 
 def bench(
-    images: Annotated[int, typer.Option(min=1, help="Pictures that each contender takes.")] = 256,
+    images: Annotated[int, typer.Option(min=1, help="Pictures that each contender takes.")] = 128,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; each measures every contender once.")] = 3,
     only: Annotated[
         list[str] | None, typer.Option(help="Part of a contender's name, for example 'tutorial'; repeatable.")
@@ -45,8 +45,8 @@ def bench(
     plan = Plan(choose(tuple(only or ())), images, repeat)
     show_machine(machine())
     made = tempfile.TemporaryDirectory() if workdir is None else nullcontext(str(workdir))
-    with made as folder, console.err.status("") as status:
-        result = run(plan, Path(folder), lambda doing: status.update(escape(doing)))
+    with made as folder, console.doing() as say:
+        result = run(plan, Path(folder), say)
     show_result(plan, result)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,16 @@ def progress_bar(total: int | None, doing: str = "inserting") -> Iterator[Tally]
     )
     with _Rated(*columns, console=err, transient=True) as progress:
         yield Tally(progress, progress.add_task("", total=total, failed=0))
+
+
+@contextmanager
+def doing() -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done: a line that changes, or in a log a line each."""
+    if not err.is_terminal:
+        yield lambda text: err.print(escape(text), soft_wrap=True, highlight=False)
+        return
+    with err.status("") as status:
+        yield lambda text: status.update(escape(text))
 
 
 class _Rated(Progress):

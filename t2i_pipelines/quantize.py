@@ -7,16 +7,15 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
-import numpy as np
-
 from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.cosine import cosines
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.int8 import NAME, Int8Cost, calibrate, int8_folder, write_report
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, ImageDecodeError, SourceError
 from t2i_pipelines.images import decode, read, records
-from t2i_pipelines.types import Compute, Encoder, Image, Matrix
+from t2i_pipelines.types import Compute, Encoder, Image
 
 FEWEST = 16
 HELD_OUT = 4
@@ -56,8 +55,8 @@ def quantize(
     calibrating = [image for at, image in enumerate(found) if at % HELD_OUT]
     calibrate(encoder.image_tower, list(encoder.tensor(calibrating)), int8_folder(encoder.space) / NAME)
     quantized = OnnxEncoder(str(encoder.folder), model_name, compute=Compute("cpu", "int8"))
-    cosines = _cosines(encoder.encode_images(measured), quantized.encode_images(measured))
-    cost = Int8Cost(float(cosines.mean()), float(cosines.min()), len(calibrating), len(measured))
+    kept = cosines(encoder.encode_images(measured), quantized.encode_images(measured))
+    cost = Int8Cost(float(kept.mean()), float(kept.min()), len(calibrating), len(measured))
     write_report(encoder.space, cost)
     return cost
 
@@ -80,7 +79,3 @@ def _pictures(source: object, encoder: Encoder, wanted: int) -> Iterator[Image]:
             yield encoder.fit(decode(read(path), path))
         except ImageDecodeError as err:
             logger.warning("not used to calibrate: %s", err)
-
-
-def _cosines(a: Matrix, b: Matrix) -> Matrix:
-    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1), np.float32)

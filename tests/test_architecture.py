@@ -14,7 +14,7 @@ PACKAGE = Path(t2i_pipelines.__file__).parent
 LAYERS = [
     {"stages"},
     {"types", "errors"},
-    {"config", "_towhee"},
+    {"config", "_towhee", "cosine"},
     {"hardening"},
     {"encoders", "images", "collection"},
     {"operators"},

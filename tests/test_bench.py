@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from t2i_pipelines import cli_bench, console
 from t2i_pipelines.bench.contenders import CONTENDERS, MILVUS_TUTORIAL
-from t2i_pipelines.bench.figures import Row, cosines, ratio, row
+from t2i_pipelines.bench.figures import Row, ratio, row
 from t2i_pipelines.bench.inputs import Inputs
 from t2i_pipelines.bench.job import Job, Outcome
 from t2i_pipelines.bench.machine import machine
@@ -23,6 +23,7 @@ from t2i_pipelines.bench.runner import Result, choose, in_a_process, run
 from t2i_pipelines.bench.targets import judge
 from t2i_pipelines.bench.worker import perform
 from t2i_pipelines.cli import app
+from t2i_pipelines.cosine import cosines
 from t2i_pipelines.errors import ConfigError, T2IError
 
 RIGHT = np.array([[1, 0], [0, 2]], np.float32)
@@ -170,7 +171,7 @@ def test_rounds_go_through_all_contenders_in_turn(made):
         *turn,
     ]
     assert [row.speed for row in result.rows] == [(3 + 6) / 2, (4 + 7) / 2, (5 + 8) / 2]
-    assert said[-1] == "round 2 of 2: two, encode"
+    assert said[-2:] == ["round 2 of 2: two, encode", "two, encode: 8.0 images/s"]
 
 
 def test_importing_the_library_counts_as_memory_of_ours_only(made):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -16,8 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
-from t2i_pipelines import cli, close, demo
+from t2i_pipelines import cli, close, console, demo
 
 
 @pytest.fixture
@@ -209,3 +211,12 @@ def test_the_demo_asks_six_questions_and_writes_a_page(t2i, pictures, monkeypatc
     assert page.count("<section>") == 6
     assert page.count("<img") == 6 * demo.LIMIT
     assert "It is not CLIP" in page
+
+
+def test_in_a_log_each_step_is_a_line(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=log))
+    with console.doing() as say:
+        say("making [8] pictures")
+        say("measuring")
+    assert log.getvalue() == "making [8] pictures\nmeasuring\n"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from t2i_pipelines.bench.job import Outcome
 from t2i_pipelines.bench.plan import Contender, Mode
+from t2i_pipelines.cosine import cosines
 from t2i_pipelines.types import Matrix
 
 
@@ -63,12 +63,6 @@ def row(contender: Contender, mode: Mode, outcomes: Sequence[Outcome], right: Ma
         text_ms=float(np.median(np.concatenate([outcome.text_ms for outcome in outcomes]))),
         running=outcomes[-1].running,
     )
-
-
-def cosines(one: Matrix, other: Matrix) -> NDArray[np.float64]:
-    """Of each row of the one with the same row of the other, (N,)."""
-    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 
 def ratio(one: Row, base: Row | None) -> float | None:

@@ -72,6 +72,6 @@ class Plan:
     """
 
     contenders: tuple[Contender, ...]
-    images: int = 256
+    images: int = 128
     rounds: int = 3
     shape: Shape = VIT_B_32

@@ -105,6 +105,7 @@ def _measure(
                 say(f"round {number} of {plan.rounds}: {contender.name}, {mode}")
                 job = Job(contender, mode, _share(inputs, contender), bare if contender.ours else None)
                 so_far.append(perform(job))
+                say(so_far[-1].reason or f"{contender.name}, {mode}: {so_far[-1].speed:.1f} images/s")
     return outcomes
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_pipelines import close
-from t2i_pipelines.bench.contenders.started import Started, stored_vectors
+from t2i_pipelines.bench.contenders.started import Encoding, Started, stored_vectors
 from t2i_pipelines.bench.inputs import QUERIES, Inputs
 from t2i_pipelines.bench.job import NO_VECTORS, Job, Outcome
 from t2i_pipelines.bench.memory import peak_rss, rss
@@ -80,7 +80,7 @@ def _insert(inputs: Inputs, started: Started) -> tuple[float, Matrix]:
     return len(paths) / (time.perf_counter() - begin), NO_VECTORS
 
 
-def _encode(inputs: Inputs, started: Started) -> tuple[float, Matrix]:
+def _encode(inputs: Inputs, started: Encoding) -> tuple[float, Matrix]:
     pictures = inputs.fitted
     started.encode(np.resize(pictures, (len(inputs.warm_paths), *pictures.shape[1:])))
     begin = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy as np
 from t2i_pipelines.bench.contenders.started import Table
 from t2i_pipelines.bench.inputs import Inputs
 from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
-from t2i_pipelines.types import Image, Matrix, Vector
+from t2i_pipelines.types import Vector
 
 
 class MilvusTutorial:
@@ -41,10 +41,6 @@ class MilvusTutorial:
 
         pixels = self._preprocess(Pillow.open(path)).unsqueeze(0)
         return _normalised(self._model.encode_image(pixels))
-
-    def encode(self, pictures: Image) -> Matrix:
-        """Not a part of the tutorial."""
-        raise NotImplementedError
 
     def embed_text(self, text: str) -> Vector:
         """As the tutorial embeds a query."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -23,12 +24,16 @@ class Started(Protocol):
         """Files on disk -> rows in Milvus Lite."""
         ...
 
-    def encode(self, pictures: Image) -> Matrix:
-        """(N, S, S, 3) uint8, S being what the model sees -> (N, D) float32."""
-        ...
-
     def embed_text(self, text: str) -> Vector:
         """One query -> (D,) float32."""
+        ...
+
+
+class Encoding(Started, Protocol):
+    """A contender whose encoder can be measured alone."""
+
+    def encode(self, pictures: Image) -> Matrix:
+        """(N, S, S, 3) uint8, S being what the model sees -> (N, D) float32."""
         ...
 
 
@@ -57,11 +62,8 @@ class Table:
         self._client.insert(COLLECTION, rows)
 
 
-class Batched:
-    """A contender that turns a batch of files, or of pictures, into vectors at once.
-
-    A subclass has :meth:`embed_files` and :meth:`embed_pictures`.
-    """
+class Batched(ABC):
+    """A contender that turns a batch of files, or of pictures, into vectors at once."""
 
     def __init__(self, uri: str, dim: int) -> None:
         self._table = Table(uri, dim)
@@ -77,13 +79,13 @@ class Batched:
         parts = [self.embed_pictures(pictures[at : at + BATCH]) for at in range(0, len(pictures), BATCH)]
         return np.concatenate(parts)
 
+    @abstractmethod
     def embed_files(self, paths: Sequence[str]) -> Matrix:
         """One batch of files."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed_pictures(self, pictures: Image) -> Matrix:
         """One batch of pictures."""
-        raise NotImplementedError
 
 
 def stored_vectors(uri: str, paths: Sequence[str]) -> Matrix:

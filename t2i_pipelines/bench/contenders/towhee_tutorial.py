@@ -16,7 +16,7 @@ from t2i_pipelines._towhee import pipe
 from t2i_pipelines.bench.contenders.started import Table
 from t2i_pipelines.bench.inputs import Inputs
 from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
-from t2i_pipelines.types import Image, Matrix, Vector
+from t2i_pipelines.types import Image, Vector
 
 
 class TowheeTutorial:
@@ -57,10 +57,6 @@ class TowheeTutorial:
         with torch.no_grad():
             found: Any = self._model.encode_image(pixels)
         return np.asarray(found.numpy()[0], np.float32)
-
-    def encode(self, pictures: Image) -> Matrix:
-        """Not a part of the tutorial."""
-        raise NotImplementedError
 
     def embed_text(self, text: str) -> Vector:
         """As the tutorial embeds a query."""
