@@ -78,31 +78,35 @@ def verdict(name, rows, base=BASE):
     return next(one for one in judge(rows, base) if one.name.startswith(name))
 
 
-def test_only_faithful_rows_of_ours_count_for_the_first_target():
+def test_only_faithful_rows_of_ours_count():
     rows = [
         BASE,
         ours("openvino", "bf16", speed=36.0, cosine=0.9990),
+        ours("torch", "bf16", speed=50.0, cosine=0.9989),
         ours("openvino", "int8", speed=90.0, cosine=0.9989),
         ours("openvino", "fp32", "encode", speed=99.0),
         replace(BASE, contender=replace(MILVUS_TUTORIAL, name="peer"), speed=500.0),
     ]
-    found = verdict("end to end, cosine at least 0.999", rows)
+    assert verdict("end to end, int8", rows).value is None
+    found = verdict("end to end, fp32 or bf16", rows)
     assert (found.wanted, found.value, found.by) == (3.7, 3.6, "ours, openvino bf16")
     assert not found.is_met
     assert found.margin == pytest.approx(3.6 / 3.7 - 1)
+    rows[-3] = ours("openvino", "int8", speed=90.0)
+    assert verdict("end to end, fp32 or bf16", rows).value == 3.6
 
 
 def test_int8_and_the_base_install_have_targets_of_their_own():
     rows = [
-        ours("openvino", "int8", speed=66.0, cosine=0.99),
-        ours("onnxruntime", "int8", speed=45.0, cosine=0.99),
+        ours("openvino", "int8", speed=66.0, cosine=0.9991),
+        ours("onnxruntime", "int8", speed=45.0, cosine=0.9991),
         ours("onnxruntime", "fp32", speed=17.0),
         ours("openvino", "fp32", speed=30.0),
     ]
     values = {
         one.name: (one.wanted, one.value, one.is_met)
         for one in judge(rows, BASE)
-        if "alone" not in one.name and "0.999" not in one.name
+        if "alone" not in one.name and "bf16" not in one.name
     }
     assert values == {
         "end to end, int8": (6.0, 6.6, True),
@@ -316,7 +320,7 @@ def test_the_command_prints_the_figures_and_by_how_much_targets_are_met(shown):
         least_cosine=0.9998,
         running="onnxruntime on cpu, fp32",
     )
-    slow = ours("openvino", "int8", speed=45.0, cosine=0.98)
+    slow = ours("openvino", "int8", speed=45.0, cosine=0.9993)
     broken = replace(ours("torch", "bf16"), reason="no [bf16] here")
     lines = shown([BASE, fast, slow, broken], BASE)
     assert "ours, onnxruntime fp32 27.2 5 % 2.72 1.00000 0.99980 1,500 3.1" in lines
