@@ -180,6 +180,7 @@ def test_int8_that_was_never_made_says_how_to_make_it(cache):
         encoder.encode_images(PICTURES)
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache, caplog):
     caplog.set_level(logging.INFO, "t2i_pipelines")
     cost = t2i_pipelines.quantize("data/gallery", model_name="t2i_mini", pictures=64)
@@ -217,6 +218,7 @@ def test_the_command_says_how_the_model_runs_and_refuses_what_it_cannot(pictures
     assert "precision must be one of 'auto', 'fp32', 'bf16', 'int8', got 'fp8'" in str(refused.exception)
 
 
+@pytest.mark.slow
 def test_the_command_quantizes_and_tells_the_cost(cache):
     from typer.testing import CliRunner
 
@@ -244,6 +246,7 @@ os.kill(os.getpid(), signal.SIGINT)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_is_handled_after_openvino_models_are_gone():
     done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

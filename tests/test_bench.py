@@ -256,6 +256,7 @@ def test_a_process_that_dies_is_the_rows_reason(tmp_path, monkeypatch):
     assert found.reason.startswith("t2i_pipelines.bench.worker ended with exit code 1: Python runtime")
 
 
+@pytest.mark.slow
 def test_inputs_that_cannot_be_made_end_the_run(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(T2IError, match=r"t2i_pipelines.bench.inputs ended with exit code 1: NotADirectory"):

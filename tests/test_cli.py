@@ -140,6 +140,7 @@ def run_in_terminal(columns: int, *arguments: object) -> str:
     return written.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_thumbnails_beside_the_paths(t2i, pictures):
     t2i("insert", "pictures", *COLOUR)
     close()

@@ -178,6 +178,7 @@ def test_limit_is_how_many_hits_come(store, limit):
     assert len(store.search(unit(0), limit=limit)[0]) == limit
 
 
+@pytest.mark.slow
 def test_many_queries_are_answered_in_their_order(store):
     stored = rows(300)
     store.upsert(stored)

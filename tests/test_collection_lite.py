@@ -170,6 +170,7 @@ def test_close_releases_the_lock_for_another_process(store, path):
     assert store.count() == 20  # and opens again here
 
 
+@pytest.mark.slow
 def test_the_last_collection_of_a_path_releases_it(store, path):
     second = open_collection(path, collection_name="second")
     second.prepare(SPACE)
@@ -254,6 +255,7 @@ def test_an_index_type_that_could_not_be_opened_again_is_refused(path, index_typ
     assert open_collection("http://localhost:19530", index_type=index_type)
 
 
+@pytest.mark.slow
 def test_concurrent_writers_that_flush_lose_nothing(store):
     errors = []
 
@@ -277,6 +279,7 @@ def test_concurrent_writers_that_flush_lose_nothing(store):
     assert store.count() == 8 * 15 * 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flush", ["", "c.flush()"])
 def test_no_acknowledged_row_is_lost_or_doubled_by_kill_minus_nine(path, flush):
     script = f"""
@@ -304,6 +307,7 @@ def test_no_acknowledged_row_is_lost_or_doubled_by_kill_minus_nine(path, flush):
     assert [h.id for h in hits].count("0") == 1
 
 
+@pytest.mark.slow
 def test_a_forked_child_uses_its_parents_database_and_leaves_it_whole(path):
     script = """
     import os
@@ -354,6 +358,7 @@ def test_importing_the_store_does_not_import_milvus():
     assert not Path("x.db").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_the_screen_not_even_by_errors_that_are_raised(path):
     script = """
     from t2i_pipelines.errors import T2IError

@@ -156,6 +156,7 @@ def test_what_is_no_picture_is_refused_with_its_name_and_cause(content, cause):
         decode(content, "bad")
 
 
+@pytest.mark.slow
 def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_unpacked():
     bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     words = r"bomb\.png: 20000 x 20000 are 400,000,000 pixels, more than max_pixels=178,956,970; raise max_p"

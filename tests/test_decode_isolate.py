@@ -69,6 +69,7 @@ def test_what_cannot_be_read_says_the_same_as_in_a_thread(idle):
         assert str(apart.value) == str(here.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
@@ -93,6 +94,7 @@ def test_what_a_library_prints_does_not_get_between_the_pixels(failing, capfd):
     assert "a C library's words" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_while_idle_is_nobodys_failure(idle):
     decode_isolated(GOOD)
     idle[0]._process.kill()
@@ -135,6 +137,7 @@ def test_a_reply_that_makes_no_sense_is_a_failure(monkeypatch, idle, reply, mess
         decode_isolated(GOOD, "a.png")
 
 
+@pytest.mark.slow
 def test_workers_are_as_many_as_files_are_decoded_at_the_same_time(idle):
     barrier = threading.Barrier(3)
 
@@ -213,6 +216,7 @@ def gone(pid: int, seconds: float) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_leaves_no_process_and_no_word_behind():
     process = parent()
     out, err = process.communicate(timeout=60)

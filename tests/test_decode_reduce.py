@@ -95,6 +95,7 @@ def test_other_formats_are_reduced(format):
     assert cosines([content]).min() >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(800, 1200), (771, 1031), (1167, 775), (1201, 1203)], ids=str)
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_vectors_are_those_of_the_exact_way(size, subsampling):
@@ -117,6 +118,7 @@ def test_vectors_of_twelve_megapixels_are_those_of_the_exact_way(size):
     assert cosines(files).min() >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1801, 2403), (1800, 2400), (2403, 1801), (1795, 2701)], ids=str)
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_what_clip_sees_differs_by_less_than_half_a_step_of_eight_bits(format, size):

@@ -127,6 +127,7 @@ def test_a_model_that_came_out_different_is_refused_and_not_written(tmp_path, to
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_if_all_is_well_and_else_left_alone(tmp_path, tokenizer, monkeypatch):
     folder = tmp_path / "model"
     for vision in VISION:

@@ -79,6 +79,7 @@ def run_trap(name: str, how: str) -> int:
     return subprocess.run([sys.executable, "-c", TRAPS, name, how], check=False, timeout=90).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trap", ["deep", "nested", "callers", "failing_consumer"])
 def test_a_pipeline_that_hangs_in_towhee_ends_once_it_is_hardened(trap):
     assert run_trap(trap, "bare") == HUNG, "the trap is no longer there: the cure may be dropped"

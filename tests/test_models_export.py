@@ -38,6 +38,7 @@ TWO_HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["quick_gelu", "gelu", "resnet", "open_clip's own"])
 def test_what_is_exported_gives_the_checkpoints_vectors(tmp_path, kind):
     if kind == "resnet":
@@ -95,6 +96,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
         export_model(load_encoder(tmp_path / "m"), tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_the_command_exports_and_the_folder_inserts_and_searches_by_path(tmp_path, pictures):
     transformers_clip(tmp_path / "m", "gelu")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "m"), str(tmp_path / "out")])
@@ -153,6 +155,7 @@ def test_true_b32_of_transformers_is_exported_and_searched_with_transformers_sco
         assert max(wanted.values()) - min(wanted.values()) > 0.01, "else equal scores prove nothing"
 
 
+@pytest.mark.slow
 def test_an_exported_folder_runs_without_torch(tmp_path):
     openclip_clip(tmp_path / "m", True)
     export_model(load_encoder(tmp_path / "m"), tmp_path / "out")

@@ -63,6 +63,7 @@ def check(encoder, images, texts):
     assert cosines(encoder.encode_texts(TEXTS), texts).min() >= LEAST
 
 
+@pytest.mark.slow
 def test_a_timm_tower_and_a_multilingual_one_give_open_clips_vectors_exported_too(tmp_path):
     model = multilingual(tmp_path / "m")
     transform = open_clip.image_transform(160, is_train=False)

@@ -69,6 +69,7 @@ def test_a_transformers_folder_gives_transformers_vectors(tmp_path, activation):
     check(load_exact(tmp_path), model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quick_gelu", [True, False], ids=["quick_gelu", "gelu"])
 @pytest.mark.parametrize(("cfg", "size"), [(SMALL, 32), (SMALL_RESNET, 64)], ids=["vit", "resnet"])
 def test_an_open_clip_folder_gives_open_clips_vectors(tmp_path, quick_gelu, cfg, size):

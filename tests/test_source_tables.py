@@ -285,6 +285,7 @@ def peak_of(source, rows: int) -> float:
     return peak / 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_table_is_never_held_in_memory(tmp_path, kind):
     rows = [{"url": f"https://example.org/{n}.png", "tag": "x" * 100} for n in range(20_000)]  # 3 MB of text

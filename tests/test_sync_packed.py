@@ -64,6 +64,7 @@ def rows(count: int):
         ]
 
 
+@pytest.mark.slow
 def test_a_row_takes_41_bytes_and_while_they_are_gathered_no_more_than_twice_that():
     count = 200_000
     tracemalloc.start()

@@ -52,6 +52,7 @@ print(load_encoder("ViT-B/32").encode_texts(["red cat"])[0, :3].tolist())
 """
 
 
+@pytest.mark.slow
 def test_users_download_once_then_use_the_cache_then_go_offline(hub, tmp_path):
     home = tmp_path / "home"
     assert run(EMBED, constants.ENDPOINT, home) == "[2.0, 4.0, 0.0]"
