@@ -17,7 +17,8 @@ from t2i_pipelines.collection import open_collection
 pytestmark = pytest.mark.slow
 
 NOTHING = "interrupted; nothing was changed\n"
-FOR_EVER = "hashlib.pbkdf2_hmac('sha256', b'', b'', (1 << 31) - 1)"  # in native code, where Python hears no signal
+# in native code, where Python hears no signal
+FOR_EVER = "hashlib.pbkdf2_hmac('sha256', b'', b'', (1 << 31) - 1)"
 
 IMPORTING = """
     import importlib.abc, sys, time
