@@ -6,12 +6,12 @@ what was acknowledged outlives the end of the process at any moment, and the nex
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 from collections.abc import Callable
-from threading import Thread, Timer
-from typing import Any
+from threading import Lock, Thread, Timer
 
 EXIT_CODE = 130
 """128 + SIGINT, as a shell reports it."""
@@ -33,9 +33,12 @@ class _Watch:
 
     def __init__(self, say: Callable[[], object]) -> None:
         self.say = say
+        self._ending = Lock()
+        # never given back: who exits by itself lets an interruption end, and lets none begin
+        atexit.register(self._ending.acquire)
         self._heard, self._told = os.pipe()
         os.set_blocking(self._told, False)
-        self._before: Any = signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGINT, lambda *_: None)
         signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
         Thread(target=self._listen, name="t2i-interrupt", daemon=True).start()
 
@@ -46,10 +49,12 @@ class _Watch:
         os.close(self._heard)
 
     def _end(self) -> None:
-        late = Timer(AT_MOST, os._exit, [EXIT_CODE])
-        late.daemon = True
-        late.start()
+        if not self._ending.acquire(blocking=False):
+            return
         try:
+            late = Timer(AT_MOST, os._exit, [EXIT_CODE])
+            late.daemon = True
+            late.start()
             self.say()
             sys.stdout.flush()
             sys.stderr.flush()
@@ -58,6 +63,7 @@ class _Watch:
 
     def stop(self) -> None:
         """Leave Ctrl-C to Python again."""
+        atexit.unregister(self._ending.acquire)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(self._told)

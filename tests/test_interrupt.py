@@ -164,6 +164,18 @@ def test_what_keeps_it_from_speaking_does_not_keep_it_from_ending(tmp_path):
     assert interrupted(code, cwd=tmp_path) == (130, "")
 
 
+def test_a_process_that_has_said_so_does_not_exit_as_if_all_were_well(tmp_path):
+    code = """
+        import os, threading, time
+        from t2i_pipelines import interrupt
+        at_it = threading.Event()
+        interrupt.end_at_once(lambda: (at_it.set(), time.sleep(0.5)))
+        print("at work", flush=True)
+        at_it.wait()
+    """
+    assert interrupted(code, cwd=tmp_path) == (130, "")
+
+
 def test_a_command_that_cleans_up_hears_of_it_as_python_does(photos):
     for name in ("red", "green"):
         paint(photos / "few" / f"{name}.png", name)
