@@ -10,12 +10,13 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import __version__, cli_bench, cli_models, cli_sync, console, demo
+from t2i_pipelines import __version__, cli_bench, cli_models, cli_sync, console, demo, interrupt
 from t2i_pipelines._towhee import pipe
 from t2i_pipelines.cli_options import (
     Backend,
     BatchSize,
     Checkpoint,
+    DecodeWorkers,
     Device,
     Filter,
     Frames,
@@ -68,6 +69,7 @@ def insert(
     precision: Precision = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 32,
+    decode_workers: DecodeWorkers = None,
     refresh: Refresh = False,
     frames: Frames = "first",
     isolate: Isolate = False,
@@ -87,6 +89,7 @@ def insert(
         precision=cast(Any, precision),
         backend=cast(Any, backend),
         batch_size=batch_size,
+        decode_workers=decode_workers,
         refresh=refresh,
         frames=cast(Any, frames),
         isolate=isolate,
@@ -157,14 +160,11 @@ def _insert(source: str, report: Path | None, **settings: Any) -> int:
     """Insert with a progress bar; gives the number of failures."""
     _open_model(settings)
     with console.progress_bar(count(source)) as tally:
+        interrupt.now_say(tally.interrupted)
         steps = insert_steps(pipe.input("source"), **settings)
-        try:
-            # a lambda, since Towhee deep-copies any other callable with all that it holds
-            counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
-            harden(counted.output())(source)
-        except KeyboardInterrupt:
-            console.show_interruption(tally.report)
-            raise typer.Exit(130) from None
+        # a lambda, since Towhee deep-copies any other callable with all that it holds
+        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
+        harden(counted.output())(source)
     console.show_report(tally.report, report)
     return tally.report.counts["failed"]
 
@@ -191,13 +191,19 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+ENDED_AT_ONCE = ("insert", "sync", "demo")
+"""Commands that Ctrl-C may end at any moment: they leave nothing behind that must be cleaned up."""
+
+
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand not in ENDED_AT_ONCE:
+        interrupt.leave_to_python()
 
 
 def main() -> None:

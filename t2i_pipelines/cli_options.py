@@ -29,6 +29,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8, which `t2i quantize` prepares.")]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
+DecodeWorkers = Annotated[int | None, typer.Option(help="Pictures decoded at once; one a core if absent.")]
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
 ]

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_pipelines import console, sync
+from t2i_pipelines import console, interrupt, sync
 from t2i_pipelines.cli_options import (
     Backend,
     BatchSize,
     Checkpoint,
+    DecodeWorkers,
     Device,
     Frames,
     Isolate,
@@ -43,6 +44,7 @@ def run(
     precision: Precision = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 32,
+    decode_workers: DecodeWorkers = None,
     refresh: Refresh = False,
     frames: Frames = "first",
     isolate: Isolate = False,
@@ -62,6 +64,7 @@ def run(
         "precision": precision,
         "backend": backend,
         "batch_size": batch_size,
+        "decode_workers": decode_workers,
         "refresh": refresh,
         "frames": frames,
         "isolate": isolate,
@@ -69,16 +72,14 @@ def run(
         "force": force,
     }
     done = InsertReport()
-    try:
-        if dry_run:
-            sync(source, report=done, dry_run=True, progress=console.show_change, **settings)
-        else:
-            with console.progress_bar(count(source), "syncing") as tally:
-                done = tally.report
-                sync(source, report=done, progress=lambda outcome: tally.show(), **settings)
-    except KeyboardInterrupt:
-        console.show_interruption(done)
-        raise typer.Exit(130) from None
+    if dry_run:
+        interrupt.now_say(lambda: console.show_interruption(done))
+        sync(source, report=done, dry_run=True, progress=console.show_change, **settings)
+    else:
+        with console.progress_bar(count(source), "syncing") as tally:
+            interrupt.now_say(tally.interrupted)
+            done = tally.report
+            sync(source, report=done, progress=lambda outcome: tally.show(), **settings)
     console.show_report(done, report)
     raise typer.Exit(1 if done.counts["failed"] else 0)
 

@@ -46,6 +46,11 @@ class Tally:
         counts = self.report.counts
         self._progress.update(self._task, completed=self.report.total, failed=counts["failed"])
 
+    def interrupted(self) -> None:
+        """Take the bar away, which gives the terminal its cursor back, and say how far the run came."""
+        self._progress.stop()
+        show_interruption(self.report)
+
 
 @contextmanager
 def progress_bar(total: int | None, doing: str = "inserting") -> Iterator[Tally]:

@@ -95,11 +95,12 @@ class InsertReport:
     def summary(self) -> str:
         """One line: how many inputs, and how many of each status that came up."""
         always = ("inserted", "unchanged", "failed")
+        counts = self.counts.copy()  # one moment's: the run may go on while it is summed up
         parts = [
-            f"{count:,} {status}" for status in STATUSES if (count := self.counts[status]) or status in always
+            f"{count:,} {status}" for status in STATUSES if (count := counts[status]) or status in always
         ]
         would = "; nothing was changed, this is what would be" if self.dry_run else ""
-        return f"{self.total:,} images: {', '.join(parts)}{would}"
+        return f"{counts.total() - counts['deleted']:,} images: {', '.join(parts)}{would}"
 
     def __str__(self) -> str:
         """The summary, the first ten failures, and where the time went."""

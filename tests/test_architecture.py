@@ -23,7 +23,7 @@ LAYERS = [
     {"syncing"},
     {"__init__"},
     {"testing", "mini", "evaluate", "finetune", "distributed", "demo", "bench"},
-    {"serve", "console"},
+    {"serve", "console", "interrupt"},
     {"cli_options"},
     {"cli_models", "cli_bench", "cli_sync"},
     {"cli"},

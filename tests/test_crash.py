@@ -24,7 +24,8 @@ PICTURES = 150
 
 TELLING = """
     import sys, time
-    from t2i_pipelines import cli, console, harden, insert_steps
+    import t2i_command
+    from t2i_pipelines import console, harden, insert_steps
     from t2i_pipelines._towhee import pipe
     from t2i_pipelines.encoders import register_encoder
     from t2i_pipelines.testing import ColourEncoder
@@ -40,9 +41,9 @@ TELLING = """
     tell = lambda id, status: print(id, status, flush=True)
     if how == "t2i":
         count = console.Tally.__call__
-        console.Tally.__call__ = lambda self, one: (count(self, one), tell(one.id, one.status))
+        console.Tally.__call__ = lambda self, one: (tell(one.id, one.status), count(self, one))
         sys.argv = ["t2i", "insert", *arguments]
-        cli.main()
+        t2i_command.main()
     else:
         settings = dict(uri=arguments[2], model_name="colour", batch_size=5)
         steps = insert_steps(pipe.input("source"), **settings).map(("id", "status"), (), tell).output()
@@ -125,27 +126,6 @@ def test_a_run_that_is_killed_is_ended_by_the_next(undisturbed, tmp_path, how, a
     assert set(kept) <= set(expected)
     assert len(kept) == len(set(kept))
     build_insert_pipeline(uri=uri, model_name="colour")(str(folder))
-    assert contents(uri) == expected
-
-
-@pytest.mark.slow
-def test_ctrl_c_says_what_is_in_and_the_next_run_ends_it(undisturbed, tmp_path):
-    folder, expected = undisturbed
-    uri = tmp_path / "x.db"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command(folder, uri, pause=0.2), **pipes, text=True) as process:
-        lines = [process.stdout.readline() for _ in range(40)]
-        process.send_signal(signal.SIGINT)
-        more, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    told = acknowledged(lines + more.splitlines(keepends=True))
-    assert 40 <= len(told) < PICTURES
-    said = re.search(r"interrupted; so far (\d+) images: (\d+) inserted, 0 unchanged, 0 failed", err)
-    assert said, err
-    assert said.groups() == (str(len(told)),) * 2
-    assert "run it again to go on" in err
-    assert told <= stored(uri)
-    rerun(folder, uri)
     assert contents(uri) == expected
 
 

@@ -2,16 +2,12 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
-import textwrap
 
-import pytest
 from conftest import paint
 from test_cli import COLOUR, t2i  # noqa: F401 - a fixture
 
 from t2i_pipelines.collection import open_collection
+from t2i_pipelines.operators import image_decode
 
 
 def test_sync_tells_what_it_did_and_leaves_unchanged_files_alone(t2i, pictures):  # noqa: F811
@@ -64,37 +60,13 @@ def test_failures_exit_with_1_and_are_in_the_report(t2i, pictures):  # noqa: F81
     assert (code, "error: cannot read image" in err) == (2, True)
 
 
-@pytest.mark.slow
-def test_ctrl_c_says_how_far_it_came_and_the_next_run_ends_it(tmp_path):
-    for n in range(60):
-        paint(tmp_path / "photos" / f"{n:02}.png", (n + 50, 2 * n, 9))
-    code = """
-        import sys, time
-        from t2i_pipelines import cli
-        from t2i_pipelines.encoders import register_encoder
-        from t2i_pipelines.testing import ColourEncoder
-        class Slow(ColourEncoder):
-            def encode_images(self, images):
-                if slow:
-                    print("at work", flush=True)
-                    time.sleep(0.3)
-                return super().encode_images(images)
-        slow = sys.argv.pop() == "slow"
-        register_encoder("colour", lambda *_: Slow())
-        cli.main()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code), "sync", "photos", "--model-name", "colour"]
-    command += ["--batch-size", "4"]
-    process = subprocess.Popen(
-        [*command, "slow"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for _ in range(4):
-        assert process.stdout.readline() == "at work\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, "interrupted; so far " in err) == (130, True), err
-    assert "run it again to go on" in err
-    done = subprocess.run([*command, "fast"], cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "60 images: " in done.stderr
-    assert " 0 unchanged" not in done.stderr, "what the first run stored is not stored again"
+def test_decode_workers_reaches_the_decoder(t2i, pictures, monkeypatch):  # noqa: F811
+    seen = []
+    turns = image_decode._turns
+    monkeypatch.setattr(image_decode, "_turns", lambda count: (seen.append(count), turns(count))[1])
+    for command in ("sync", "insert"):
+        code, _, err = t2i(command, "pictures", "--decode-workers", 3, "--uri", f"{command}.db", *COLOUR)
+        assert code == 0, err
+    assert seen == [3] * 14
+    code, _, err = t2i("insert", "pictures", "--decode-workers", 0, *COLOUR)
+    assert (code, "decode_workers must be" in err) == (2, True), err

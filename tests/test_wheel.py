@@ -49,7 +49,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel):
         "t2i_pipelines/mini/model/textual/tokenizer.json",
     ):
         assert needed in names
-    assert {name.split("/")[0] for name in names} == {"t2i_pipelines", "t2i_pipelines-0.1.0.dist-info"}
+    top = {"t2i_command.py", "t2i_pipelines", "t2i_pipelines-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == top
 
 
 @pytest.mark.slow

@@ -17,6 +17,9 @@ from t2i_pipelines.types import Hit, Matrix, Space
 
 T = TypeVar("T")
 
+FLUSH_BYTES = 8 << 20
+"""Of vectors that wait in an embedded Milvus Lite. Writing them out takes ten times as much memory."""
+
 DELETION_SETTLES = 10.0
 """Seconds for which reads after a deletion ask a server for its newest state, at 0.2 s a call."""
 
@@ -71,7 +74,7 @@ class Collection:
         return entry.space if entry else None
 
     def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Store rows; one with a known id takes the other's place entirely. Durable, but not flushed.
+        """Store rows; one with a known id takes the other's place entirely. Durable, but not all flushed.
 
         :param rows: each with id, vector (D,) float32, path, size in bytes, mtime in nanoseconds,
             digest; anything else is metadata. Of rows with one id, the last counts.
@@ -86,6 +89,8 @@ class Collection:
             )
         for batch in batches(check_rows(rows, entry.space.dim)):
             self._send(batch)
+            if self._connection.address.path and self._connection.unflushed[self.name] >= FLUSH_BYTES:
+                self.finish()
 
     def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
         """Size, mtime and digest of those ids that are stored."""
@@ -158,9 +163,9 @@ class Collection:
 
     def finish(self) -> None:
         """Flush if this process stored rows since it last did so here."""
-        if self.name in self._connection.unflushed:
+        if self._connection.unflushed[self.name]:
             self.flush()
-            self._connection.unflushed.discard(self.name)
+            del self._connection.unflushed[self.name]
 
     def drop(self) -> None:
         """Delete the collection with all its rows, if there is one and this library made it."""
@@ -213,7 +218,7 @@ class Collection:
         elif method == "upsert":
             self._connection.deletions.pop(self.name, None)
         if method in ("insert", "upsert"):
-            self._connection.unflushed.add(self.name)
+            self._connection.unflushed[self.name] += sum(row["vector"].nbytes for row in arguments["data"])
 
     def _consistency(self) -> str:
         """``Session``: reads see this process's writes. A server tells no time for a deletion, though."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,7 @@ class Connection:
         self._lock = Lock()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
-        self.unflushed: set[str] = set()  # collections that were written to since the last flush
+        self.unflushed: Counter[str] = Counter()  # bytes of vectors since each collection's last flush
         self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
         self._token = token
         self._client: Any = None

@@ -6,6 +6,7 @@ gRPC from threads, and ``MilvusClient.close()`` does not end that.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -68,9 +69,35 @@ def uri_for(path: Path) -> str:
     except OSError as err:
         raise StoreError(f"cannot make the directory {path.parent}: {err}") from err
     if not _served(path):
+        _drop_flushed_logs(path)
         with _lock:
             _opened.add(str(path))
     return str(path)
+
+
+def _drop_flushed_logs(path: Path) -> None:
+    """Delete the logs of rows that a flush has put into data files.
+
+    It deletes them itself, but last. Killed just before that, it would read these rows from both, and have
+    each twice.
+    """
+    with _keep_others_out(path) as is_free:
+        for manifest in path.glob("collections/*/manifest.json") if is_free else ():
+            try:
+                first_unflushed = json.loads(manifest.read_text(encoding="utf-8"))["active_wal_number"]
+            except (OSError, ValueError, KeyError, TypeError):  # Milvus Lite says what is wrong with it
+                continue
+            for log_file in manifest.parent.glob("wal/wal_*.arrow"):
+                number = log_file.stem.rpartition("_")[2]
+                if first_unflushed is not None and number.isdecimal() and int(number) < first_unflushed:
+                    _delete(log_file)
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as err:
+        raise StoreError(f"cannot delete {path}: {err.strerror}") from err
 
 
 def explain(path: Path, err: BaseException) -> StoreError:
@@ -182,19 +209,28 @@ def _served(path: Path) -> bool:
 
 def _held(path: Path) -> bool:
     """Whether some process holds the lock of ``path``."""
+    with _keep_others_out(path) as is_free:
+        return not is_free
+
+
+@contextmanager
+def _keep_others_out(path: Path) -> Iterator[bool]:
+    """Hold the lock of ``path`` within the block; False where another process has it."""
     try:
         import fcntl
 
         handle = os.open(path / "LOCK", os.O_RDONLY)
     except (ImportError, OSError):
-        return False
+        yield True
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return True
+        yield False
+    else:
+        yield True
     finally:
         os.close(handle)
-    return False
 
 
 def _locked(path: Path) -> StoreLockedError:
