@@ -269,13 +269,13 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=MODELS, help="default: ViT-B/32 and t2i_mini")
     parser.add_argument("--workdir", type=Path, help="keep pictures and models here, for the next time")
     given = parser.parse_args()
-    usual = (1, 32, 64, (100, 400)) if given.quick else (3, 96, 192, (1000, 10_000))
+    usual = (1, 16, 64, (64, 256)) if given.quick else (3, 96, 192, (1000, 10_000))
     asked = (given.rounds, given.photos, given.pictures, given.many)
     rounds, photos, pictures, many = (one or other for one, other in zip(asked, usual, strict=True))
     models = tuple(given.model or MODELS[:2])
     counts = {(PHOTO, model): photos for model in models}
     counts |= {(WEB, model): pictures * (8 if model == "t2i_mini" else 1) for model in models}
-    tutorials = {PHOTO: 6, WEB: 24} if given.quick else {PHOTO: 12, WEB: 48}
+    tutorials = {PHOTO: 4, WEB: 16} if given.quick else {PHOTO: 12, WEB: 48}
     here = machine()
     show_machine(here)
     made = nullcontext(str(given.workdir)) if given.workdir else tempfile.TemporaryDirectory()

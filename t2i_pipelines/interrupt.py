@@ -34,8 +34,7 @@ class _Watch:
     def __init__(self, say: Callable[[], object]) -> None:
         self.say = say
         self._ending = Lock()
-        # never given back: who exits by itself lets an interruption end, and lets none begin
-        atexit.register(self._ending.acquire)
+        atexit.register(self._let_exit)
         self._heard, self._told = os.pipe()
         os.set_blocking(self._told, False)
         signal.signal(signal.SIGINT, lambda *_: None)
@@ -61,9 +60,14 @@ class _Watch:
         finally:
             os._exit(EXIT_CODE)
 
+    def _let_exit(self) -> None:
+        """Where the process exits by itself, let an interruption come to its end, and let no other begin."""
+        self._ending.acquire()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def stop(self) -> None:
         """Leave Ctrl-C to Python again."""
-        atexit.unregister(self._ending.acquire)
+        atexit.unregister(self._let_exit)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(self._told)

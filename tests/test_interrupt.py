@@ -176,6 +176,21 @@ def test_a_process_that_has_said_so_does_not_exit_as_if_all_were_well(tmp_path):
     assert interrupted(code, cwd=tmp_path) == (130, "")
 
 
+def test_in_the_last_moment_of_a_process_there_is_nothing_to_interrupt(tmp_path):
+    code = """
+        import os, signal, sys
+        from t2i_pipelines import interrupt
+        class Late:
+            def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGINT):
+                kill(own, number)
+        interrupt.end_at_once(lambda: print("interrupted"))
+        sys.late = Late()
+    """
+    program = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_command_that_cleans_up_hears_of_it_as_python_does(photos):
     for name in ("red", "green"):
         paint(photos / "few" / f"{name}.png", name)

@@ -66,3 +66,5 @@ def test_the_wheel_alone_inserts_a_folder_and_finds_a_picture_offline(wheel, tmp
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).parent.name == "gallery"
+    told = subprocess.run([python.with_name("t2i"), "--version"], check=True, capture_output=True, text=True)
+    assert told.stdout == "t2i-pipelines 0.1.0\n"
