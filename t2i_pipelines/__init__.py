@@ -4,6 +4,7 @@ from t2i_pipelines.collection import close
 from t2i_pipelines.encoders import ModelInfo, models, recommend
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
+from t2i_pipelines.hit import Hit
 from t2i_pipelines.pipelines import (
     build_insert_pipeline,
     build_search_pipeline,
@@ -13,7 +14,6 @@ from t2i_pipelines.pipelines import (
 from t2i_pipelines.quantize import quantize
 from t2i_pipelines.report import InsertReport, retry
 from t2i_pipelines.syncing import sync
-from t2i_pipelines.types import Hit
 
 __version__ = "0.1.0"
 

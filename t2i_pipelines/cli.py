@@ -39,10 +39,11 @@ from t2i_pipelines.config import DEFAULT_MODEL, Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
+from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import count
 from t2i_pipelines.page import render
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, insert_steps
-from t2i_pipelines.types import Hit, Outcome
+from t2i_pipelines.types import Outcome
 
 app = typer.Typer(
     help="Text-to-image search: type words, get the matching pictures.",

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.hit import Hit
 from t2i_pipelines.page import thumbnail
 from t2i_pipelines.report import InsertReport
-from t2i_pipelines.types import Hit, Outcome
+from t2i_pipelines.types import Outcome
 
 out = Console()
 err = Console(stderr=True)

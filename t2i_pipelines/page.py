@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image as Pillow
 
 from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import decode, read
-from t2i_pipelines.types import Hit
 
 THUMBNAIL = 256
 """Longest side of an embedded picture, in pixels."""

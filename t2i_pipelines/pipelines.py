@@ -104,11 +104,10 @@ def search_steps(
     """
     model, place, chosen = checked(settings)
     # the vector travels in the column of the hits, so that no column of yours is overwritten
-    wanted = {"limit": chosen.limit, "filter": chosen.filter, "output_fields": tuple(chosen.output_fields)}
     return (
         p.map(query, hits, ops.t2i.clip(**model, modality="text"))
         .map(hits, hits, ops.t2i.normalize())
-        .map(hits, hits, ops.t2i.milvus_search(**place, **model, **wanted))
+        .map(hits, hits, ops.t2i.milvus_search(**place, **model, **asdict(chosen.searching)))
     )
 
 

@@ -13,10 +13,13 @@ PACKAGE = Path(t2i_pipelines.__file__).parent
 # a module may import only from layers below its own, and from its own package
 LAYERS = [
     {"stages"},
-    {"types", "errors"},
+    {"types", "errors", "hit", "query"},
+    {"checks"},
+    {"search_options"},
     {"config", "_towhee"},
     {"hardening"},
     {"encoders", "images", "collection"},
+    {"results"},
     {"operators"},
     {"pipelines", "page", "quantize"},
     {"report"},

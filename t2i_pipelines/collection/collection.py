@@ -13,7 +13,8 @@ from t2i_pipelines.collection.failures import NotLoadedError, RefusedError, TooL
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
 from t2i_pipelines.collection.rows import batches, check_rows
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
-from t2i_pipelines.types import Hit, Matrix, Space
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.types import Matrix, Space
 
 T = TypeVar("T")
 

@@ -10,9 +10,10 @@ import numpy as np
 from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.schema import search_params
 from t2i_pipelines.collection.vectors import check_vectors
-from t2i_pipelines.config import MAX_LIMIT
 from t2i_pipelines.errors import ConfigError, VectorError
-from t2i_pipelines.types import Hit, Matrix
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.search_options import MAX_LIMIT
+from t2i_pipelines.types import Matrix
 
 HITS_A_CALL = 65536
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from t2i_pipelines.config import MAX_LIMIT
 from t2i_pipelines.errors import StoreError
+from t2i_pipelines.search_options import MAX_LIMIT
 
 Page = list[dict[str, Any]]
 

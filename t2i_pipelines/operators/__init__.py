@@ -6,7 +6,8 @@
 from t2i_pipelines._towhee import register
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
-from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
+from t2i_pipelines.operators.milvus import MilvusInsert, SkipUnchanged
+from t2i_pipelines.operators.milvus_search import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.outcomes import Outcomes
 from t2i_pipelines.operators.prefetch import Prefetch
