@@ -21,14 +21,14 @@ LAYERS = [
     {"encoders", "images", "collection"},
     {"results"},
     {"operators"},
-    {"pipelines", "page", "quantize"},
+    {"pipelines", "searcher", "page", "quantize"},
     {"report"},
     {"syncing"},
     {"__init__"},
     {"testing", "mini", "evaluate", "finetune", "distributed", "demo", "bench"},
     {"serve", "console"},
     {"cli_options"},
-    {"cli_models", "cli_bench", "cli_sync"},
+    {"cli_models", "cli_bench", "cli_search", "cli_sync"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

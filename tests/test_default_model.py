@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from onnx_folders import immich_folder
 from typer.testing import CliRunner
 
-from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, demo
+from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, cli_search, demo
 from t2i_pipelines._towhee import ops
 from t2i_pipelines.config import Settings
 from t2i_pipelines.encoders import hub, registry
@@ -59,7 +59,15 @@ def defaults(taker) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "taker",
-    [build_insert_pipeline, build_search_pipeline, Settings, cli.insert, cli.search, Clip, InCollection],
+    [
+        build_insert_pipeline,
+        build_search_pipeline,
+        Settings,
+        cli.insert,
+        cli_search.search,
+        Clip,
+        InCollection,
+    ],
 )
 def test_openais_b32_is_the_default_of_all_that_take_a_model(taker):
     assert defaults(taker)["model_name"] == "clip_vit_base_patch32"

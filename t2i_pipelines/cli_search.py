@@ -1,0 +1,83 @@
+"""``t2i search``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+from rich.markup import escape
+
+from t2i_pipelines import console
+from t2i_pipelines.cli_options import (
+    Backend,
+    Checkpoint,
+    Device,
+    Filter,
+    Html,
+    Json,
+    Limit,
+    Model,
+    Name,
+    OutputFields,
+    Precision,
+    Token,
+    Uri,
+    Words,
+)
+from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.page import render
+from t2i_pipelines.pipelines import build_search_pipeline
+
+
+def search(
+    text: Words,
+    uri: Uri = "milvus.db",
+    token: Token = "",
+    collection_name: Name = "image_collection",
+    model_name: Model = DEFAULT_MODEL,
+    checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+    limit: Limit = 10,
+    filter: Filter = "",
+    output_fields: OutputFields = None,
+    json: Json = False,
+    html: Html = None,
+) -> None:
+    """Find pictures by words, best first."""
+    pipeline = build_search_pipeline(
+        uri=uri,
+        token=token,
+        collection_name=collection_name,
+        model_name=model_name,
+        checkpoint_path=checkpoint_path,
+        device=cast(Any, device),
+        precision=cast(Any, precision),
+        backend=cast(Any, backend),
+        limit=limit,
+        filter=filter,
+        output_fields=output_fields or (),
+    )
+    _, hits = pipeline(text).get()
+    if json:
+        typer.echo(console.as_json(text, hits))
+    else:
+        console.show_hits(text, hits)
+    if html:
+        write_page(html, [(text, hits)], title=text, note=f"{len(hits)} hits, model {model_name}")
+
+
+def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str, note: str) -> None:
+    """Write a self-contained page, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(results, title=title, note=note), encoding="utf-8")
+    console.err.print(f"wrote {escape(str(path))}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="search")(search)
