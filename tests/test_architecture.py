@@ -13,8 +13,8 @@ PACKAGE = Path(t2i_pipelines.__file__).parent
 # a module may import only from layers below its own, and from its own package
 LAYERS = [
     {"stages"},
-    {"types", "errors", "hit", "query"},
-    {"checks"},
+    {"types", "errors", "hit"},
+    {"checks", "query"},
     {"search_options"},
     {"config", "_towhee"},
     {"hardening"},

@@ -1,0 +1,37 @@
+"""Which texts can be searched for."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from t2i_pipelines.errors import QueryError
+
+WHITESPACE = "\t\n\v\f\r"
+"""The control characters that a text may hold."""
+
+INVISIBLE = ("Cc", "Cf")
+"""Categories of Unicode that leave nothing to see: control and format characters."""
+
+
+def check_text(text: object) -> str:
+    """Pass a text that a model can make something of.
+
+    Tabs and line breaks count as spaces. How much of a long text a model reads is its own affair: the rest
+    is cut, and the first time that happens a warning says so.
+
+    :raises QueryError: If it is no str, has nothing but spaces or invisible characters, or holds control
+        characters or half a surrogate pair, as bytes do that were taken for text.
+    """
+    if not isinstance(text, str):
+        raise QueryError(f"a query is a text; got {type(text).__name__}")
+    kinds = [unicodedata.category(one) for one in text]
+    for at, (one, kind) in enumerate(zip(text, kinds, strict=True)):
+        if kind == "Cs" or (kind == "Cc" and one not in WHITESPACE):
+            what = "half a surrogate pair" if kind == "Cs" else "the control character"
+            raise QueryError(
+                f"the query has {what} U+{ord(one):04X} at position {at}, so it is not words: {text!r:.80}; "
+                "take it out, or give a picture as bytes"
+            )
+    if all(kind[0] == "Z" or kind in INVISIBLE for kind in kinds):
+        raise QueryError(f"the query is empty: {text!r:.80}; say what to look for, for example 'a white dog'")
+    return text
