@@ -12,15 +12,21 @@ from t2i_pipelines.pipelines import (
     search_steps,
 )
 from t2i_pipelines.quantize import quantize
+from t2i_pipelines.query import Img, Like, Q
 from t2i_pipelines.report import InsertReport, retry
+from t2i_pipelines.searcher import Searcher
 from t2i_pipelines.syncing import sync
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Hit",
+    "Img",
     "InsertReport",
+    "Like",
     "ModelInfo",
+    "Q",
+    "Searcher",
     "T2IError",
     "build_insert_pipeline",
     "build_search_pipeline",

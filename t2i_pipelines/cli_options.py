@@ -33,7 +33,17 @@ Refresh = Annotated[
     bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
 ]
 StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad picture.")]
-Words = Annotated[str, typer.Argument(help="What the pictures show, for example: 'a white dog'.")]
+Asked = Annotated[
+    str,
+    typer.Argument(
+        help="What the pictures show, for example 'a white dog'; or a sum of words, pictures and like:ID, for "
+        "example 'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
+    ),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(help="Ask in several ways: 'photo', or a text of your own with {}; repeatable."),
+]
 Limit = Annotated[int, typer.Option(help="How many hits.")]
 Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
 OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]

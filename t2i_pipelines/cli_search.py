@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from t2i_pipelines import console
 from t2i_pipelines.cli_options import (
+    Asked,
     Backend,
     Checkpoint,
     Device,
@@ -22,18 +23,19 @@ from t2i_pipelines.cli_options import (
     Name,
     OutputFields,
     Precision,
+    Templates,
     Token,
     Uri,
-    Words,
 )
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.page import render
 from t2i_pipelines.pipelines import build_search_pipeline
+from t2i_pipelines.query import parse
 
 
 def search(
-    text: Words,
+    text: Asked,
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
@@ -45,10 +47,11 @@ def search(
     limit: Limit = 10,
     filter: Filter = "",
     output_fields: OutputFields = None,
+    templates: Templates = None,
     json: Json = False,
     html: Html = None,
 ) -> None:
-    """Find pictures by words, best first."""
+    """Find pictures by words, pictures, or a sum of these; best first."""
     pipeline = build_search_pipeline(
         uri=uri,
         token=token,
@@ -61,8 +64,9 @@ def search(
         limit=limit,
         filter=filter,
         output_fields=output_fields or (),
+        templates=templates or (),
     )
-    _, hits = pipeline(text).get()
+    _, hits = pipeline(parse(text)).get()
     if json:
         typer.echo(console.as_json(text, hits))
     else:

@@ -11,6 +11,7 @@ from PIL import ImageColor
 
 from t2i_pipelines.checks import check_known, check_one_of, check_whole_number
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.query import templates_of
 from t2i_pipelines.search_options import SearchArgs, SearchOptions
 from t2i_pipelines.types import Backend, Device, OnError, Precision
 
@@ -134,13 +135,15 @@ class Settings:
     :ivar limit: search; with ``offset``, ``filter``, ``where``, ``output_fields``, ``radius``,
         ``range_filter``, ``group_by``, ``collapse``, ``diversity`` and ``min_relevance``, see
         :class:`~t2i_pipelines.search_options.SearchOptions`.
-    :ivar templates: search: words that each text of a query is put into, ``photo`` or your own with ``{}``.
+    :ivar templates: search: texts that each text of a query is put into, whose vectors are averaged:
+        ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.query.templates`.
     :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
-    :ivar background: insert; with ``frames``, ``truncated``, ``max_pixels``, ``reduce``, ``isolate``,
-        ``decode_timeout`` and ``decode_workers``, see :class:`Decoding`.
+    :ivar background: insert, and pictures that are searched for; with ``frames``, ``truncated``,
+        ``max_pixels``, ``reduce``, ``isolate``, ``decode_timeout`` and ``decode_workers``, see
+        :class:`Decoding`.
     """
 
     uri: str | Path = "milvus.db"
@@ -188,6 +191,7 @@ class Settings:
             check_one_of(name, getattr(self, name), kind)
         if not isinstance(self.refresh, bool):
             raise ConfigError(f"refresh must be True or False, got {self.refresh!r}")
+        templates_of(self.templates)
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be more than 0 seconds, got {self.timeout!r}")
         _ = self.decoding, self.searching

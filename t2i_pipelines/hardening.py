@@ -13,6 +13,7 @@ What Towhee does, and what :func:`harden` makes of it:
    how many of its results may wait (``in_flight``), and the queue after it holds no more.
 5. Any exception becomes ``RuntimeError(text)``. Here an error of ours arrives as itself, and any other
    is the ``__cause__`` of Towhee's.
+6. ``None`` is no input: the call does nothing and gives nothing. Here a call with nothing else is refused.
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
             raise ConfigError(
                 f"this pipeline takes {len(columns)} input(s), {', '.join(columns)}; got {len(inputs)}"
             )
+        if columns and all(one is None for one in inputs):
+            raise ConfigError(f"{', '.join(columns)} must not be None: Towhee takes that for no input at all")
         call = _Call(self, TimeProfiler(profiler), trace_edges)
         result = call(inputs)
         return (

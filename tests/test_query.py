@@ -45,7 +45,8 @@ def test_a_weight_goes_to_every_operand_of_a_sum(left, right, weight):
     (left, _), (right, _) = left, right
     assert (weight * (left + right)).terms == (left * weight + right * weight).terms
     assert (left - right).terms == (left + -right).terms == (left + right * -1).terms
-    assert -(-left) == left == left * 1
+    negative = -left
+    assert -negative == left == left * 1
 
 
 @given(sums())
@@ -102,7 +103,7 @@ def test_queries_are_values():
         ("", "the query is empty: ''; say what to look for, for example 'a white dog'"),
         (" \t\n", "the query is empty: "),
         ("\u200b\u00a0\u2060", "the query is empty: "),
-        ("a\0b", r"the query has the control character U\+0000 at position 1, so it is not words: 'a\\x00b'"),
+        ("a\0b", r"the query has the control character U\+0000 at position 1, so it is no text: 'a\\x00b'"),
         ("\x1b[31mdog", r"the control character U\+001B at position 0"),
         ("dog\x7f", r"the control character U\+007F at position 3"),
         ("do\udc80g", r"the query has half a surrogate pair U\+DC80 at position 2"),
@@ -158,6 +159,8 @@ def test_img_and_like_refuse_what_they_are_not_for():
         Img(7)
     with pytest.raises(QueryError, match="the picture of the query is empty: ''"):
         Img("")
+    with pytest.raises(QueryError, match=r"the id has the control character U\+0000 at position 1"):
+        Like("a\0")
     with pytest.raises(QueryError, match="Like takes the id of a stored picture, a str; got 7"):
         Like(7)
     from t2i_pipelines import Hit
@@ -237,6 +240,7 @@ def test_a_picture_without_address_is_described_in_the_line():
 def test_templates_are_named_or_ones_own():
     assert templates_of(()) == ("{}",)
     assert templates_of("photo") == PHOTO
+    assert templates_of(["{}", "photo"]) == ("{}", *PHOTO)
     assert templates_of("a sketch of {}") == ("a sketch of {}",)
     assert templates_of(["{}", "un disegno di {}"]) == ("{}", "un disegno di {}")
     for wrong in ("foto", "{} and {}", ["{}", 7], ["none"]):

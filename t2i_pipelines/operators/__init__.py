@@ -11,6 +11,7 @@ from t2i_pipelines.operators.milvus_search import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.outcomes import Outcomes
 from t2i_pipelines.operators.prefetch import Prefetch
+from t2i_pipelines.operators.read_query import ReadQuery
 from t2i_pipelines.operators.read_source import ReadSource
 
 OPERATORS = {
@@ -18,6 +19,7 @@ OPERATORS = {
     "t2i/skip-unchanged": SkipUnchanged,
     "t2i/prefetch": Prefetch,
     "t2i/image-decode": ImageDecode,
+    "t2i/read-query": ReadQuery,
     "t2i/clip": Clip,
     "t2i/normalize": Normalize,
     "t2i/milvus-insert": MilvusInsert,

@@ -24,9 +24,10 @@ class MilvusSearch(InCollection):
         super().__init__(**{name: value for name, value in arguments.items() if name not in OPTIONS})
         self.options = SearchOptions(**{name: arguments[name] for name in OPTIONS & arguments.keys()})
 
-    def __call__(self, vectors: Any) -> Hits | list[Hits]:
+    def __call__(self, vectors: Any, queries: Any = None) -> Hits | list[Hits]:
         """(D,) float32 -> hits; N vectors -> N lists of hits. ``[]`` where nothing is stored.
 
+        :param queries: what each vector was made of, for ``Hits.query``.
         :raises ModelMismatchError: If another model made the collection.
         """
         if not len(vectors):
@@ -39,4 +40,7 @@ class MilvusSearch(InCollection):
                 matrix, limit=options.limit, filter=options.filter, output_fields=options.output_fields
             )
             found = [Hits(hits) for hits in rows]
-        return found[0] if np.ndim(vectors) == 1 else found
+        single = np.ndim(vectors) == 1
+        for hits, query in zip(found, [queries] if single else queries or [], strict=False):
+            hits.query = query
+        return found[0] if single else found

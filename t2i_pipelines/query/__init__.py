@@ -14,9 +14,24 @@ Regularities in Sparse and Explicit Word Representations", with weights; Kiros, 
 2014 (arXiv:1411.2539) showed that it works across words and pictures.
 """
 
-from t2i_pipelines.query.algebra import Blend, Img, Like, Q, Query, query_of
+from t2i_pipelines.query.algebra import Img, Like, Q, Query, query_of
+from t2i_pipelines.query.blend import Blend, each_operand, replaced
 from t2i_pipelines.query.line import parse
-from t2i_pipelines.query.templates import PHOTO, templates_of
+from t2i_pipelines.query.templates import PHOTO, filled, templates_of
 from t2i_pipelines.query.texts import check_text
 
-__all__ = ["PHOTO", "Blend", "Img", "Like", "Q", "Query", "check_text", "parse", "query_of", "templates_of"]
+__all__ = [
+    "PHOTO",
+    "Blend",
+    "Img",
+    "Like",
+    "Q",
+    "Query",
+    "check_text",
+    "each_operand",
+    "filled",
+    "parse",
+    "query_of",
+    "replaced",
+    "templates_of",
+]

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
 from t2i_pipelines.errors import QueryError
-from t2i_pipelines.query.texts import check_text
+from t2i_pipelines.query.texts import check_characters, check_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pillow
@@ -143,7 +143,7 @@ class Like(Query):
 
     It is itself among the hits. An id that is not stored is a :class:`QueryError` when it is searched for.
 
-    :raises QueryError: If the id is no str, or empty.
+    :raises QueryError: If the id is no str, empty, or has control characters.
     """
 
     id: str
@@ -153,6 +153,7 @@ class Like(Query):
         if not isinstance(self.id, str) or not self.id:
             hint = "; write Like(hit.id)" if hasattr(self.id, "id") else ""
             raise QueryError(f"Like takes the id of a stored picture, a str; got {self.id!r:.60}{hint}")
+        check_characters("the id", self.id)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -179,17 +180,6 @@ class Sum(Query):
             (weight, repr(operand) if abs(weight) == 1 else f"{operand!r} * {number(abs(weight))}")
             for weight, operand in self.terms
         )
-
-
-class Blend(NamedTuple):
-    """A query on its way to a vector.
-
-    :ivar query: what was asked.
-    :ivar items: for each of ``query.terms`` a text, a picture (H, W, 3) uint8, or a vector (D,) float32.
-    """
-
-    query: Query
-    items: tuple[Any, ...]
 
 
 def query_of(item: Any) -> Query:

@@ -28,18 +28,19 @@ NAMED = {"photo": PHOTO}
 def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
     """The templates that a setting stands for; none stands for the text as it is.
 
-    :param templates: ``photo``, a text with ``{}``, or several.
-    :raises ConfigError: If one has no ``{}``.
+    :param templates: ``photo``, a text with ``{}``, or several of these.
+    :raises ConfigError: If one is neither.
     """
-    if isinstance(templates, str):
-        templates = NAMED.get(templates, (templates,))
-    for one in templates:
-        if not isinstance(one, str) or one.count("{}") != 1:
+    given = [templates] if isinstance(templates, str) else list(templates)
+    chosen: list[str] = []
+    for one in given:
+        if not isinstance(one, str) or (one not in NAMED and one.count("{}") != 1):
             raise ConfigError(
                 f"templates must be 'photo' or texts of your own with one {{}} each, for example "
                 f"'a drawing of {{}}'; got {one!r}"
             )
-    return tuple(templates) or ("{}",)
+        chosen += NAMED.get(one, (one,))
+    return tuple(chosen) or ("{}",)
 
 
 def filled(templates: Sequence[str], text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+from unicodedata import category
 
 from t2i_pipelines.errors import QueryError
 
@@ -24,14 +24,23 @@ def check_text(text: object) -> str:
     """
     if not isinstance(text, str):
         raise QueryError(f"a query is a text; got {type(text).__name__}")
-    kinds = [unicodedata.category(one) for one in text]
-    for at, (one, kind) in enumerate(zip(text, kinds, strict=True)):
-        if kind == "Cs" or (kind == "Cc" and one not in WHITESPACE):
-            what = "half a surrogate pair" if kind == "Cs" else "the control character"
-            raise QueryError(
-                f"the query has {what} U+{ord(one):04X} at position {at}, so it is not words: {text!r:.80}; "
-                "take it out, or give a picture as bytes"
-            )
-    if all(kind[0] == "Z" or kind in INVISIBLE for kind in kinds):
+    check_characters("the query", text)
+    if all(category(one)[0] == "Z" or category(one) in INVISIBLE for one in text):
         raise QueryError(f"the query is empty: {text!r:.80}; say what to look for, for example 'a white dog'")
     return text
+
+
+def check_characters(what: str, text: str) -> None:
+    """Pass a text without control characters other than white space, and without halves of surrogate pairs.
+
+    :param what: what the text is called in the message.
+    :raises QueryError: With the first and where it is.
+    """
+    for at, one in enumerate(text):
+        kind = category(one)
+        if kind == "Cs" or (kind == "Cc" and one not in WHITESPACE):
+            name = "half a surrogate pair" if kind == "Cs" else "the control character"
+            raise QueryError(
+                f"{what} has {name} U+{ord(one):04X} at position {at}, so it is no text: {text!r:.80}; "
+                "take it out; a picture is given as bytes"
+            )
