@@ -7,6 +7,7 @@ import pytest
 
 from t2i_pipelines import Hit
 from t2i_pipelines.errors import ConfigError, QueryError
+from t2i_pipelines.query import Q
 from t2i_pipelines.results import Hits
 from t2i_pipelines.search_options import SearchOptions
 
@@ -87,3 +88,39 @@ def test_hits_put_together_by_hand_cannot_look_for_more():
 def test_every_other_hit_cannot_look_for_more():
     with pytest.raises(QueryError, match="cut with a step"):
         search(SearchOptions())[::2].more()
+
+
+def test_it_reads_as_a_line_for_each_hit():
+    hits = search(SearchOptions(limit=12))
+    lines = repr(hits).splitlines()
+    assert lines[0] == "<Hits: 12 hits for 'a dog'>"
+    assert lines[1].split() == ["1", "1.000", "/pictures/0.jpg"]
+    assert lines[10].split() == ["10", "0.910", "/pictures/9.jpg"]
+    assert lines[11:] == ["  ... and 2 more"]
+    assert repr(Hits()) == "<Hits: 0 hits. Nothing is stored that could match.>"
+    one = Hits([Hit("a", -0.25, "/a", {"year": 2015}, 0.5)], query=Q("a dog") * 2 - "cat")
+    assert repr(one) == "<Hits: 1 hit for 'a dog^2 - cat'>\n  1  -0.250   50%  /a  year=2015"
+
+
+def test_to_pandas_has_a_row_for_each_hit():
+    hits = Hits(
+        [Hit("a", 0.5, "/a", {"year": 2015, "path": "mine"}, 0.9), Hit("b", 0.4, "/b", {"tag": "x"})],
+        query="a dog",
+        options=SearchOptions(offset=3),
+        no_match=False,
+    )
+    table = hits.to_pandas()
+    assert table.index.name == "rank"
+    assert list(table.index) == [4, 5]
+    assert list(table.columns) == ["id", "score", "relevance", "path", "year", "fields.path", "tag"]
+    assert table.loc[4, ["id", "score", "relevance", "path", "year"]].tolist() == ["a", 0.5, 0.9, "/a", 2015]
+    assert table["relevance"].isna().tolist() == [False, True]
+    assert table["fields.path"].tolist()[0] == "mine"
+    assert (table.attrs["query"], table.attrs["no_match"]) == ("a dog", False)
+
+
+def test_to_pandas_of_nothing_has_the_same_types():
+    empty, one = Hits().to_pandas(), Hits([Hit("a", 0.5, "/a")]).to_pandas()
+    assert len(empty) == 0
+    assert list(empty.columns) == ["id", "score", "relevance", "path"]
+    assert empty.dtypes["score"] == one.dtypes["score"] == one.dtypes["relevance"] == "float64"

@@ -11,8 +11,9 @@ from t2i_pipelines.search_options import SearchOptions
 
 
 @pytest.fixture
-def shown(monkeypatch, capsys):
-    """Show hits on 160 columns; give the lines."""
+def shown(monkeypatch, capsys, tmp_path):
+    """Show hits on 160 columns, in a folder of its own; give the lines."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
 
     def show(query: str, hits: list[Hit]) -> list[str]:
@@ -30,14 +31,14 @@ def test_relevance_has_a_column_where_there_is_one(shown, tmp_path):
     path = str(paint(tmp_path / "red.png", "red"))
     lines = shown("red", [Hit("a", 0.27, path, {}, 0.83), Hit("b", 0.2, path)])
     assert cells(lines[2]) == ["#", "score", "relevance", "path"]
-    assert cells(lines[4]) == ["1", "0.270", "83%", path]
-    assert cells(lines[5]) == ["2", "0.200", "", path]
+    assert cells(lines[4]) == ["1", "0.270", "83%", "red.png"]
+    assert cells(lines[5]) == ["2", "0.200", "", "red.png"]
     assert cells(shown("red", [Hit("a", 0.27, path)])[2]) == ["#", "score", "path"]
 
 
 def test_a_deleted_file_is_marked(shown, tmp_path):
     gone = str(tmp_path / "gone.png")
-    assert cells(shown("red", [Hit("a", 0.27, gone)])[4]) == ["1", "0.270", f"{gone} (missing)"]
+    assert cells(shown("red", [Hit("a", 0.27, gone)])[4]) == ["1", "0.270", "gone.png (missing)"]
     assert "missing" not in "".join(shown("red", [Hit("a", 0.27, "https://example.org/a.png")]))
 
 

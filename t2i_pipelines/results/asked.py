@@ -36,19 +36,33 @@ class Part:
     weight: str = ""
 
 
-def parts(query: object, paths: Mapping[str, str] | None = None) -> list[Part]:
+def parts(
+    query: object,
+    paths: Mapping[str, str] | None = None,
+    known: Mapping[str, Thumbnail] | None = None,
+) -> list[Part]:
     """The operands of a query, in order; none for None. Pictures on the web are named and not fetched.
 
     :param query: anything that can be searched for; the text of anything else.
     :param paths: where pictures are, by id, for queries that name an id.
+    :param known: thumbnails that were made before, by path.
     """
     found = _query(query)
     if found is None:
         return [Part(str(query))] if query is not None and str(query) else []
-    return [
-        _part(operand, weight, first=not place, paths=paths or {})
-        for place, (weight, operand) in enumerate(found.terms)
-    ]
+    shown: list[Part] = []
+    for weight, operand in found.terms:
+        sign = "−" if weight < 0 else "+" if shown else ""
+        times = "" if abs(weight) == 1 else f"× {number(abs(weight))}"
+        shown.append(Part(*_shown(operand, paths or {}, known or {}), sign, times))
+    return shown
+
+
+def addresses(query: object) -> list[str]:
+    """Where the pictures of a query are that were given by path or URL."""
+    found = _query(query)
+    pictures = [operand.picture for _, operand in found.terms if isinstance(operand, Img)] if found else []
+    return [picture for picture in pictures if isinstance(picture, str)]
 
 
 def as_text(query: object) -> str:
@@ -66,25 +80,21 @@ def _query(query: object) -> Query | None:
         return None
 
 
-def _part(operand: Operand, weight: float, first: bool, paths: Mapping[str, str]) -> Part:
-    sign = "−" if weight < 0 else "" if first else "+"
-    times = "" if abs(weight) == 1 else f"× {number(abs(weight))}"
+def _shown(
+    operand: Operand, paths: Mapping[str, str], known: Mapping[str, Thumbnail]
+) -> tuple[str, Thumbnail | None]:
     if isinstance(operand, Q):
-        return Part(operand.text, None, sign, times)
+        return operand.text, None
     if isinstance(operand, Like):
         path = paths.get(operand.id)
-        return Part(f"like {operand.id}", thumbnail(path, MOST) if path else None, sign, times)
-    return Part(_name(operand), _thumbnail(operand.picture), sign, times)
-
-
-def _name(operand: Img) -> str:
+        return f"like {operand.id}", None if path is None else known.get(path) or thumbnail(path, MOST)
     given = operand.picture
-    return name_of(given) if isinstance(given, str) else operand.described
+    if isinstance(given, str):
+        return name_of(given), known.get(given) or thumbnail(given, MOST)
+    return operand.described, _thumbnail(given)
 
 
 def _thumbnail(given: object) -> Thumbnail:
-    if isinstance(given, str):
-        return thumbnail(given, MOST)
     try:
         if isinstance(given, bytes):
             return Thumbnail.of(decoded(given, "<bytes>", LONGEST), MOST)

@@ -15,7 +15,7 @@ from t2i_pipelines.errors import ImageDecodeError, QueryError
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import is_remote
 from t2i_pipelines.results import table
-from t2i_pipelines.results.asked import as_text
+from t2i_pipelines.results.asked import addresses, as_text
 from t2i_pipelines.results.comparison import Comparison
 from t2i_pipelines.results.montage import montage
 from t2i_pipelines.results.pictures import load, together
@@ -142,9 +142,10 @@ class Hits(list[Hit]):
 
         :return: the list itself.
         """
-        paths = {hit.path for hit in self if is_remote(hit.path)} - self.fetched.keys()
-        got = together(lambda path: thumbnail(path, BUDGET // SHOWN, fetch=True), sorted(paths))
-        self.fetched = {**self.fetched, **dict(zip(sorted(paths), got, strict=True))}
+        wanted = {path for path in [*(hit.path for hit in self), *addresses(self.query)] if is_remote(path)}
+        paths = sorted(wanted - {path for path, one in self.fetched.items() if one.content})
+        got = together(lambda path: thumbnail(path, BUDGET // SHOWN, fetch=True), paths)
+        self.fetched = {**self.fetched, **dict(zip(paths, got, strict=True))}
         return self
 
     def images(self, *, longest: int | None = None, missing: Missing = "raise") -> list[Any]:

@@ -130,7 +130,7 @@ def view(hits: Hits, most: int | None = SHOWN, budget: int | None = BUDGET) -> V
         for rank, (hit, picture) in enumerate(zip(shown, pictures, strict=True), hits.first_rank)
     ]
     paths = {hit.id: hit.path for hit in hits}
-    return View(parts(hits.query, paths), tiles, verdict(hits), len(hits) - len(shown))
+    return View(parts(hits.query, paths, hits.fetched), tiles, verdict(hits), len(hits) - len(shown))
 
 
 def verdict(hits: Hits) -> str:
