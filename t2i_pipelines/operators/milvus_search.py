@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.operators.milvus import InCollection
+from t2i_pipelines.relevance import rate
 from t2i_pipelines.results import Hits
 from t2i_pipelines.search_options import SearchOptions
 
@@ -43,4 +45,5 @@ class MilvusSearch(InCollection):
         single = np.ndim(vectors) == 1
         for hits, query in zip(found, [queries] if single else queries or [], strict=False):
             hits.query = query
+        rate(found, matrix, self.options, self.collection, lambda: load_encoder(*self._model))
         return found[0] if single else found
