@@ -49,6 +49,7 @@ Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example
 OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the pictures.")]
+Fetch = Annotated[bool, typer.Option("--fetch", help="Get pictures that are on the web for the page.")]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]

@@ -15,6 +15,7 @@ from t2i_pipelines.cli_options import (
     Backend,
     Checkpoint,
     Device,
+    Fetch,
     Filter,
     Html,
     Json,
@@ -50,6 +51,7 @@ def search(
     templates: Templates = None,
     json: Json = False,
     html: Html = None,
+    fetch: Fetch = False,
 ) -> None:
     """Find pictures by words, pictures, or a sum of these; best first."""
     pipeline = build_search_pipeline(
@@ -72,10 +74,10 @@ def search(
     else:
         console.show_hits(text, hits)
     if html:
-        write_page(html, [(text, hits)], title=text, note=f"{len(hits)} hits, model {model_name}")
+        write_page(html, [(text, hits.fetch() if fetch else hits)], note=f"model {model_name}")
 
 
-def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str, note: str) -> None:
+def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str = "", note: str = "") -> None:
     """Write a self-contained page, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(results, title=title, note=note), encoding="utf-8")

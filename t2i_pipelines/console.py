@@ -21,7 +21,7 @@ from t2i_pipelines.images import is_remote
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.results import Hits
 from t2i_pipelines.results.pictures import is_gone, load
-from t2i_pipelines.results.printable import printable
+from t2i_pipelines.results.printable import percent, printable
 from t2i_pipelines.results.view import NOTHING_STORED, verdict
 from t2i_pipelines.types import Outcome
 
@@ -133,7 +133,7 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
         cells = [_picture(hit.path)] if with_pictures else []
         cells += [str(rank), f"{hit.score:.3f}"]
         if with_relevance:
-            cells.append("" if hit.relevance is None else f"{hit.relevance:.0%}")
+            cells.append(percent(hit.relevance))
         cells.append(escape(printable(_near(hit.path))) + (" [red](missing)[/]" if gone else ""))
         cells += [escape(printable(hit.fields.get(name, ""))) for name in extra]
         table.add_row(*cells)

@@ -198,7 +198,10 @@ def test_a_deleted_file_is_marked_and_still_listed(red, tmp_path):
         (Hits(options=SearchOptions(radius=0.0)), "Nothing that is stored meets the conditions."),
         (Hits(options=SearchOptions(offset=10)), "There are no further hits."),
         (Hits(no_match=True), "Nothing matches."),
-        (Hits([Hit("a", 0.1, "/no/such.png")], no_match=True), "Nothing matches. These are the nearest"),
+        (
+            Hits([Hit("a", 0.1, "/no/such.png")], no_match=True),
+            "Probably nothing matches. These are the nearest",
+        ),
     ],
 )
 def test_it_says_when_nothing_matches_and_why_it_is_empty(hits, said):

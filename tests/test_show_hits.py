@@ -7,6 +7,7 @@ from conftest import paint
 
 from t2i_pipelines import Hit, console
 from t2i_pipelines.results import Hits
+from t2i_pipelines.results.printable import percent
 from t2i_pipelines.search_options import SearchOptions
 
 
@@ -36,6 +37,13 @@ def test_relevance_has_a_column_where_there_is_one(shown, tmp_path):
     assert cells(shown("red", [Hit("a", 0.27, path)])[2]) == ["#", "score", "path"]
 
 
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, ""), (0.0, "0%"), (0.009, "<1%"), (0.01, "1%"), (0.834, "83%"), (1.0, "100%")]
+)
+def test_a_share_is_read_in_per_cent(share, text):
+    assert percent(share) == text
+
+
 def test_a_deleted_file_is_marked(shown, tmp_path):
     gone = str(tmp_path / "gone.png")
     assert cells(shown("red", [Hit("a", 0.27, gone)])[4]) == ["1", "0.270", "gone.png (missing)"]
@@ -57,7 +65,7 @@ def test_it_says_that_nothing_matches(shown):
     assert shown("red", Hits()) == ["red: nothing is stored that could match"]
     assert shown("red", []) == ["red: nothing is stored that could match"]
     assert (
-        "Nothing matches. These are the nearest"
+        "Probably nothing matches. These are the nearest"
         in shown("red", Hits([Hit("a", 0.1, "/a")], no_match=True))[-1]
     )
 

@@ -2,5 +2,6 @@
 
 from t2i_pipelines.results.comparison import Comparison
 from t2i_pipelines.results.hits import Hits
+from t2i_pipelines.results.many import ManyHits
 
-__all__ = ["Comparison", "Hits"]
+__all__ = ["Comparison", "Hits", "ManyHits"]

@@ -19,3 +19,10 @@ def printable(value: object, longest: int | None = None) -> str:
     text = _UNPRINTABLE.sub("\ufffd", str(value))
     text = re.sub(r"[\t\n\r\u2028\u2029]+", " ", text)
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it: ``83%``, ``<1%``; empty for None."""
+    if share is None:
+        return ""
+    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"

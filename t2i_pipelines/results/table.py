@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.results.asked import as_text
-from t2i_pipelines.results.printable import printable
+from t2i_pipelines.results.printable import percent, printable
 from t2i_pipelines.results.view import verdict
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def text(hits: Hits) -> str:
     shown = list(hits)[:SHOWN]
     width = len(str(hits.first_rank + len(shown) - 1))
     for rank, hit in enumerate(shown, hits.first_rank):
-        relevance = "" if hit.relevance is None else f"  {hit.relevance:4.0%}"
+        relevance = "" if hit.relevance is None else f"  {percent(hit.relevance):>4}"
         fields = "".join(f"  {printable(name)}={printable(value, 40)}" for name, value in hit.fields.items())
         lines.append(f"  {rank:{width}}  {hit.score:6.3f}{relevance}  {printable(hit.path)}{fields}")
     if left := len(hits) - len(shown):

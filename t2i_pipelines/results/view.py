@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.results.address import name_of
 from t2i_pipelines.results.asked import Part, parts
-from t2i_pipelines.results.printable import printable
+from t2i_pipelines.results.printable import percent, printable
 from t2i_pipelines.results.thumbnails import BUDGET, Thumbnail, thumbnails
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ NOTHING_STORED = "Nothing is stored that could match."
 NOTHING_LEFT = "Nothing that is stored meets the conditions."
 NOTHING_MORE = "There are no further hits."
 NO_MATCH = "Nothing matches."
-NEAREST = "Nothing matches. These are the nearest, which are as near to many other queries."
+NEAREST = "Probably nothing matches. These are the nearest."
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Tile:
     @property
     def relevance(self) -> str:
         """The relevance in per cent; empty where nothing was calibrated."""
-        return "" if self.hit.relevance is None else f"{self.hit.relevance:.0%}"
+        return percent(self.hit.relevance)
 
     @property
     def percent(self) -> int:
