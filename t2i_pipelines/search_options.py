@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 from t2i_pipelines.checks import check_known, check_share, check_whole_number
+from t2i_pipelines.conditions import check_field, check_filter, read_where
 from t2i_pipelines.errors import ConfigError
 
 MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
@@ -32,18 +33,26 @@ class SearchArgs(TypedDict, total=False):
 class SearchOptions:
     """Which hits, how many, in which order.
 
+    Hits come by score, equal scores by id. ``radius`` and ``range_filter`` apply first, then ``group_by``,
+    ``collapse``, ``diversity``, and ``offset`` and ``limit`` last: a page is a part of what one larger page
+    would show, as long as nothing is written.
+
     :ivar limit: hits a query, 1 to 16,384.
     :ivar offset: hits to pass by before the first, 0 to 16,383; ``offset + limit`` is at most 16,384.
     :ivar filter: a Milvus filter expression, for example ``year > 2015``.
-    :ivar where: conditions on fields, all of which must hold, for example
-        ``{"year": (">", 2015), "camera": "Canon"}``. Values are passed apart from the expression.
+    :ivar where: conditions on fields, all of which must hold, and ``filter`` as well: a value that the field
+        must equal, None if it must not be there, or ``(operator, value)``, or a list of such pairs, as in
+        ``{"year": [(">", 2015), ("<=", 2020)], "camera": ("like", "Canon%"), "place": ("in", ["Rome"])}``.
+        The operators are ``== != > >= < <= in "not in" like contains``, the last for metadata that is a list.
+        A row that has no such field meets no condition on it. No value can change the expression.
     :ivar output_fields: further columns in each hit, ``*`` for all but the vector.
     :ivar radius: hits of a greater cosine only, -1 to 1.
     :ivar range_filter: hits of at most this cosine only, -1 to 1; needs ``radius``.
-    :ivar group_by: a field; of the rows that share its value only the best is a hit.
+    :ivar group_by: a field; of the rows that share its value only the best is a hit. A row without the field
+        shares it with none.
     :ivar collapse: of pictures that are alike, at a cosine of at least this, only the best is a hit; 0 to 1.
     :ivar diversity: 0 is by score alone, 1 as different from one another as can be
-        (maximal marginal relevance).
+        (maximal marginal relevance). Hits then come in the order in which they were chosen.
     :ivar min_relevance: leave out hits of a lower relevance, 0 to 1.
     """
 
@@ -76,6 +85,10 @@ class SearchOptions:
                 f"output_fields must be a list of names, got the string {self.output_fields!r}; "
                 f"write [{self.output_fields!r}]"
             )
+        check_filter(self.filter)
+        read_where(self.where)
+        if self.group_by is not None:
+            check_field(self.group_by, "group_by")
         for name in ("radius", "range_filter"):
             check_share(name, getattr(self, name), lowest=-1.0, optional=True)
         if self.range_filter is not None and (self.radius is None or self.radius >= self.range_filter):
