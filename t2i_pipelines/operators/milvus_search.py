@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.operators.milvus import InCollection
 from t2i_pipelines.relevance import rate
-from t2i_pipelines.results import Hits
+from t2i_pipelines.results import Hits, ManyHits
+from t2i_pipelines.results.hits import Again
 from t2i_pipelines.search_options import SearchOptions
+from t2i_pipelines.types import Matrix, Vector
 
 OPTIONS = frozenset(one.name for one in fields(SearchOptions))
 
@@ -35,15 +38,19 @@ class MilvusSearch(InCollection):
         if not len(vectors):
             return []
         matrix = np.atleast_2d(np.asarray(vectors, np.float32))
-        found = [Hits() for _ in matrix]
-        if self.collection.verify(self.space):
-            options = self.options
-            rows = self.collection.search(
-                matrix, limit=options.limit, filter=options.filter, output_fields=options.output_fields
-            )
-            found = [Hits(hits) for hits in rows]
-        single = np.ndim(vectors) == 1
-        for hits, query in zip(found, [queries] if single else queries or [], strict=False):
-            hits.query = query
-        rate(found, matrix, self.options, self.collection, lambda: load_encoder(*self._model))
-        return found[0] if single else found
+        if np.ndim(vectors) == 1:
+            return self._find(matrix, [queries], self.options)[0]
+        return ManyHits(self._find(matrix, queries or [None] * len(matrix), self.options))
+
+    def _find(self, matrix: Matrix, queries: Sequence[Any], options: SearchOptions) -> list[Hits]:
+        there = self.collection.verify(self.space)
+        rows = self.collection.search(matrix, options) if there else [[] for _ in matrix]
+        found = [
+            Hits(hits, query=query, options=options, again=self._again(vector, query))
+            for hits, query, vector in zip(rows, queries, matrix, strict=True)
+        ]
+        rate(found, matrix, options, self.collection, lambda: load_encoder(*self._model))
+        return found
+
+    def _again(self, vector: Vector, query: Any) -> Again:
+        return lambda options: self._find(vector[None], [query], options)[0]
