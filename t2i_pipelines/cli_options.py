@@ -47,6 +47,9 @@ Templates = Annotated[
 Limit = Annotated[int, typer.Option(help="How many hits.")]
 Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
 OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
+MinRelevance = Annotated[
+    float, typer.Option(help="Leave out hits of a lower relevance, 0 to 1; below 0.5 a hit is one by chance.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the pictures.")]
 Fetch = Annotated[bool, typer.Option("--fetch", help="Get pictures that are on the web for the page.")]

@@ -20,6 +20,7 @@ from t2i_pipelines.cli_options import (
     Html,
     Json,
     Limit,
+    MinRelevance,
     Model,
     Name,
     OutputFields,
@@ -49,6 +50,7 @@ def search(
     filter: Filter = "",
     output_fields: OutputFields = None,
     templates: Templates = None,
+    min_relevance: MinRelevance = 0.0,
     json: Json = False,
     html: Html = None,
     fetch: Fetch = False,
@@ -67,6 +69,7 @@ def search(
         filter=filter,
         output_fields=output_fields or (),
         templates=templates or (),
+        min_relevance=min_relevance,
     )
     _, hits = pipeline(parse(text)).get()
     if json:

@@ -1,15 +1,15 @@
 """Relevance as a search gives it: where it comes from, how long it holds, and that it never breaks one."""
 
+import json
 import logging
 import re
 import threading
 from hashlib import blake2b
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from t2i_pipelines import Img, Like, Q, build_search_pipeline
+from t2i_pipelines import Img, Like, Q, build_search_pipeline, cli
 from t2i_pipelines.collection import close, open_collection
 from t2i_pipelines.collection.notes import read_note
 from t2i_pipelines.encoders import load_encoder, register_encoder
@@ -184,6 +184,24 @@ def test_hits_below_min_relevance_are_left_out(search, settings):
     assert len(finder(settings, min_relevance=0)("marmot")) == 10
 
 
+def test_the_command_line_leaves_them_out_too(filled, settings, capsys, monkeypatch):
+    close()
+
+    def t2i(*arguments):
+        options = ["--uri", settings["uri"], "--model-name", "worded", "--json"]
+        monkeypatch.setattr("sys.argv", ["t2i", "search", *arguments, *options])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return json.loads(capsys.readouterr().out)
+
+    found = t2i("anchor", "--min-relevance", "0.5")
+    assert [hit["id"] for hit in found["hits"]] == ["anchor-0", "anchor-1"]
+    assert all(hit["relevance"] > 0.95 for hit in found["hits"])
+    assert found["no_match"] is False
+    assert t2i("marmot", "--min-relevance", "0.5") == {"query": "marmot", "no_match": True, "hits": []}
+    assert len(t2i("marmot")["hits"]) == 10
+
+
 def test_many_queries_are_judged_one_by_one(search):
     queries = ["anchor", "marmot", "a drum"]
     together = search(queries)
@@ -201,7 +219,9 @@ def test_of_a_later_page_nobody_knows_that_nothing_matches(search, filled):
         options = SearchOptions(offset=first)
         rate([page], embedded("anchor")[None], options, filled, lambda: load_encoder("worded"))
         assert page.no_match is no_match
-        assert [hit.relevance for hit in page] == pytest.approx([hit.relevance for hit in hits[first:]])
+        assert [hit.relevance for hit in page] == pytest.approx(
+            [hit.relevance for hit in hits[first:]], abs=1e-6
+        )
     assert all(hit.relevance < 0.5 for hit in hits[2:])
 
 
@@ -235,7 +255,7 @@ def test_the_calibration_is_stored_with_the_collection_and_no_row(search, filled
     }
     assert filled.space() == WordedEncoder.space
     close()
-    assert [hit.relevance for hit in search("anchor")] == pytest.approx(first)
+    assert [hit.relevance for hit in search("anchor")] == pytest.approx(first, abs=1e-6)
     assert len(made) == 1
 
 
@@ -355,67 +375,6 @@ def test_threads_that_come_first_together_make_one(search, made):
     assert len(made) == 1
     assert len(found) == 8
     assert len(set(found)) == 1
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    """A model whose background is not embedded yet."""
-    monkeypatch.setattr(
-        "huggingface_hub.cached_assets_path", lambda *parts: folder_of(tmp_path / "assets", parts)
-    )
-    return WordedEncoder()
-
-
-def folder_of(root, parts):
-    folder = root.joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def test_the_background_is_embedded_once_for_each_model(model):
-    first = background.embedded(model)
-    passes = model.passes
-    assert passes > 0
-    again = background.embedded(model)
-    assert model.passes == passes
-    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
-    assert [len(part) for part in first] == [len(part) for part in background.background()]
-    assert np.linalg.norm(np.concatenate(first), axis=1) == pytest.approx(1, abs=1e-6)
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b"", lambda data: b"x" * len(data)])
-def test_a_damaged_file_of_the_background_is_made_anew(model, tmp_path, damage):
-    first = background.embedded(model)
-    (file,) = (tmp_path / "assets").rglob("*.npy")
-    sound = file.read_bytes()
-    file.write_bytes(damage(sound))
-    assert np.array_equal(background.embedded(model).everyday, first.everyday)
-    assert file.read_bytes() == sound
-
-
-def test_vectors_of_another_length_are_not_read(model):
-    background.embedded(model)
-    other = SimpleNamespace(
-        space=Space("worded", WordedEncoder.space.weights, "none", 3),
-        encode_texts=lambda texts: np.ones((len(texts), 3), np.float32),
-    )
-    assert background.embedded(other).everyday.shape[1] == 3
-
-
-def test_where_the_background_cannot_be_kept_it_is_embedded_again(model, tmp_path, monkeypatch):
-    def refuse(*arguments, **named):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(background.tempfile, "NamedTemporaryFile", refuse)
-    assert np.array_equal(background.embedded(model).elsewhere, background.embedded(model).elsewhere)
-    assert not list((tmp_path / "assets").rglob("*.npy"))
-
-
-def test_texts_without_a_direction_are_left_out(model):
-    real = model.encode_texts
-    model.encode_texts = lambda texts: real(texts) * np.array([[text != "mask"] for text in texts])
-    everyday, _ = background.embedded(model)
-    assert len(everyday) == len(background.background().everyday) - 1
 
 
 def test_the_registered_encoder_is_the_one_that_is_tested():
