@@ -120,7 +120,7 @@ def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dic
     return (
         {**place, **model, **asdict(chosen.decoding)},
         {**model, "modality": "text", "templates": chosen.templates},
-        {**place, **model, **asdict(chosen.searching)},
+        {**place, **model, **asdict(chosen.searching), "rated": not chosen.templates},
     )
 
 

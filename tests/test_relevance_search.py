@@ -241,6 +241,11 @@ def test_only_words_are_calibrated_and_nothing_else_is_left_out(settings, filled
     assert hits.no_match is None
 
 
+def test_words_in_templates_are_not_calibrated_for(settings, filled):
+    hits = finder(settings, templates="photo", min_relevance=0.99)("anchor")
+    assert ([hit.relevance for hit in hits], hits.no_match) == ([None] * 10, None)
+
+
 def test_sums_of_words_are_words(search):
     assert search(Q("drum") + Q("anchor")).no_match is False
     assert search(Q("marmot") + Q("thimble")).no_match is True

@@ -22,10 +22,12 @@ OPTIONS = frozenset(one.name for one in fields(SearchOptions))
 class MilvusSearch(InCollection):
     """``ops.t2i.milvus_search``: a vector, or a list of vectors -> hits, best first.
 
+    :param rated: give hits their relevance, which is known for words without templates.
     :param arguments: those of :class:`~t2i_pipelines.search_options.SearchOptions`, and the collection's.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, rated: bool = True, **arguments: Any) -> None:
+        self._rated = rated
         super().__init__(**{name: value for name, value in arguments.items() if name not in OPTIONS})
         self.options = SearchOptions(**{name: arguments[name] for name in OPTIONS & arguments.keys()})
 
@@ -49,7 +51,8 @@ class MilvusSearch(InCollection):
             Hits(hits, query=query, options=options, again=self._again(vector, query))
             for hits, query, vector in zip(rows, queries, matrix, strict=True)
         ]
-        rate(found, matrix, options, self.collection, lambda: load_encoder(*self._model))
+        if self._rated:
+            rate(found, matrix, options, self.collection, lambda: load_encoder(*self._model))
         return found
 
     def _again(self, vector: Vector, query: Any) -> Again:
