@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,9 +52,9 @@ class InCollection(Operator):
         }
         self._model = (model_name, checkpoint_path, device, precision, backend)
 
-    @property
+    @cached_property
     def collection(self) -> Collection:
-        """Opened by the first use in the process."""
+        """Opened by the first use in the process; equal settings share one."""
         return open_collection(**self._place)
 
     @property
