@@ -36,8 +36,8 @@ StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the 
 Asked = Annotated[
     str,
     typer.Argument(
-        help="What the pictures show, for example 'a white dog'; or a sum of words, pictures and like:ID, as in "
-        "'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
+        help="What the pictures show, for example 'a white dog'; or a sum of words, pictures and like:ID, "
+        "for example 'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
     ),
 ]
 Templates = Annotated[

@@ -102,7 +102,7 @@ class _Call(Graph):  # type: ignore[misc]
         self.time_profiler.inputs = inputs
         self._input_queue.put(inputs)
         self._input_queue.seal()
-        self.features = []
+        self.features: list[Any] = []
         for node in self._node_runners:  # each finds all that it will ever get
             node.process()
         result = self.result()
