@@ -16,7 +16,7 @@ from t2i_pipelines.images import decode, read
 from t2i_pipelines.mini import gallery
 from t2i_pipelines.mini.emoji_names import LANGUAGES
 from t2i_pipelines.mini.figures import Figure, table_of
-from t2i_pipelines.mini.matches import absent_from, invented_captions, nonsense, present_in
+from t2i_pipelines.mini.matches import absent_from, invented_captions, nonsense, shown_in
 from t2i_pipelines.mini.quality import main, measure_gallery, precision, recall
 from t2i_pipelines.mini.scenes import FONT
 from t2i_pipelines.relevance.background import background
@@ -137,9 +137,13 @@ def test_the_table_tells_what_was_missed():
 
 def test_things_are_there_if_all_captions_name_them_and_not_if_none_does(rows):
     captions = [{language: row[f"caption_{language}"] for language in LANGUAGES} for row in rows]
-    there, absent = present_in(captions), absent_from(captions)
+    shown, absent = shown_in(captions), absent_from(captions)
+    there = [one.concept for one in shown]
     assert {"dog", "cat", "rocket", "pizza"} <= {one.key for one in there}
     assert not {one.key for one in there} & {one.key for one in absent}
+    dog = next(one.pictures for one in shown if one.concept.key == "dog")
+    assert {0, 1} <= dog
+    assert all("dog" in captions[number]["en"] for number in dog)
     told = " | ".join(caption["en"].lower() for caption in captions)
     assert all(one.names["en"][0] in told for one in there)
     assert not [name for one in absent for name in one.names["en"] if name in told]
@@ -152,7 +156,7 @@ def test_invented_captions_name_nothing_that_is_there(rows):
     invented = invented_captions(absent_from(captions))
     assert len(set(invented)) > 300
     english = "\n".join(text.rpartition(" on ")[0] for text in invented[::5])
-    there = {one.key for one in present_in(captions)}
+    there = {one.concept.key for one in shown_in(captions)}
     assert {thing for thing in there if re.search(rf"\b{re.escape(thing)}\b", english)} == set()
 
 
