@@ -126,7 +126,7 @@ class Rows:
         new = np.stack(vectors)
         if self._used + len(new) > len(self._rows):
             larger = np.empty((2 * (self._used + len(new)), new.shape[1]), np.float32)
-            larger[: self._used] = self.matrix
+            larger[: self._used] = self._rows[: self._used].reshape(-1, new.shape[1])
             self._rows = larger
         self._rows[self._used : self._used + len(new)] = new
         self._used += len(new)

@@ -47,8 +47,9 @@ class Rankings:
 
     An approximate index that is asked for more hits also looks deeper, and may find one that belongs further
     up. Then two pages would overlap. So it is asked for fixed numbers of hits, its rungs, and what a rung
-    has given keeps its place: a page is the same part of every longer list. Rows beyond the last rung, or
-    that the index cannot reach, follow by an exact comparison with every row.
+    has given keeps its place: a page is the same part of every longer list. (Of rows with one score that end
+    a rung, the index decides which belong to it.) Rows beyond the last rung, or that it cannot reach, follow
+    by an exact comparison with every row.
 
     :param search: asks the index.
     :param rungs: numbers of hits, rising.
