@@ -14,6 +14,7 @@ from t2i_pipelines.pipelines import (
 from t2i_pipelines.quantize import quantize
 from t2i_pipelines.query import Img, Like, Q
 from t2i_pipelines.report import InsertReport, retry
+from t2i_pipelines.results import Hits
 from t2i_pipelines.searcher import Searcher
 from t2i_pipelines.syncing import sync
 
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Hit",
+    "Hits",
     "Img",
     "InsertReport",
     "Like",

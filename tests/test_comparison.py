@@ -89,6 +89,11 @@ def test_a_picture_under_another_id_is_the_same_by_its_path():
     assert A[:2].compare(other).to_pandas()["change"].tolist() == [-1, 1]
 
 
+def test_of_two_that_are_alike_the_better_counts():
+    twice = Hits([Hit("8", 0.9, "/a.png"), Hit("9", 0.5, "/a.png")])
+    assert A[:1].compare(twice).to_pandas()["rank_b"].tolist()[0] == 1
+
+
 def test_ranks_are_those_of_the_lists():
     later = hits_of("ab", options=SearchOptions(offset=10))
     assert later.compare(hits_of("ba")).to_pandas()["rank_a"].tolist() == [11, 12]

@@ -62,6 +62,11 @@ def test_a_part_keeps_query_and_verdict_and_goes_on_where_it_ends():
     assert hits[-1] is STORED[9]
 
 
+def test_the_end_of_a_list_that_was_thinned_out_goes_on_behind_what_was_asked_for():
+    hits = Hits(STORED[:3], options=SearchOptions(limit=10, min_relevance=0.5), again=search)
+    assert hits[1:].more(2) == hits.more(2) == STORED[10:12]
+
+
 def test_a_part_of_an_empty_list_is_empty():
     assert Hits(options=SearchOptions())[:3] == []
     assert search(SearchOptions())[20:] == []

@@ -17,7 +17,7 @@ from reading_html import Parsed, assert_harmless
 
 from t2i_pipelines import Hit
 from t2i_pipelines.query import Img, Like, Q
-from t2i_pipelines.results import Hits
+from t2i_pipelines.results import Hits, ManyHits
 from t2i_pipelines.search_options import SearchOptions
 
 HOSTILE = [
@@ -146,22 +146,26 @@ def test_ranks_go_on_where_a_later_page_begins(red):
     assert "12" in Parsed(hits._repr_html_()).text
 
 
-def test_fifty_hits_take_less_than_a_megabyte_whatever_the_pictures(tmp_path):
-    fields = {f"field {number}": "é" * 1000 for number in range(20)}
+@pytest.mark.slow
+def test_fifty_hits_take_less_than_a_megabyte_whatever_pictures_and_texts(tmp_path):
+    longest = '"' * 1000  # no character becomes longer in HTML
+    fields = {f"{longest}{number}": longest for number in range(20)}
+    for number in range(50):
+        noise(tmp_path / f"{number}.png", number)
     hits = Hits(
-        [
-            Hit(f"id{number}", 0.5, noise(tmp_path / f"{number}.png", number), fields, 0.5)
-            for number in range(60)
-        ],
-        query=Q("x" * 1000) + Img(noise(tmp_path / "query.png", 99)),
+        [Hit(f"id{number}", 0.5, f"{tmp_path}/{number % 50}.png", fields, 0.5) for number in range(60)],
+        query=sum((Img(f"{tmp_path}/{number}.png") for number in range(20)), Q(longest)),
     )
     page = hits._repr_html_()
     assert len(page.encode()) < 1_000_000
     parsed = Parsed(page)
     assert parsed.tags.count("li") == 50
-    assert len(parsed.values("src")) == 51
-    assert "and 10 more" in parsed.text
+    assert len(parsed.values("src")) == 57
+    for said in ("and 10 more", "and 13 more", "and 15 more"):  # hits, operands, fields
+        assert said in parsed.text
     assert len(hits.compare(hits[::-1])._repr_html_().encode()) < 1_000_000
+    hits.query = longest
+    assert len(ManyHits([hits] * 60)._repr_html_().encode()) < 1_000_000
 
 
 def test_a_page_has_every_hit(red, tmp_path):
@@ -241,6 +245,16 @@ def test_a_picture_that_was_searched_for_is_shown(given, red):
     shown = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB")
     assert shown.size == picture.size
     assert shown.getpixel((8, 6))[0] > 200
+
+
+def test_a_pil_image_that_was_searched_for_is_shown_upright_and_over_white():
+    turned, clear = Image.new("RGB", (80, 40), "red"), Image.new("RGBA", (30, 30), (0, 0, 0, 0))
+    turned.getexif()[0x0112] = 6
+    parsed = Parsed(Hits(query=Img(turned) + clear)._repr_html_())
+    shown = [Image.open(io.BytesIO(base64.b64decode(one.partition(",")[2]))) for one in parsed.values("src")]
+    assert shown[0].size == (40, 80)
+    assert shown[1].mode == "RGB"
+    assert min(shown[1].getpixel((15, 15))) > 250
 
 
 def test_showing_asks_nobody(red, monkeypatch, tmp_path):

@@ -129,9 +129,10 @@ def test_many_hits_show_no_more_than_a_notebook_bears(tmp_path):
         Hits([Hit(str(number), 0.5, path) for number in range(10)], query=f"q{query}") for query in range(60)
     )
     parsed = Parsed(found[:20]._repr_html_())
-    assert parsed.tags.count("li") == 40
-    assert parsed.text.count("and 8 more") == 20
-    assert "and 10 more queries" in Parsed(found._repr_html_()).text
+    assert parsed.tags.count("li") == 50
+    assert parsed.text.count("and 5 more") == 10
+    assert "and 10 more queries" in parsed.text
+    assert "and 50 more queries" in Parsed(found._repr_html_()).text
     assert len(found._repr_html_()) < 1_000_000
     page = Parsed(found.save_html(tmp_path / "a.html", title="All").read_text("utf-8"))
     assert page.tags.count("li") == 600

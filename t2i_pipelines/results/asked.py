@@ -14,10 +14,17 @@ from t2i_pipelines.query import Img, Like, Q, Query, query_of
 from t2i_pipelines.query.algebra import Operand, number
 from t2i_pipelines.results.address import name_of
 from t2i_pipelines.results.pictures import decoded
+from t2i_pipelines.results.printable import printable
 from t2i_pipelines.results.thumbnails import LONGEST, Thumbnail, thumbnail
 
-MOST = 10_000
+MOST = 4_000
 """Bytes that a picture of a query may take."""
+
+OPERANDS = 8
+"""Operands of a query that are shown."""
+
+LONGEST_TEXT = 400
+"""Characters of an operand that are shown."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,15 @@ def parts(
     """
     found = _query(query)
     if found is None:
-        return [Part(str(query))] if query is not None and str(query) else []
+        return [Part(printable(query, LONGEST_TEXT))] if query is not None and str(query) else []
     shown: list[Part] = []
-    for weight, operand in found.terms:
+    for weight, operand in found.terms[:OPERANDS]:
         sign = "−" if weight < 0 else "+" if shown else ""
         times = "" if abs(weight) == 1 else f"× {number(abs(weight))}"
-        shown.append(Part(*_shown(operand, paths or {}, known or {}), sign, times))
+        text, picture = _shown(operand, paths or {}, known or {})
+        shown.append(Part(printable(text, LONGEST_TEXT), picture, sign, times))
+    if left := len(found.terms) - OPERANDS:
+        shown += [Part(f"and {left} more")] if left > 0 else []
     return shown
 
 

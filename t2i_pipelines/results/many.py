@@ -11,6 +11,9 @@ from t2i_pipelines.results.render import fragment, page, save
 from t2i_pipelines.results.thumbnails import BUDGET
 from t2i_pipelines.results.view import SHOWN, view
 
+QUERIES = 10
+"""Queries that a notebook shows."""
+
 
 class ManyHits(list[Hits]):
     """The hits of several queries, in the order of the queries. A list of :class:`Hits`."""
@@ -29,10 +32,10 @@ class ManyHits(list[Hits]):
         return "\n".join(map(repr, self)) or "<ManyHits: no queries>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a grid for each of the first queries, 50 pictures in all."""
-        shown = self[:SHOWN]
+        """What a notebook shows: a grid for each of the first ten queries, 50 hits in all."""
+        shown = self[:QUERIES]
         each = SHOWN // max(1, len(shown))
-        views = [view(hits, each, BUDGET // len(shown)) for hits in shown]
+        views = [view(hits, each, BUDGET * each // SHOWN) for hits in shown]
         return fragment("hits.html", views=views, unseen=len(self) - len(shown))
 
     def save_html(self, path: str | os.PathLike[str], title: str = "", note: str = "") -> Path:

@@ -20,7 +20,7 @@ LONGEST = 256
 PLACE = 150
 """Side of the place for a picture where a viewer drops our style sheet, in pixels."""
 
-BUDGET = 660_000
+BUDGET = 450_000
 """Bytes that all pictures of one grid may take; base64 makes four of three."""
 
 MOST = 24_000

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 SHOWN = 50
 """Hits that a notebook shows of one list; :meth:`Hits.save_html` writes all."""
 
-FIELDS = 6
+FIELDS = 5
 """Further fields that are shown of one hit."""
 
-LONGEST_FIELD = 120
+LONGEST_FIELD = 100
 """Characters that are shown of one field."""
 
-LONGEST_PATH = 400
+LONGEST_PATH = 240
 """Characters that are shown of a path, in the tooltip."""
 
 STANDS_IN = {
