@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.checks import check_known
+from t2i_pipelines.collection.duplicates import ALIKE, Member
 from t2i_pipelines.config import SettingsArgs
+from t2i_pipelines.errors import QueryError
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus_search import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
@@ -55,6 +58,34 @@ class Searcher:
         :raises ModelMismatchError: If another model made the collection.
         """
         return self._search(options)(self.embed(query), query)
+
+    def iterate(
+        self, query: Asked, *, batch_size: int = 1000, **options: Unpack[SearchArgs]
+    ) -> Iterator[Hits]:
+        """Every hit of one query, best first, in lists of ``batch_size``, past Milvus's 16,384.
+
+        :param batch_size: hits a list, 1 to 16,384.
+        :param options: in place of those that the searcher was made with; ``limit`` is not heeded.
+        :raises QueryError: If the query is nothing that can be searched for, or a list.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        if isinstance(query, list):
+            raise QueryError(f"iterate takes one query; got a list of {len(query)}")
+        return self._search(options).iterate(self.embed(query), query, batch_size)
+
+    def duplicates(
+        self, threshold: float = ALIKE, *, filter: str = "", where: Mapping[str, Any] | None = None
+    ) -> list[list[Member]]:
+        """Groups of stored pictures that are alike, of two and more, the largest first.
+
+        Each has a cosine of at least ``threshold`` to another of its group; every two are compared.
+
+        :param threshold: -1 to 1. The default is that of clip-retrieval.
+        :param filter: with ``where``, which pictures; as for a search.
+        :raises ConfigError: If one of them is wrong.
+        """
+        return self._search({}).collection.duplicates(threshold, filter=filter, where=where)
 
     @overload
     def embed(self, query: list[Asked]) -> list[Vector]: ...

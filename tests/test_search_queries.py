@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import paint
 from PIL import Image
+from test_relevance_search import THINGS, WordedEncoder, rows_of
 
 from t2i_pipelines import Img, Like, Q, Searcher, build_insert_pipeline, build_search_pipeline
 from t2i_pipelines._towhee import DataCollection, ops
@@ -355,3 +356,49 @@ def test_a_picture_without_direction_is_refused(settings, tmp_path):
     paint(tmp_path / "black.png", (0, 0, 0))
     with pytest.raises(QueryError, match="the query .* has no direction"):
         Searcher(**settings)(tmp_path / "black.png")
+
+
+def test_iterate_gives_every_hit_in_pages(searcher, stored):
+    pages = list(searcher.iterate(Q("red") + "blue", batch_size=3))
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert best(pages[0]) == "magenta"
+    together = [hit for page in pages for hit in page]
+    assert together == searcher(Q("red") + "blue", limit=100)
+    assert {page.query for page in pages} == {Q("red") + "blue"}
+    path = str(stored / "blue.png")
+    assert [best(page) for page in searcher.iterate("red", filter=f'path == "{path}"')] == ["blue"]
+
+
+def test_iterate_refuses_at_once_what_cannot_work(searcher, settings, tmp_path):
+    with pytest.raises(QueryError, match="iterate takes one query; got a list of 2"):
+        searcher.iterate(["red", "blue"])
+    with pytest.raises(QueryError, match="the query is empty"):
+        searcher.iterate("")
+    with pytest.raises(ConfigError, match="batch_size must be between 1 and 16384, got 0"):
+        searcher.iterate("red", batch_size=0)
+    assert list(Searcher(**{**settings, "uri": tmp_path / "none.db"}).iterate("red")) == []
+
+
+def test_iterate_ends_where_relevance_does(tmp_path):
+    place = {"uri": str(tmp_path / "worded.db"), "model_name": "worded"}
+    collection = open_collection(place["uri"])
+    collection.prepare(WordedEncoder.space)
+    collection.upsert(list(rows_of(THINGS, 2)))
+    searcher = Searcher(**place)
+    hits = searcher("a lantern", limit=100)
+    least = sorted(hit.relevance for hit in hits)[20]
+    pages = list(searcher.iterate("a lantern", batch_size=7, min_relevance=least))
+    wanted = [hit.id for hit in hits if hit.relevance >= least]
+    assert sorted(hit.id for page in pages for hit in page) == sorted(wanted)
+    assert 7 < len(wanted) < len(hits)
+    assert [page.no_match for page in pages] == [False] + [None] * (len(pages) - 1)
+
+
+def test_duplicates_are_groups_of_alike_pictures(searcher, stored, settings):
+    paint(stored / "pink.png", (255, 10, 250))
+    build_insert_pipeline(**settings)(stored)
+    (group,) = searcher.duplicates(0.99)
+    assert [Path(one.path).stem for one in group] == ["magenta", "pink"]
+    assert searcher.duplicates(0.99, filter='path like "%red.png"') == []
+    with pytest.raises(ConfigError, match="threshold must be a number from -1 to 1, got 2"):
+        searcher.duplicates(2)

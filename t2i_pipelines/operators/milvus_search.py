@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.hit import Hit
 from t2i_pipelines.operators.milvus import InCollection
 from t2i_pipelines.relevance import rate
 from t2i_pipelines.results import Hits, ManyHits
@@ -43,6 +44,28 @@ class MilvusSearch(InCollection):
         if np.ndim(vectors) == 1:
             return self._find(matrix, [queries], self.options)[0]
         return ManyHits(self._find(matrix, queries or [None] * len(matrix), self.options))
+
+    def iterate(self, vector: Vector, query: Any = None, batch_size: int = 1000) -> Iterator[Hits]:
+        """(D,) float32 -> all hits, best first, in lists of ``batch_size``; see ``Collection.iterate``.
+
+        :raises ModelMismatchError: If another model made the collection.
+        :raises ConfigError: If an option is wrong.
+        """
+        there = self.collection.verify(self.space)
+        pages = self.collection.iterate(vector, self.options, batch_size) if there else iter(())
+        return self._pages(pages, vector, query)
+
+    def _pages(self, pages: Iterator[list[Hit]], vector: Vector, query: Any) -> Iterator[Hits]:
+        for number, page in enumerate(pages):
+            hits = Hits(page, query=query)
+            if self._rated:
+                rate([hits], vector[None], self.options, self.collection, lambda: load_encoder(*self._model))
+            if number:
+                hits.no_match = None  # the best hit is on the first page
+            if hits:
+                yield hits
+            if len(hits) < len(page):  # of too little relevance, as all that follow
+                return
 
     def _find(self, matrix: Matrix, queries: Sequence[Any], options: SearchOptions) -> list[Hits]:
         there = self.collection.verify(self.space)
