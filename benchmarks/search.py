@@ -37,6 +37,7 @@ BEYOND = 1.15
 """What a search may take, in times of embedding its text and searching Milvus, each alone."""
 
 LIMIT = 10
+NAME = "t2i_bench_search"
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,15 @@ class Place:
 def prepared(model: str, uri: str, rows: int) -> Place:
     """Fill a database, and open what searches it."""
     encoder = load_encoder(model)
-    collection = open_collection(uri=uri)
+    collection = open_collection(uri=uri, collection_name=NAME)
+    collection.drop()
     collection.prepare(encoder.space)
     random = np.random.default_rng(0)
     for first in range(0, rows, 1000):
         vectors = random.normal(size=(min(1000, rows - first), encoder.space.dim)).astype(np.float32)
         collection.upsert([row(first + at, vector) for at, vector in enumerate(vectors)])
     collection.flush()
-    settings: dict[str, Any] = {"uri": uri, "model_name": model, "limit": LIMIT}
+    settings: dict[str, Any] = {"uri": uri, "collection_name": NAME, "model_name": model, "limit": LIMIT}
     pipeline, searcher = build_search_pipeline(**settings), Searcher(**settings)
     ways = {"pipeline": lambda query: pipeline(query).get()[1], "Searcher": searcher}
     return Place(encoder, collection, ways, raw_search(collection))
@@ -186,24 +188,25 @@ def vit_b_32(workdir: Path) -> str:
     return str(inputs.of("ours") / "onnx")
 
 
-def queries(models: Sequence[str], rows: int, rounds: int) -> bool:
-    """The first part, for each model."""
-    met = True
-    for model in models:
-        with tempfile.TemporaryDirectory() as folder:
-            place = prepared(model, str(Path(folder) / "milvus.db"), rows)
-            running = getattr(place.encoder, "running", "")
-            print(f"\n{Path(model).name}, {running}; {rows:,} rows in Milvus Lite, {os.cpu_count()} cores")
+def queries(model: str, rows: int, rounds: int, uri: str | None) -> bool:
+    """The first part; gives whether all targets are met."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = prepared(model, uri or str(Path(folder) / "milvus.db"), rows)
+        running = getattr(place.encoder, "running", "")
+        print(
+            f"\n{Path(model).name}, {running}; {rows:,} rows in {uri or 'Milvus Lite'}, {os.cpu_count()} cores"
+        )
+        try:
             texts = endless_texts()
             for search in place.ways.values():  # warm
                 search(take(texts, MANY))
-                for query in take(texts, 20):
-                    search(query)
+                one_by_one(search, take(texts, 20))
             gc.collect()
-            met &= search_against_its_parts(place, texts, rounds * 50)
-            met &= list_against_loop(place, texts, rounds)
+            met = search_against_its_parts(place, texts, rounds * 50)
+            return list_against_loop(place, texts, rounds) and met
+        finally:
+            place.collection.drop()
             place.collection.close()
-    return met
 
 
 def main() -> None:
@@ -212,14 +215,15 @@ def main() -> None:
     parser.add_argument("--queries", action="store_true", help="the first part alone")
     parser.add_argument("--model", action="append", help="name or path; repeatable; t2i_mini if left out")
     parser.add_argument("--b32", action="store_true", help="also a model of ViT-B/32's shape")
-    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--uri", help="a Milvus server in place of Milvus Lite")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()) / "t2i-bench-search")
     given, rest = parser.parse_known_args()
     models = given.model or ["t2i_mini"]
     if given.b32:
         models.append(vit_b_32(given.workdir))
-    met = queries(models, given.rows, given.rounds)
+    met = all([queries(model, rows, given.rounds, given.uri) for model in models for rows in given.rows])
     if not given.queries and find_spec("search_index"):
         import search_index
 

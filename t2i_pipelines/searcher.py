@@ -41,6 +41,7 @@ class Searcher:
     def __init__(self, **settings: Unpack[SettingsArgs]) -> None:
         read, embed, self._find = search_arguments(settings)
         self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
+        self._to_hits = MilvusSearch(**self._find)
 
     @overload
     def __call__(self, query: list[Asked], **options: Unpack[SearchArgs]) -> list[Hits]: ...
@@ -102,5 +103,7 @@ class Searcher:
         return cast("Vector | list[Vector]", data)
 
     def _search(self, options: SearchArgs) -> MilvusSearch:
+        if not options:
+            return self._to_hits
         check_known(SearchOptions, dict(options))
         return MilvusSearch(**{**self._find, **options})

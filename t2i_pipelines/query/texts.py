@@ -25,7 +25,7 @@ def check_text(text: object) -> str:
     if not isinstance(text, str):
         raise QueryError(f"a query is a text; got {type(text).__name__}")
     check_characters("the query", text)
-    if all(category(one)[0] == "Z" or category(one) in INVISIBLE for one in text):
+    if not any(map(_is_visible, text)):
         raise QueryError(f"the query is empty: {text!r:.80}; say what to look for, for example 'a white dog'")
     return text
 
@@ -36,6 +36,8 @@ def check_characters(what: str, text: str) -> None:
     :param what: what the text is called in the message.
     :raises QueryError: With the first and where it is.
     """
+    if text.isprintable():  # quick, and nearly always so
+        return
     for at, one in enumerate(text):
         kind = category(one)
         if kind == "Cs" or (kind == "Cc" and one not in WHITESPACE):
@@ -44,3 +46,7 @@ def check_characters(what: str, text: str) -> None:
                 f"{what} has {name} U+{ord(one):04X} at position {at}, so it is no text: {text!r:.80}; "
                 "take it out; a picture is given as bytes"
             )
+
+
+def _is_visible(one: str) -> bool:
+    return category(one)[0] != "Z" and category(one) not in INVISIBLE
