@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # the photographs that `make quality` measures on: CIFAR-10's training files as one tar of JPEGs
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 
-.PHONY: demo test check fast fix quality bench bench-ingest wheel clean
+.PHONY: demo test check fast fix quality bench bench-ingest bench-search wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -49,6 +49,9 @@ bench: $(TEST)
 
 bench-ingest: $(TEST)
 	$(BIN)/python benchmarks/ingest.py
+
+bench-search: $(TEST)
+	$(BIN)/python benchmarks/search.py
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

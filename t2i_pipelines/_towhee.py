@@ -14,6 +14,8 @@ What goes wrong at run time is cured in :mod:`t2i_pipelines.hardening`.
 
 from __future__ import annotations
 
+import functools
+import html
 import importlib
 import importlib.util
 import logging
@@ -83,6 +85,7 @@ _import_quietly()
 _switch_off_installs()
 
 from towhee import AutoConfig, AutoPipes, DataCollection, ops, pipe, register  # noqa: E402
+from towhee.datacollection.mixins.display import DisplayMixin  # noqa: E402
 from towhee.hub.cache_manager import CacheManager  # noqa: E402
 from towhee.operator import SharedType  # noqa: E402
 from towhee.runtime import pipeline_loader  # noqa: E402
@@ -98,6 +101,7 @@ from towhee.runtime.operator_manager import (  # noqa: E402
 from towhee.runtime.pipeline import Pipeline  # noqa: E402
 from towhee.runtime.runtime_pipeline import RuntimePipeline, _Graph  # noqa: E402
 from towhee.runtime.time_profiler import TimeProfiler  # noqa: E402
+from towhee.types import AudioFrame, VideoFrame  # noqa: E402
 from towhee.types import Image as TowheeImage  # noqa: E402
 
 __all__ = [
@@ -180,6 +184,39 @@ def _only_local_pipelines(load: Callable[..., Any]) -> Callable[..., Any]:
 
 OperatorLoader._load_operator_from_hub = _only_local_operators(OperatorLoader._load_operator_from_hub)
 pipeline_loader.get_pipeline = _only_local_pipelines(pipeline_loader.get_pipeline)
+
+
+def _escaping(show: Callable[..., None]) -> Callable[..., None]:
+    """``DataCollection.show``, whose table in a notebook takes every text for HTML otherwise."""
+
+    @functools.wraps(show)
+    def show_escaped(self: Any, limit: int = 5, tablefmt: str | None = None) -> None:
+        if importlib.util.find_spec("IPython") is not None:  # without it there is no notebook
+            _escape_cells(importlib.import_module("towhee.utils.html_table"))
+        show(self, limit, tablefmt)
+
+    return show_escaped
+
+
+def _escape_cells(table: Any) -> None:
+    if hasattr(table, "_cell_of_media"):
+        return
+    table._cell_of_media = table._to_html_td
+
+    def cell(data: Any) -> str:
+        from towhee.utils.console_table import _to_plain_cell
+
+        first = data[0] if isinstance(data, list | tuple) and data else data
+        if isinstance(first, TowheeImage | VideoFrame | AudioFrame):
+            return str(table._cell_of_media(data))
+        as_html = getattr(data, "_repr_html_", None)
+        content = as_html() if as_html else html.escape(_to_plain_cell(data))
+        return f'<td style="text-align: left; vertical-align: top">{content}</td>'
+
+    table._to_html_td = cell
+
+
+DisplayMixin.show = _escaping(DisplayMixin.show)
 
 
 class _NoTransform:

@@ -10,7 +10,16 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import __version__, cli_bench, cli_models, cli_sync, console, demo, interrupt
+from t2i_pipelines import (
+    __version__,
+    cli_bench,
+    cli_models,
+    cli_search,
+    cli_sync,
+    console,
+    demo,
+    interrupt,
+)
 from t2i_pipelines._towhee import pipe
 from t2i_pipelines.cli_options import (
     Backend,
@@ -18,15 +27,10 @@ from t2i_pipelines.cli_options import (
     Checkpoint,
     DecodeWorkers,
     Device,
-    Filter,
     Frames,
-    Html,
     Isolate,
-    Json,
-    Limit,
     Model,
     Name,
-    OutputFields,
     Precision,
     Refresh,
     Report,
@@ -34,16 +38,15 @@ from t2i_pipelines.cli_options import (
     StopAtError,
     Token,
     Uri,
-    Words,
 )
+from t2i_pipelines.cli_search import write_page
 from t2i_pipelines.config import DEFAULT_MODEL, Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count
-from t2i_pipelines.page import render
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, insert_steps
-from t2i_pipelines.types import Hit, Outcome
+from t2i_pipelines.types import Outcome
 
 app = typer.Typer(
     help="Text-to-image search: type words, get the matching pictures.",
@@ -54,6 +57,7 @@ app = typer.Typer(
 )
 cli_models.add_to(app)
 cli_bench.add_to(app)
+cli_search.add_to(app)
 cli_sync.add_to(app)
 
 
@@ -98,46 +102,6 @@ def insert(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command()
-def search(
-    text: Words,
-    uri: Uri = "milvus.db",
-    token: Token = "",
-    collection_name: Name = "image_collection",
-    model_name: Model = DEFAULT_MODEL,
-    checkpoint_path: Checkpoint = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    backend: Backend = "auto",
-    limit: Limit = 10,
-    filter: Filter = "",
-    output_fields: OutputFields = None,
-    json: Json = False,
-    html: Html = None,
-) -> None:
-    """Find pictures by words, best first."""
-    pipeline = build_search_pipeline(
-        uri=uri,
-        token=token,
-        collection_name=collection_name,
-        model_name=model_name,
-        checkpoint_path=checkpoint_path,
-        device=cast(Any, device),
-        precision=cast(Any, precision),
-        backend=cast(Any, backend),
-        limit=limit,
-        filter=filter,
-        output_fields=output_fields or (),
-    )
-    _, hits = pipeline(text).get()
-    if json:
-        typer.echo(console.as_json(text, hits))
-    else:
-        console.show_hits(text, hits)
-    if html:
-        _write_page(html, [(text, hits)], title=text, note=f"{len(hits)} hits, model {model_name}")
-
-
 @app.command(name="demo")
 def run_demo(
     source: Annotated[str, typer.Option(help="Pictures to try it on.")] = demo.SOURCE,
@@ -152,7 +116,7 @@ def run_demo(
     results = [tuple(pipeline(query).get()) for query in demo.QUERIES]
     for query, hits in results:
         console.show_hits(query, hits, pictures=False)
-    _write_page(html, results, title="Type words, get the matching pictures", note=demo.NOTE)
+    write_page(html, results, title="Type words, get the matching pictures", note=demo.NOTE)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -177,12 +141,6 @@ def _open_model(settings: dict[str, Any]) -> None:
     encoder.space  # noqa: B018 - loads
     if running := getattr(encoder, "running", None):
         console.err.print(f"{escape(str(settings['model_name']))} runs by {running}")
-
-
-def _write_page(path: Path, results: list[tuple[str, list[Hit]]], title: str, note: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(results, title=title, note=note), encoding="utf-8")
-    console.err.print(f"wrote {escape(str(path))}")
 
 
 def _show_version(wanted: bool) -> None:

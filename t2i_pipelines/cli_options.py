@@ -34,12 +34,26 @@ Refresh = Annotated[
     bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
 ]
 StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad picture.")]
-Words = Annotated[str, typer.Argument(help="What the pictures show, for example: 'a white dog'.")]
+Asked = Annotated[
+    str,
+    typer.Argument(
+        help="What the pictures show, for example 'a white dog'; or a sum of words, pictures and like:ID, "
+        "for example 'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
+    ),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(help="Ask in several ways: 'photo', or a text of your own with {}; repeatable."),
+]
 Limit = Annotated[int, typer.Option(help="How many hits.")]
 Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
 OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
+MinRelevance = Annotated[
+    float, typer.Option(help="Leave out hits of a lower relevance, 0 to 1; below 0.5 a hit is one by chance.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the pictures.")]
+Fetch = Annotated[bool, typer.Option("--fetch", help="Get pictures that are on the web for the page.")]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]

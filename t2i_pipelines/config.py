@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from PIL import ImageColor
 
+from t2i_pipelines.checks import check_known, check_one_of, check_whole_number
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.query import templates_of
+from t2i_pipelines.search_options import SearchArgs, SearchOptions
 from t2i_pipelines.types import Backend, Device, OnError, Precision
 
 DEFAULT_MODEL = "clip_vit_base_patch32"
-MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
 MAX_BATCH_SIZE = 4096
 MAX_DECODE_WORKERS = 256
 MAX_PIXELS = 178_956_970
@@ -37,7 +39,7 @@ class DecodingArgs(TypedDict, total=False):
     decode_workers: int | None
 
 
-class SettingsArgs(DecodingArgs, total=False):
+class SettingsArgs(DecodingArgs, SearchArgs, total=False):
     """What the builders take as keyword arguments; :class:`Settings` says what each means."""
 
     uri: str | Path
@@ -49,9 +51,7 @@ class SettingsArgs(DecodingArgs, total=False):
     precision: Precision
     backend: Backend
     batch_size: int
-    limit: int
-    output_fields: Sequence[str]
-    filter: str
+    templates: str | Sequence[str]
     on_error: OnError
     refresh: bool
     timeout: float
@@ -132,15 +132,18 @@ class Settings:
         fp32. ``int8`` needs a model that :func:`t2i_pipelines.quantize` has calibrated.
     :ivar backend: ``auto``, ``onnxruntime``, ``openvino`` or ``torch``; ``auto`` takes the fastest installed.
     :ivar batch_size: insert: pictures a batch, 1 to 4,096.
-    :ivar limit: search: hits a query, 1 to 16,384.
-    :ivar output_fields: search: further columns in each hit.
-    :ivar filter: search: a Milvus filter expression, for example ``year > 2015``.
+    :ivar limit: search; with ``offset``, ``filter``, ``where``, ``output_fields``, ``radius``,
+        ``range_filter``, ``group_by``, ``collapse``, ``diversity`` and ``min_relevance``, see
+        :class:`~t2i_pipelines.search_options.SearchOptions`.
+    :ivar templates: search: texts that each text of a query is put into, whose vectors are averaged:
+        ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.query.templates`.
     :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
-    :ivar background: insert; with ``frames``, ``truncated``, ``max_pixels``, ``reduce``, ``isolate``,
-        ``decode_timeout`` and ``decode_workers``, see :class:`Decoding`.
+    :ivar background: insert, and pictures that are searched for; with ``frames``, ``truncated``,
+        ``max_pixels``, ``reduce``, ``isolate``, ``decode_timeout`` and ``decode_workers``, see
+        :class:`Decoding`.
     """
 
     uri: str | Path = "milvus.db"
@@ -152,9 +155,18 @@ class Settings:
     precision: Precision = "auto"
     backend: Backend = "auto"
     batch_size: int = 32
-    limit: int = 10
-    output_fields: Sequence[str] = ()
-    filter: str = ""
+    limit: int = SearchOptions.limit
+    offset: int = SearchOptions.offset
+    filter: str = SearchOptions.filter
+    where: Mapping[str, Any] | None = SearchOptions.where
+    output_fields: Sequence[str] = SearchOptions.output_fields
+    radius: float | None = SearchOptions.radius
+    range_filter: float | None = SearchOptions.range_filter
+    group_by: str | None = SearchOptions.group_by
+    collapse: float | None = SearchOptions.collapse
+    diversity: float = SearchOptions.diversity
+    min_relevance: float = SearchOptions.min_relevance
+    templates: str | Sequence[str] = ()
     on_error: OnError = "record"
     refresh: bool = False
     timeout: float = 30.0
@@ -173,26 +185,26 @@ class Settings:
         :raises ConfigError: With the setting, its value and what it may be.
         """
         check_whole_number("batch_size", self.batch_size, MAX_BATCH_SIZE)
-        check_whole_number("limit", self.limit, MAX_LIMIT)
         if self.on_error not in ("record", "raise"):
             raise ConfigError(f"on_error must be 'record' or 'raise', got {self.on_error!r}")
         for name, kind in (("device", Device), ("precision", Precision), ("backend", Backend)):
             check_one_of(name, getattr(self, name), kind)
         if not isinstance(self.refresh, bool):
             raise ConfigError(f"refresh must be True or False, got {self.refresh!r}")
+        templates_of(self.templates)
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be more than 0 seconds, got {self.timeout!r}")
-        if isinstance(self.output_fields, str):
-            raise ConfigError(
-                f"output_fields must be a list of names, got the string {self.output_fields!r}; "
-                f"write [{self.output_fields!r}]"
-            )
-        _ = self.decoding
+        _ = self.decoding, self.searching
 
     @property
     def decoding(self) -> Decoding:
         """The settings that say how files become pixels."""
         return Decoding(**{one.name: getattr(self, one.name) for one in fields(Decoding)})
+
+    @property
+    def searching(self) -> SearchOptions:
+        """The settings that say what a search is asked for."""
+        return SearchOptions(**{one.name: getattr(self, one.name) for one in fields(SearchOptions)})
 
     @classmethod
     def of(cls, **settings: Any) -> Settings:
@@ -202,33 +214,3 @@ class Settings:
         """
         check_known(cls, settings)
         return cls(**settings)
-
-
-def check_known(kind: Any, settings: dict[str, Any]) -> None:
-    """Check that keyword arguments are fields of a dataclass.
-
-    :raises ConfigError: If one is not; the message lists the known.
-    """
-    known = [one.name for one in fields(kind)]
-    if unknown := sorted(settings.keys() - set(known)):
-        raise ConfigError(f"unknown setting {', '.join(unknown)}; known settings are {', '.join(known)}")
-
-
-def check_one_of(name: str, value: object, kind: Any) -> None:
-    """Check that a setting is one of the values of a ``Literal``.
-
-    :raises ConfigError: If it is not; the message lists them.
-    """
-    if value not in get_args(kind):
-        raise ConfigError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
-
-
-def check_whole_number(name: str, value: object, highest: int) -> None:
-    """Check that a setting is an int from 1 to ``highest``.
-
-    :raises ConfigError: If it is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    if not 1 <= value <= highest:
-        raise ConfigError(f"{name} must be between 1 and {highest}, got {value}")

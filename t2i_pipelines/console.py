@@ -16,9 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.page import thumbnail
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.images import is_remote
 from t2i_pipelines.report import InsertReport
-from t2i_pipelines.types import Hit, Outcome
+from t2i_pipelines.results import Hits
+from t2i_pipelines.results.pictures import is_gone, load
+from t2i_pipelines.results.printable import percent, printable
+from t2i_pipelines.results.view import NOTHING_STORED, verdict
+from t2i_pipelines.types import Outcome
 
 out = Console()
 err = Console(stderr=True)
@@ -115,31 +120,62 @@ def show_change(outcome: Outcome) -> None:
 
 
 def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
-    """Print a table: rank, score, path, and a thumbnail where the terminal can show one."""
+    """Print a table: rank, score, relevance where there is one, path, further fields.
+
+    A thumbnail stands before each where the terminal can show one; nothing is fetched for it. A file that
+    is gone is marked, and so is a query that nothing matches.
+    """
+    title = escape(printable(query))
+    said = verdict(hits) if isinstance(hits, Hits) else "" if hits else NOTHING_STORED
     if not hits:
-        out.print(f"{escape(query)}: nothing is stored that could match")
+        out.print(f"{title}: {said[0].lower()}{said[1:].rstrip('.')}")
         return
     with_pictures = pictures and _is_sized_terminal()
-    table = Table(title=escape(query), title_justify="left", show_lines=with_pictures)
+    table = Table(title=title, title_justify="left", show_lines=with_pictures)
     if with_pictures:
         table.add_column("")
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
+    with_relevance = any(hit.relevance is not None for hit in hits)
+    if with_relevance:
+        table.add_column("relevance", justify="right")
     table.add_column("path", overflow="fold")
-    extra = list(hits[0].fields)
+    extra = list(dict.fromkeys(name for hit in hits for name in hit.fields))
     for name in extra:
-        table.add_column(escape(name), overflow="fold")
-    for rank, hit in enumerate(hits, 1):
-        cells = [str(rank), f"{hit.score:.3f}", escape(_near(hit.path))]
-        cells += [escape(str(hit.fields.get(name, ""))) for name in extra]
-        table.add_row(*([_picture(hit.path)] if with_pictures else []), *cells)
+        table.add_column(escape(printable(name)), overflow="fold")
+    for rank, hit in enumerate(hits, hits.first_rank if isinstance(hits, Hits) else 1):
+        gone = is_gone(hit.path)
+        cells = [_picture(hit.path)] if with_pictures else []
+        cells += [str(rank), f"{hit.score:.3f}"]
+        if with_relevance:
+            cells.append(percent(hit.relevance))
+        cells.append(escape(printable(_near(hit.path))) + (" [red](missing)[/]" if gone else ""))
+        cells += [escape(printable(hit.fields.get(name, ""))) for name in extra]
+        table.add_row(*cells)
     out.print(table)
+    if said:
+        out.print(said, soft_wrap=True)
 
 
 def as_json(query: str, hits: Sequence[Hit]) -> str:
-    """One JSON object: the query, and for each hit id, score, path and the further fields."""
-    rows = [{"id": hit.id, "score": hit.score, "path": hit.path, **hit.fields} for hit in hits]
-    return json.dumps({"query": query, "hits": rows}, ensure_ascii=False, default=str)
+    """One JSON object: the query, whether nothing matches, and each hit with its fields.
+
+    ``no_match`` and ``relevance`` are there where the collection is calibrated.
+    """
+    no_match = hits.no_match if isinstance(hits, Hits) else None
+    known = {} if no_match is None else {"no_match": no_match}
+    found = {"query": query, **known, "hits": [_as_dict(hit) for hit in hits]}
+    text = json.dumps(found, ensure_ascii=False, default=str)
+    # half a character, as in a file name that is not UTF-8, can only be written escaped
+    return text if _is_unicode(text) else json.dumps(found, default=str)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_sized_terminal() -> bool:
@@ -150,11 +186,18 @@ def _is_sized_terminal() -> bool:
         return False
 
 
+def _as_dict(hit: Hit) -> dict[str, Any]:
+    relevance = {} if hit.relevance is None else {"relevance": hit.relevance}
+    return {"id": hit.id, "score": hit.score, **relevance, "path": hit.path, **hit.fields}
+
+
 def _picture(path: str) -> Any:
     from textual_image.renderable import Image as TerminalImage
 
+    if is_remote(path):
+        return ""
     try:
-        return TerminalImage(thumbnail(path, 96), width=12, height=6)
+        return TerminalImage(load(path, 96), width=12, height=6)
     except ImageDecodeError:
         return ""
 

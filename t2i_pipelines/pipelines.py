@@ -4,7 +4,7 @@
 
     insert   source -> read_source -> skip_unchanged -> prefetch -> image_decode
                                                      -> clip -> normalize -> milvus_insert
-    search   query ----------------------------------> clip -> normalize -> milvus_search
+    search   query -> read_query --------------------> clip -> normalize -> milvus_search
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
 
 @shows_settings
 def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
-    """Build the pipeline that finds pictures by words: ``search("a white dog").get()``.
+    """Build the pipeline that finds pictures: ``search("a white dog").get()``.
 
-    The result is ``[query, hits]``, hits best first, ``[]`` where nothing is stored. A list of queries is
-    embedded and searched at once and gives a list of lists.
+    A query is words (a str), a picture (a ``Path``, bytes, a PIL image or a uint8 array), the ``Like(id)`` of
+    a stored one, or a sum of these; see :mod:`t2i_pipelines.query`. The result is ``[query, hits]``, hits
+    best first, ``[]`` where nothing is stored. A list of queries is embedded and searched at once and gives
+    a list of lists. :class:`t2i_pipelines.Searcher` is the same without Towhee's pipeline around it.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
@@ -98,17 +100,27 @@ def search_steps(
     """Append the steps of searching to a pipeline of your own.
 
     :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
-    :param query: the column that holds the words.
+    :param query: the column that holds what is searched for.
     :param hits: the column that gets the list of hits.
     :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
     """
-    model, place, chosen = checked(settings)
+    read, embed, find = search_arguments(settings)
     # the vector travels in the column of the hits, so that no column of yours is overwritten
-    wanted = {"limit": chosen.limit, "filter": chosen.filter, "output_fields": tuple(chosen.output_fields)}
     return (
-        p.map(query, hits, ops.t2i.clip(**model, modality="text"))
+        p.map(query, hits, ops.t2i.read_query(**read))
+        .map(hits, hits, ops.t2i.clip(**embed))
         .map(hits, hits, ops.t2i.normalize())
-        .map(hits, hits, ops.t2i.milvus_search(**place, **model, **wanted))
+        .map((hits, query), hits, ops.t2i.milvus_search(**find))
+    )
+
+
+def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
+    model, place, chosen = checked(settings)
+    return (
+        {**place, **model, **asdict(chosen.decoding)},
+        {**model, "modality": "text", "templates": chosen.templates},
+        {**place, **model, **asdict(chosen.searching), "rated": not chosen.templates},
     )
 
 

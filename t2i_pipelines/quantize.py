@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 from t2i_pipelines.config import DEFAULT_MODEL
-from t2i_pipelines.cosine import cosines
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.int8 import NAME, Int8Cost, calibrate, int8_folder, write_report
 from t2i_pipelines.encoders.onnx import OnnxEncoder
@@ -16,6 +15,7 @@ from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, ImageDecodeError, SourceError
 from t2i_pipelines.images import decode, read, records
 from t2i_pipelines.types import Compute, Encoder, Image
+from t2i_pipelines.vectors import cosines
 
 FEWEST = 16
 HELD_OUT = 4

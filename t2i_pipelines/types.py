@@ -84,36 +84,6 @@ class Space:
     metric: Literal["COSINE"] = "COSINE"
 
 
-class Hit(tuple[Any, ...]):
-    """One search result. Unpacks and indexes as ``(id, score, path, *fields.values())``.
-
-    :ivar id: primary key.
-    :ivar score: cosine similarity in [-1, 1], higher is better.
-    :ivar path: where the picture is.
-    :ivar fields: the further ``output_fields`` that were asked for, in that order.
-    """
-
-    id: str
-    score: float
-    path: str
-    fields: Mapping[str, Any]
-
-    def __new__(cls, id: str, score: float, path: str, fields: Mapping[str, Any] | None = None) -> Self:
-        """Build from the four parts; ``fields`` may be left out."""
-        fields = dict(fields or {})
-        hit = super().__new__(cls, (id, score, path, *fields.values()))
-        hit.id, hit.score, hit.path, hit.fields = id, score, path, fields
-        return hit
-
-    def __getnewargs__(self) -> tuple[str, float, str, Mapping[str, Any]]:
-        """Let hits be pickled and copied."""
-        return self.id, self.score, self.path, self.fields
-
-    def __repr__(self) -> str:
-        fields = "".join(f", {name}={value!r}" for name, value in self.fields.items())
-        return f"Hit(id={self.id!r}, score={self.score:.3f}, path={self.path!r}{fields})"
-
-
 @dataclass(slots=True)
 class Record:
     """One input on its way into the collection: each operator fills in its part.

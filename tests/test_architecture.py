@@ -13,19 +13,23 @@ PACKAGE = Path(t2i_pipelines.__file__).parent
 # a module may import only from layers below its own, and from its own package
 LAYERS = [
     {"stages"},
-    {"types", "errors"},
-    {"config", "_towhee", "cosine"},
+    {"types", "errors", "hit"},
+    {"checks", "conditions", "query", "vectors"},
+    {"search_options"},
+    {"config", "_towhee"},
     {"hardening"},
     {"encoders", "images", "collection"},
+    {"results"},
+    {"relevance"},
     {"operators"},
     {"pipelines", "page", "quantize"},
-    {"report"},
+    {"report", "searcher"},
     {"syncing"},
     {"__init__"},
     {"testing", "mini", "evaluate", "finetune", "distributed", "demo", "bench"},
     {"serve", "console", "interrupt"},
     {"cli_options"},
-    {"cli_models", "cli_bench", "cli_sync"},
+    {"cli_models", "cli_bench", "cli_search", "cli_sync"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

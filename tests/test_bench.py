@@ -23,8 +23,8 @@ from t2i_pipelines.bench.runner import Result, choose, in_a_process, run
 from t2i_pipelines.bench.targets import judge
 from t2i_pipelines.bench.worker import perform
 from t2i_pipelines.cli import app
-from t2i_pipelines.cosine import cosines
 from t2i_pipelines.errors import ConfigError, T2IError
+from t2i_pipelines.vectors import cosines
 
 RIGHT = np.array([[1, 0], [0, 2]], np.float32)
 

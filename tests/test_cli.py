@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from rich.console import Console
+from web import serving
 
 from t2i_pipelines import cli, close, console, demo
 
@@ -118,7 +119,20 @@ def test_html_writes_a_page_with_the_pictures(t2i, pictures):
     code, _, err = t2i("search", "red", "--html", "out/hits.html", *COLOUR)
     page = Path("out/hits.html").read_text(encoding="utf-8")
     assert (code, "wrote out/hits.html" in err) == (0, True)
-    assert page.count("data:image/jpeg;base64,") == 7
+    assert page.count("data:image/webp;base64,") == 7
+
+
+def test_pictures_on_the_web_are_fetched_for_the_page_when_asked_for(t2i, pictures):
+    with serving() as web:
+        web.pages["/red.png"] = (pictures / "red.png").read_bytes()
+        t2i("insert", f"{web.url}/red.png", *COLOUR)
+        t2i("search", "red", "--html", "without.html", *COLOUR)
+        assert web.asked == {"/red.png": 1}
+        t2i("search", "red", "--html", "with.html", "--fetch", *COLOUR)
+        assert web.asked == {"/red.png": 2}
+    without, with_it = (Path(name).read_text(encoding="utf-8") for name in ("without.html", "with.html"))
+    assert (without.count("<img"), without.count("not fetched")) == (0, 1)
+    assert (with_it.count("<img"), with_it.count("not fetched")) == (1, 0)
 
 
 def run_in_terminal(columns: int, *arguments: object) -> str:
@@ -209,7 +223,7 @@ def test_the_demo_asks_six_questions_and_writes_a_page(t2i, pictures, monkeypatc
     for query in demo.QUERIES:
         assert query in out
     page = Path(demo.PAGE).read_text(encoding="utf-8")
-    assert page.count("<section>") == 6
+    assert page.count("<section ") == 6
     assert page.count("<img") == 6 * demo.LIMIT
     assert "It is not CLIP" in page
 

@@ -250,7 +250,7 @@ def test_each_allowed_index_type_can_be_opened_again(path, index_type):
 
 @pytest.mark.parametrize("index_type", ["IVF_PQ", "SCANN", "DISKANN", "HNSW_PQ", "GPU_CAGRA", "FOO"])
 def test_an_index_type_that_could_not_be_opened_again_is_refused(path, index_type):
-    with pytest.raises(ConfigError, match=f"one of AUTOINDEX, FLAT, .*got '{index_type}'"):
+    with pytest.raises(ConfigError, match=f"one of AUTO, AUTOINDEX, FLAT, .*got '{index_type}'"):
         open_collection(path, index_type=index_type)
     assert open_collection("http://localhost:19530", index_type=index_type)
 

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from onnx_folders import immich_folder
 from typer.testing import CliRunner
 
-from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, demo
+from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, cli_search, demo
 from t2i_pipelines._towhee import ops
 from t2i_pipelines.config import Settings
 from t2i_pipelines.encoders import hub, registry
@@ -16,7 +16,7 @@ from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.images import decode, read
 from t2i_pipelines.operators import image_decode
 from t2i_pipelines.operators.clip import Clip
-from t2i_pipelines.operators.milvus import _InCollection
+from t2i_pipelines.operators.milvus import InCollection
 
 WAYS_OUT = (
     "unset HF_HUB_OFFLINE once; or give a file or folder that you have, by checkpoint_path= "
@@ -59,7 +59,15 @@ def defaults(taker) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "taker",
-    [build_insert_pipeline, build_search_pipeline, Settings, cli.insert, cli.search, Clip, _InCollection],
+    [
+        build_insert_pipeline,
+        build_search_pipeline,
+        Settings,
+        cli.insert,
+        cli_search.search,
+        Clip,
+        InCollection,
+    ],
 )
 def test_openais_b32_is_the_default_of_all_that_take_a_model(taker):
     assert defaults(taker)["model_name"] == "clip_vit_base_patch32"

@@ -123,7 +123,7 @@ class _SlowPool(ThreadPoolExecutor):
 
 
 def test_a_call_hands_in_all_its_nodes_before_another_does():
-    pipeline = one_step(lambda x: x)
+    pipeline = harden(pipe.input("x").flat_map("x", "y", lambda x: [x]).output("y"))
     pipeline._thread_pool = pool = _SlowPool()
     with ThreadPoolExecutor(4) as callers:
         list(callers.map(pipeline, range(4)))

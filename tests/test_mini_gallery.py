@@ -1,6 +1,7 @@
 """The gallery, the shipped model, and how the two are measured."""
 
 import csv
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import decode, read
 from t2i_pipelines.mini import gallery
-from t2i_pipelines.mini.quality import Figure, main, measure_gallery, precision, recall, table_of
+from t2i_pipelines.mini.emoji_names import LANGUAGES
+from t2i_pipelines.mini.figures import Figure, table_of
+from t2i_pipelines.mini.matches import absent_from, invented_captions, nonsense, shown_in
+from t2i_pipelines.mini.quality import main, measure_gallery, precision, recall
 from t2i_pipelines.mini.scenes import FONT
+from t2i_pipelines.relevance.background import background
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 
@@ -108,12 +113,58 @@ def test_precision_counts_right_photographs_near_the_top():
 
 
 def test_the_table_tells_what_was_missed():
-    table = table_of([Figure("good", 0.8, 0.75), Figure("bad", 0.7, 0.75), Figure("free", 0.1, 0)])
-    assert [line.split() for line in table.splitlines()[1:]] == [
-        ["good", "0.800", "0.75"],
-        ["bad", "0.700", "0.75", "missed"],
+    table = table_of(
+        [
+            Figure("good", 0.8, 0.75),
+            Figure("bad", 0.7, 0.75),
+            Figure("free", 0.1, 0),
+            Figure("few errors", 0.1, 0.1, less_is_better=True),
+            Figure("errors", 0.2, 0.1, less_is_better=True),
+            Figure("known errors", 0.2, 0.1, less_is_better=True, known=0.25),
+            Figure("more than known", 0.3, 0.1, less_is_better=True, known=0.25),
+        ]
+    )
+    assert [re.split("  +", line.strip()) for line in table.splitlines()[1:]] == [
+        ["good", "0.800", ">= 0.75"],
+        ["bad", "0.700", ">= 0.75", "missed"],
         ["free", "0.100"],
+        ["few errors", "0.100", "<= 0.10"],
+        ["errors", "0.200", "<= 0.10", "missed"],
+        ["known errors", "0.200", "<= 0.10", "missed, as is known"],
+        ["more than known", "0.300", "<= 0.10", "missed"],
     ]
+
+
+def test_things_are_there_if_all_captions_name_them_and_not_if_none_does(rows):
+    captions = [{language: row[f"caption_{language}"] for language in LANGUAGES} for row in rows]
+    shown, absent = shown_in(captions), absent_from(captions)
+    there = [one.concept for one in shown]
+    assert {"dog", "cat", "rocket", "pizza"} <= {one.key for one in there}
+    assert not {one.key for one in there} & {one.key for one in absent}
+    dog = next(one.pictures for one in shown if one.concept.key == "dog")
+    assert {0, 1} <= dog
+    assert all("dog" in captions[number]["en"] for number in dog)
+    told = " | ".join(caption["en"].lower() for caption in captions)
+    assert all(one.names["en"][0] in told for one in there)
+    assert not [name for one in absent for name in one.names["en"] if name in told]
+    assert len(there) > 200
+    assert len(absent) > 400
+
+
+def test_invented_captions_name_nothing_that_is_there(rows):
+    captions = [{language: row[f"caption_{language}"] for language in LANGUAGES} for row in rows]
+    invented = invented_captions(absent_from(captions))
+    assert len(set(invented)) > 300
+    english = "\n".join(text.rpartition(" on ")[0] for text in invented[::5])
+    there = {one.concept.key for one in shown_in(captions)}
+    assert {thing for thing in there if re.search(rf"\b{re.escape(thing)}\b", english)} == set()
+
+
+def test_nonsense_is_no_part_of_the_background():
+    texts = nonsense()
+    assert texts == nonsense()
+    assert len(set(texts)) == len(texts) == 300
+    assert not set(texts) & {query for part in background() for query in part}
 
 
 def test_a_missing_gallery_is_named(tmp_path):
@@ -128,6 +179,12 @@ def test_the_shipped_model_reaches_its_figures_on_the_gallery(capsys):
     assert main(["--gallery", str(TABLE)]) == 0
     printed = capsys.readouterr().out
     assert "gallery, English, R@1" in printed
+    errors = dict(re.findall(r"^gallery, (.*): (?:match|no match) +(0\.\d+)", printed, re.MULTILINE))
+    assert len(errors) == 5
+    assert all(
+        float(errors[name]) <= 0.1 for name in ("captions of others", "names of others", "random letters")
+    )
+    assert printed.count("missed, as is known") == 2, "strike out what the README says about it"
     assert "not measured" in printed
 
 

@@ -90,12 +90,17 @@ def _merges(tokenizer):
     return json.loads(tokenizer.to_str())["model"]["merges"]
 
 
-def test_a_text_that_is_too_long_is_cut_with_a_warning_that_says_so(ours):
+def test_a_text_that_is_too_long_is_cut_and_the_first_time_a_warning_says_so():
+    tokenizer = TextTokenizer(openai_tokenizer(), clean="lower", model_name="ViT-B/32")
     with pytest.warns(
         UserWarning, match="a text of 402 tokens is cut to the 77 that ViT-B/32 reads: 'word word"
-    ):
-        (ids,) = ours(["word " * 400])
+    ) as seen:
+        (ids, _) = tokenizer(["word " * 400, "other " * 400])
     assert (len(ids), ids[0], ids[-1]) == (77, 49406, 49407)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tokenizer(["more " * 400]).shape == (1, 77)
 
 
 def test_a_text_that_just_fits_is_not_warned_of(ours):

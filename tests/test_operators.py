@@ -62,7 +62,7 @@ def test_decode_names_the_file_that_it_cannot_read(pictures):
     (pictures / "bad.png").write_bytes(b"bad")
     with pytest.raises(ImageDecodeError, match=r"cannot read image .*bad\.png: not a picture"):
         ops.t2i.image_decode()([str(pictures / "red.png"), str(pictures / "bad.png")])
-    with pytest.raises(ImageDecodeError, match="a picture is a path, bytes or an array; got int"):
+    with pytest.raises(ImageDecodeError, match="a picture is a path, .* or an array; got int"):
         ops.t2i.image_decode()(5)
 
 

@@ -271,9 +271,10 @@ def test_the_graph_shows_each_step_as_an_operator_of_its_own(settings):
     ]
     assert len(nodes) == 10
     assert [node.name for node in build_search_pipeline(**settings).dag_repr.nodes.values()][1:-1] == [
-        "t2i/clip-0",
-        "t2i/normalize-1",
-        "t2i/milvus-search-2",
+        "t2i/read-query-0",
+        "t2i/clip-1",
+        "t2i/normalize-2",
+        "t2i/milvus-search-3",
     ]
 
 

@@ -107,7 +107,7 @@ def test_a_scan_gives_every_row_once_in_the_order_of_ids(store, monkeypatch):
 def test_a_scan_refuses_rows_out_of_order(pages, is_lite):
     answers = [[{"id": id} for id in page] for page in pages]
     with pytest.raises(StoreError, match="gives rows out of order when asked for those with id > "):
-        list(scanning.pages(lambda **_: answers.pop(0), [], is_lite))
+        list(scanning.pages(lambda *_, **__: answers.pop(0), [], is_lite, [{}]))
 
 
 def test_a_scan_of_nothing_is_empty_and_makes_nothing(store, milvus_backend):

@@ -43,7 +43,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "t2i_pipelines/py.typed",
-        "t2i_pipelines/page.html",
+        "t2i_pipelines/results/templates/page.html",
+        "t2i_pipelines/results/templates/style.css",
         "t2i_pipelines/operators/clip.py",
         "t2i_pipelines/mini/model/visual/model.onnx",
         "t2i_pipelines/mini/model/textual/tokenizer.json",

@@ -10,8 +10,8 @@ import numpy as np
 
 from t2i_pipelines.bench.job import Outcome
 from t2i_pipelines.bench.plan import Contender, Mode
-from t2i_pipelines.cosine import cosines
 from t2i_pipelines.types import Matrix
+from t2i_pipelines.vectors import cosines
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from t2i_pipelines.collection import lite, schema
+from t2i_pipelines.collection import indexes, lite, schema
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.errors import CollectionNotFoundError, StoreError
 from t2i_pipelines.types import Space
@@ -13,6 +14,12 @@ from t2i_pipelines.types import Space
 RECHECK = 5.0
 """Seconds after which a server is asked again: others may have dropped a collection there and made it
 anew for another model. A local database is this process's alone."""
+
+BEING_MADE = 2.0
+"""Seconds for which a collection may be without an index before its maker is taken for dead."""
+
+TRIES = 20
+"""How often a collection is released again when others, who search it, load it meanwhile."""
 
 
 class Entry(NamedTuple):
@@ -77,7 +84,7 @@ class Catalog:
         # a reader must not find the collection half made: it would set about finishing it
         with self._connection.loading, self._connection.writing(timeout) as seconds:
             is_lite = self._connection.is_lite(timeout)
-            arguments = schema.creation(MilvusClient, space, index_type, is_lite=is_lite)
+            arguments = schema.creation(MilvusClient, space, self._type(index_type, timeout), is_lite=is_lite)
             try:
                 self._call("create_collection", max(seconds, 60.0), **arguments)
             except StoreError:
@@ -98,6 +105,10 @@ class Catalog:
         except CollectionNotFoundError:
             raise
         except StoreError as err:
+            if path is None and entry is not None and not self._index_type(timeout):
+                self._finish(entry, timeout)  # somebody was about to change the index
+                self._call("load_collection", SLOW)
+                return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
                 raise
             lite.log.warning(
@@ -110,13 +121,67 @@ class Catalog:
         """Ask the database next time."""
         self._connection.entries.pop(self._name, None)
 
-    def _finish(self, entry: Entry, timeout: float) -> None:
-        """Make the index that a writer was killed before making."""
+    def keep_index(self, rows: int, timeout: float) -> None:
+        """Change the index for that of a larger collection, if this one has become one.
+
+        Milvus must release the collection for that. Who searches it meanwhile waits; no row is touched.
+        """
+        with self._connection.writing(timeout):
+            entry = self.find(timeout)
+            steps = self._ladder(timeout)
+            wanted = indexes.outgrown(entry.index_type, rows, steps) if entry else None
+            if entry is None or wanted is None:
+                return
+            self._drop_index()
+            try:
+                self._make_index(entry.space, wanted, timeout)
+            except StoreError as err:
+                if not self._index_type(timeout):  # else somebody else has made one
+                    lite.log.warning(
+                        "collection %r at %s keeps its index %s, since %s cannot be made: %s",
+                        self._name, self._connection.address, entry.index_type, wanted, err,
+                    )  # fmt: skip
+                    self._make_index(entry.space, entry.index_type, timeout)
+            self._call("load_collection", SLOW)
+        self.forget()
+
+    def _drop_index(self) -> None:
+        for tried in range(1, TRIES + 1):
+            self._call("release_collection", SLOW)
+            try:
+                self._call("drop_index", SLOW, index_name="vector")
+            except StoreError:
+                if tried == TRIES:
+                    self._call("load_collection", SLOW)
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def _make_index(self, space: Space, index_type: str, timeout: float) -> None:
         from pymilvus import MilvusClient
 
-        with self._connection.writing(timeout) as seconds:
-            params = schema.index(MilvusClient, entry.space, "AUTOINDEX")
-            self._call("create_index", max(seconds, 60.0), index_params=params)
+        is_lite = self._connection.is_lite(timeout)
+        params = schema.index(MilvusClient, space, index_type, is_lite=is_lite)
+        self._call("create_index", SLOW, index_params=params)
+
+    def _finish(self, entry: Entry, timeout: float) -> None:
+        """Make the index that a writer was killed before making."""
+        end = time.monotonic() + BEING_MADE
+        while not self._index_type(timeout):
+            if time.monotonic() > end:
+                with self._connection.writing(timeout):
+                    self._make_index(entry.space, self._type(indexes.AUTO, timeout), timeout)
+                return
+            time.sleep(0.05)
+
+    def _type(self, index_type: str, timeout: float) -> str:
+        """The type that a collection begins with."""
+        return indexes.choice(0, self._ladder(timeout)) if index_type == indexes.AUTO else index_type
+
+    def _ladder(self, timeout: float) -> Mapping[str, int]:
+        connection = self._connection
+        return indexes.ladder(is_lite=connection.is_lite(timeout), version=connection.version(timeout))
 
     def _remembered(self) -> Entry | None:
         since, entry = self._connection.entries.get(self._name, (0.0, None))
@@ -129,7 +194,8 @@ class Catalog:
         )
         if not names:
             return ""
-        return str(self._call("describe_index", timeout, index_name=names[0])["index_type"])
+        found = self._call("describe_index", timeout, index_name=names[0])
+        return str(found["index_type"]) if found else ""  # it may be dropped meanwhile
 
     def _call(self, method: str, timeout: float, **arguments: Any) -> Any:
         doing = f"{method} of {self._name!r}"

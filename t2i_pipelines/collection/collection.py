@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from itertools import islice
+from typing import Any, TypeVar, Unpack
 
-from t2i_pipelines.collection import hits, scan, schema
+import numpy as np
+
+from t2i_pipelines.checks import check_share, check_whole_number
+from t2i_pipelines.collection import hits, schema
 from t2i_pipelines.collection.catalog import Catalog, Entry
 from t2i_pipelines.collection.connection import SLOW, Connection
-from t2i_pipelines.collection.failures import NotLoadedError, RefusedError, TooLargeError
+from t2i_pipelines.collection.duplicates import ALIKE, Member, groups
+from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
+from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
 from t2i_pipelines.collection.rows import batches, check_rows
-from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
-from t2i_pipelines.types import Hit, Matrix, Space
+from t2i_pipelines.collection.search import Finder
+from t2i_pipelines.errors import CollectionNotFoundError
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.search_options import MAX_LIMIT, SearchArgs, SearchOptions
+from t2i_pipelines.types import Matrix, Space, Vector
 
 T = TypeVar("T")
 
@@ -101,7 +111,7 @@ class Collection:
         """These fields of those ids that are stored."""
         found: dict[str, dict[str, Any]] = {}
         for some in chunks(ids):
-            rows = self._read("query", filter=is_one_of(some), output_fields=["id", *fields]) or []
+            rows = self.read("query", filter=is_one_of(some), output_fields=["id", *fields]) or []
             found |= {row["id"]: row for row in rows}
         return found
 
@@ -113,43 +123,70 @@ class Collection:
 
         :param fields: of each row, beside ``id``.
         """
-        if self._entry() is not None:
-            yield from scan.pages(self._page, fields, self._connection.is_lite(self._timeout))
+        if (entry := self._entry()) is not None:
+            yield from Finder(self, entry, SearchOptions()).pages(fields)
 
     def search(
-        self,
-        vectors: Matrix,
-        *,
-        limit: int = 10,
-        filter: str = "",
-        output_fields: Sequence[str] = (),
+        self, vectors: Matrix, options: SearchOptions | None = None, **more: Unpack[SearchArgs]
     ) -> list[list[Hit]]:
-        """(N, D) float32 -> N lists of at most ``limit`` hits, best first. Empty without collection.
+        """(N, D) float32 -> N lists of hits, best first. Empty without collection.
 
-        :param filter: Milvus's own language, for example ``year > 2015``.
-        :param output_fields: what ``Hit.fields`` shall hold, ``*`` for all but the vector. A row that
-            has no such field has no such key.
+        :param options: what to look for; all but ``min_relevance`` is obeyed.
+        :param more: options in place of those. A row that lacks one of ``output_fields`` has no such key.
         :raises VectorError: If a vector is not finite, zero, or not (D,).
-        :raises ConfigError: If ``limit`` is out of range or Milvus does not understand ``filter``.
+        :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """
-        hits.check_limit(limit)
+        asked = replace(options or SearchOptions(), **more)
         entry = self._entry()
         queries = hits.check_queries(vectors, entry.space.dim if entry else None)
-        found: list[list[Hit]] = []
-        for some in hits.portions(queries, limit):
-            request = hits.request(some, limit, filter, output_fields, entry)
-            try:
-                answer = self._read("search", **request)
-            except RefusedError as err:
-                if filter:
-                    raise ConfigError(f"filter {filter!r} was refused: {err}") from err
-                raise
-            found += hits.from_answer(answer, len(some), output_fields)
-        return found
+        if entry is None or not len(queries):
+            return [[] for _ in queries]
+        return Finder(self, entry, asked).find(queries)
+
+    def iterate(
+        self,
+        vector: Vector,
+        options: SearchOptions | None = None,
+        batch_size: int = 1000,
+        **more: Unpack[SearchArgs],
+    ) -> Iterator[list[Hit]]:
+        """(D,) float32 -> all hits, best first, in lists of ``batch_size``, past Milvus's 16,384.
+
+        Each row comes once, equal scores by id. The first 16,384 are what the index finds, and one that is
+        not exact may miss a few; the others follow by an exact comparison with every row, for which the
+        vectors are read. What is written meanwhile may or may not be seen.
+
+        :param options: as for :meth:`search`; ``limit`` is not heeded.
+        :raises VectorError: If the vector is not finite, zero, or not (D,).
+        :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
+        """
+        asked = replace(options or SearchOptions(), **more)
+        check_whole_number("batch_size", batch_size, MAX_LIMIT)
+        entry = self._entry()
+        (query,) = hits.check_queries(np.asarray(vector)[None], entry.space.dim if entry else None)
+        found = iter(()) if entry is None else Finder(self, entry, asked).every(query)
+        return iter(lambda: list(islice(found, batch_size)), [])
+
+    def duplicates(
+        self, threshold: float = ALIKE, *, filter: str = "", where: Mapping[str, Any] | None = None
+    ) -> list[list[Member]]:
+        """Groups of pictures that are alike, of two and more.
+
+        Each has a cosine of at least ``threshold``, -1 to 1, to another of its group. Every row is compared
+        with every other, exactly; the vectors are in a temporary file meanwhile.
+
+        :return: largest group first, then by path; members by path.
+        :raises ConfigError: If the threshold, ``filter`` or ``where`` is wrong.
+        """
+        check_share("threshold", threshold, lowest=-1)
+        asked = SearchOptions(filter=filter, where=where)
+        if (entry := self._entry()) is None:
+            return []
+        return groups(Finder(self, entry, asked).pages(["vector", "path"]), entry.space.dim, threshold)
 
     def count(self) -> int:
         """How many rows are stored."""
-        rows = self._read("query", filter="", output_fields=["count(*)"])
+        rows = self.read("query", filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"]) if rows else 0
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -158,8 +195,13 @@ class Collection:
             self._write("delete", filter=is_one_of(some))
 
     def flush(self) -> None:
-        """Write everything out and index it. Slow: call it once, when a run ends."""
+        """Write everything out and index it, by another index if the rows have outgrown theirs.
+
+        Slow: call it once, when a run ends.
+        """
         self._write("flush", slow=True)
+        if self._index_type == AUTO and self._entry() is not None:
+            self._catalog.keep_index(self.count(), self._timeout)
 
     def finish(self) -> None:
         """Flush if this process stored rows since it last did so here."""
@@ -180,6 +222,21 @@ class Collection:
         self._connection.leave(self)
 
     @property
+    def is_lite(self) -> bool:
+        """Whether Milvus Lite answers."""
+        return self._connection.is_lite(self._timeout)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of a server; (0, 0) of Milvus Lite."""
+        return self._connection.version(self._timeout)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that reading much may take."""
+        return max(SLOW, self._timeout)
+
+    @property
     def _where(self) -> str:
         return f"collection {self.name!r} at {self._connection.address}"
 
@@ -191,7 +248,7 @@ class Collection:
             schema.check_same(entry.space, self._wanted, self._where)
         return entry
 
-    def _read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
+    def read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
         """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
         if self._entry() is None:
             return None
@@ -203,9 +260,6 @@ class Collection:
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None
-
-    def _page(self, **arguments: Any) -> list[dict[str, Any]]:
-        return self._read("query", seconds=max(SLOW, self._timeout), **arguments) or []
 
     def _write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
         if self._entry() is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.failures import quiet, translate
+from t2i_pipelines.collection.lite_training import quieten
 from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.uri import Address
 from t2i_pipelines.errors import StoreError, T2IError
@@ -37,6 +39,7 @@ class Connection:
         self._token = token
         self._client: Any = None
         self._is_lite = address.path is not None
+        self._version = (0, 0)
         self._process = 0
         self._before_fork: list[Any] = []
 
@@ -58,6 +61,11 @@ class Connection:
         """Whether Milvus Lite answers: a local database, or ``milvus-lite server`` behind a uri."""
         self._open(timeout)
         return self._is_lite
+
+    def version(self, timeout: float) -> tuple[int, int]:
+        """Major and minor number of a server's version; (0, 0) for Milvus Lite."""
+        self._open(timeout)
+        return self._version
 
     @contextmanager
     def writing(self, timeout: float) -> Iterator[float]:
@@ -122,6 +130,8 @@ class Connection:
         from pymilvus import MilvusClient
 
         path = self.address.path
+        if path is not None:
+            quieten()
         uri = self.address.uri if path is None else lite.uri_for(path)
         with quiet():
             try:
@@ -135,6 +145,8 @@ class Connection:
                 if path is None:
                     version = str(client.get_server_version(timeout=timeout))
                     self._is_lite = version.startswith("milvus_lite")
+                    number = None if self._is_lite else re.search(r"(\d+)\.(\d+)", version)
+                    self._version = (int(number[1]), int(number[2])) if number else (0, 0)
                 return client
             except Exception as err:
                 raise self._cannot_open(err, timeout) from err

@@ -7,24 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.collection.catalog import Entry
-from t2i_pipelines.collection.schema import search_params
 from t2i_pipelines.collection.vectors import check_vectors
-from t2i_pipelines.config import MAX_LIMIT
-from t2i_pipelines.errors import ConfigError, VectorError
-from t2i_pipelines.types import Hit, Matrix
+from t2i_pipelines.errors import VectorError
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.types import Matrix
 
 HITS_A_CALL = 65536
-
-
-def check_limit(limit: int) -> None:
-    """Pass if Milvus can return that many.
-
-    :raises ConfigError: If not.
-    """
-    whole = isinstance(limit, int | np.integer) and not isinstance(limit, bool)
-    if not whole or not 1 <= limit <= MAX_LIMIT:
-        raise ConfigError(f"limit must be between 1 and {MAX_LIMIT}, got {limit!r}")
 
 
 def check_queries(vectors: Matrix, dim: int | None) -> Matrix:
@@ -48,21 +36,19 @@ def portions(queries: Matrix, limit: int) -> Iterator[Matrix]:
 
 
 def request(
-    queries: Matrix, limit: int, filter: str, output_fields: Sequence[str], entry: Entry | None
+    queries: Matrix, limit: int, output_fields: Sequence[str], params: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Arguments of ``MilvusClient.search``. Everything is said: defaults differ between engines."""
-    index_type = entry.index_type if entry else ""
+    """Arguments of ``MilvusClient.search``, but for the filter. Everything is said: defaults differ.
+
+    :param params: how deep the index is searched.
+    """
     fields = [field for field in output_fields if field != "id"]
     return {
         "data": list(queries),
         "anns_field": "vector",
         "limit": int(limit),
-        "filter": filter,
         "output_fields": list(dict.fromkeys(["path", *fields])),
-        "search_params": {
-            "metric_type": "COSINE",
-            "params": search_params(index_type, int(limit)),
-        },
+        "search_params": {"metric_type": "COSINE", "params": dict(params)},
     }
 
 
@@ -70,17 +56,24 @@ def from_answer(answer: Any, queries: int, output_fields: Sequence[str]) -> list
     """What ``MilvusClient.search`` returned, as hits; None, without collection, as no hits."""
     if answer is None:
         return [[] for _ in range(queries)]
-    return [[_hit(found, output_fields) for found in one] for one in answer]
+    return [
+        [hit(str(found["id"]), found["distance"], found["entity"], output_fields) for found in one]
+        for one in answer
+    ]
 
 
-def _hit(found: Mapping[str, Any], output_fields: Sequence[str]) -> Hit:
-    entity = dict(found["entity"])
-    stored = [key for key in entity if key not in ("vector", "$meta")]
+def hit(id: str, score: float, row: Mapping[str, Any], output_fields: Sequence[str]) -> Hit:
+    """A hit from the fields of its row.
+
+    :param output_fields: those that the hit shall show, ``*`` for all but the vector.
+    """
+    row = dict(row)
+    stored = [key for key in row if key not in ("vector", "$meta")]
     wanted = [key for name in output_fields for key in (stored if name == "*" else [name])]
     fields = {
-        key: np.asarray(entity[key], np.float32) if key == "vector" else entity[key]
+        key: np.asarray(row[key], np.float32) if key == "vector" else row[key]
         for key in dict.fromkeys(wanted)
-        if key not in ("id", "path") and entity.get(key) is not None
+        if key not in ("id", "path") and row.get(key) is not None
     }
-    score = min(1.0, max(-1.0, float(found["distance"])))  # float32 sums end a little beyond
-    return Hit(str(found["id"]), score, entity["path"], fields)
+    score = min(1.0, max(-1.0, float(score)))  # float32 sums end a little beyond
+    return Hit(id, score, row["path"], fields)

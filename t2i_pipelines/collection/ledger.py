@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+from t2i_pipelines.conditions import literal
 
 IDS_A_CALL = 1000
 
@@ -31,4 +32,4 @@ def chunks(ids: Sequence[str]) -> Iterator[list[str]]:
 
 def is_one_of(ids: list[str]) -> str:
     """The filter that finds these rows. Any text is safe in it."""
-    return f"id in {json.dumps(ids, ensure_ascii=False)}"
+    return f"id in {literal(ids)}"

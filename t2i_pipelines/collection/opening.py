@@ -6,6 +6,7 @@ import os
 
 from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.connection import connection_to
+from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.schema import check_index_type, check_name
 from t2i_pipelines.collection.uri import parse_uri
@@ -20,7 +21,7 @@ def open_collection(
     token: str = "",
     collection_name: str = "image_collection",
     timeout: float = 30.0,
-    index_type: str = "AUTOINDEX",
+    index_type: str = AUTO,
 ) -> Collection:
     """The collection of these settings: equal settings, the same object. Opens nothing yet.
 
@@ -28,7 +29,8 @@ def open_collection(
         ``http://localhost:19530``.
     :param token: ``user:password`` or an API key; Milvus Lite needs none.
     :param timeout: seconds that one call to the server may take.
-    :param index_type: used when the collection is made.
+    :param index_type: used when the collection is made. ``AUTO`` is chosen by the number of rows, and again
+        whenever they are flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.indexes`.
     :raises ConfigError: If one of them cannot work.
     """
     address = parse_uri(uri)

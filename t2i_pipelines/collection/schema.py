@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from t2i_pipelines.collection.indexes import AUTO, build_params
 from t2i_pipelines.collection.lite import INDEX_TYPES
 from t2i_pipelines.errors import ConfigError, ModelMismatchError, StoreError
 from t2i_pipelines.types import Space
@@ -18,12 +19,6 @@ VERSION = 1
 """Of fields and note together. A change that old code would read wrongly counts one up."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_BUILD: Mapping[str, dict[str, int]] = {
-    "HNSW": {"M": 16, "efConstruction": 200},
-    "HNSW_SQ": {"M": 16, "efConstruction": 200},
-    "IVF_FLAT": {"nlist": 128},
-    "IVF_SQ8": {"nlist": 128},
-}
 
 
 def check_name(collection_name: str) -> str:
@@ -45,9 +40,9 @@ def check_index_type(index_type: str, *, local: bool) -> str:
     :raises ConfigError: If Milvus Lite does not support it.
     """
     name = str(index_type).upper()
-    if local and name not in INDEX_TYPES:
+    if local and name not in (AUTO, *INDEX_TYPES):
         raise ConfigError(
-            f"index_type must be one of {', '.join(INDEX_TYPES)} on Milvus Lite, got {index_type!r}; "
+            f"index_type must be one of {AUTO}, {', '.join(INDEX_TYPES)} on Milvus Lite, got {index_type!r}; "
             f"a Milvus server has more"
         )
     return name
@@ -74,10 +69,10 @@ def creation(client: Any, space: Space, index_type: str, *, is_lite: bool) -> di
     schema.add_field("mtime", DataType.INT64)
     schema.add_field("digest", DataType.VARCHAR, max_length=DIGEST_BYTES)
     properties = {"properties": {NOTE: note}} if is_lite else {}
-    return {"schema": schema, "index_params": index(client, space, index_type), **properties}
+    return {"schema": schema, "index_params": index(client, space, index_type, is_lite=is_lite), **properties}
 
 
-def index(client: Any, space: Space, index_type: str) -> Any:
+def index(client: Any, space: Space, index_type: str, *, is_lite: bool) -> Any:
     """Index parameters of the field ``vector``."""
     params = client.prepare_index_params()
     params.add_index(
@@ -85,18 +80,9 @@ def index(client: Any, space: Space, index_type: str) -> Any:
         index_type=index_type,
         index_name="vector",
         metric_type=space.metric,
-        params=_BUILD.get(index_type, {}),
+        params=build_params(index_type, is_lite=is_lite),
     )
     return params
-
-
-def search_params(index_type: str, limit: int) -> dict[str, int]:
-    """How hard to look: enough for a recall@10 of about 0.99 with the graphs."""
-    if index_type.startswith("HNSW"):
-        return {"ef": max(64, 2 * limit)}
-    if index_type.startswith("IVF"):
-        return {"nprobe": 32}
-    return {}
 
 
 def read_space(description: Mapping[str, Any], where: str) -> Space:

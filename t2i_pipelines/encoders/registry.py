@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from t2i_pipelines.encoders.cached_texts import CachedTexts
 from t2i_pipelines.encoders.models import MODELS, find
 from t2i_pipelines.encoders.weights import SUFFIXES, HubEncoder, open_path
 from t2i_pipelines.errors import UnknownModelError
@@ -18,8 +19,20 @@ from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision
 EncoderFactory: TypeAlias = Callable[[str | None, Compute], Encoder]
 """(checkpoint_path, compute) -> encoder. Cheap: weights are read when they are first used."""
 
+
+class Loaded(NamedTuple):
+    """A model in this process.
+
+    :ivar encoder: the model.
+    :ivar texts: its texts to vectors, the latest of which are remembered.
+    """
+
+    encoder: Encoder
+    texts: CachedTexts
+
+
 _factories: dict[str, EncoderFactory] = {}
-_loaded: dict[tuple[str, str | None, Compute], Encoder] = {}
+_loaded: dict[tuple[str, str | None, Compute], Loaded] = {}
 _lock = threading.Lock()
 
 
@@ -54,6 +67,17 @@ def load_encoder(
     :raises UnknownModelError: If the name is unknown and no path; the message lists the known.
     :raises CheckpointError: If the model's files are missing; damage shows when they are first used.
     """
+    return load(model_name, checkpoint_path, device, precision, backend).encoder
+
+
+def load(
+    model_name: str,
+    checkpoint_path: str | os.PathLike[str] | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+) -> Loaded:
+    """As :func:`load_encoder`, with the texts that the model has embedded lately."""
     place = None if checkpoint_path is None else _absolute(checkpoint_path)
     info = find(model_name)
     name = info.name if info else str(model_name)
@@ -61,7 +85,8 @@ def load_encoder(
     key = (name, place, compute)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _factory_of(name)(place, compute)
+            encoder = _factory_of(name)(place, compute)
+            _loaded[key] = Loaded(encoder, CachedTexts(encoder))
         return _loaded[key]
 
 

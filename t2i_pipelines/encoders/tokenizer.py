@@ -65,6 +65,7 @@ class TextTokenizer:
         self._model_name = model_name
         self._scripts = frozenset(scripts)
         self._warned: set[str] = set()
+        self._warned_of_length = False
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """N texts -> (N, L) int64 ids."""
@@ -74,18 +75,19 @@ class TextTokenizer:
         """N texts -> ids and attention mask, each (N, L) int64; the mask is 0 where there is padding."""
         encoded = self.tokenizer.encode_batch([self._clean(text) for text in texts])
         for text, one in zip(texts, encoded, strict=True):
-            if one.overflowing:
+            if one.overflowing and not self._warned_of_length:
                 self._warn_of_length(text, one)
             self._warn_of_script(text)
         ids = np.array([one.ids for one in encoded], np.int64)
         return ids, np.array([one.attention_mask for one in encoded], np.int64)
 
     def _warn_of_length(self, text: str, one: Any) -> None:
+        self._warned_of_length = True
         left_out = (len(more.ids) - sum(more.special_tokens_mask) for more in one.overflowing)
         given = sum(one.attention_mask) + sum(left_out)
         warnings.warn(
             f"a text of {given} tokens is cut to the {len(one.ids)} that {self._model_name} reads: "
-            f"{text[:40]!r}...",
+            f"{text[:40]!r}...; from now on texts that are too long are cut without a word",
             stacklevel=4,
         )
 

@@ -1,7 +1,7 @@
 """Where pictures come from, and how they are read."""
 
-from t2i_pipelines.images.address import is_remote
-from t2i_pipelines.images.decode import decode
+from t2i_pipelines.images.address import is_remote, normal
+from t2i_pipelines.images.decode import decode, pixels_of
 from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
 from t2i_pipelines.images.source import SUFFIXES, count, path_key, records
@@ -13,7 +13,9 @@ __all__ = [
     "decode_isolated",
     "digest",
     "is_remote",
+    "normal",
     "path_key",
+    "pixels_of",
     "read",
     "records",
 ]

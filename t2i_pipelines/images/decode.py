@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import cv2
 import numpy as np
+from PIL import Image as Pillow
 from PIL import ImageFile
 
 from t2i_pipelines.config import Decoding
@@ -46,6 +47,18 @@ def decode(
         return _decode(content, decoding, side if decoding.reduce == "auto" else None)
     except Exception as err:  # decoders meet hostile bytes in many ways: each is this picture's failure
         raise ImageDecodeError(f"cannot read image {name}: {cause(err)}") from err
+
+
+def pixels_of(picture: Pillow.Image, decoding: Decoding = _DEFAULT) -> Image:
+    """The pixels of a PIL image, its current frame, as those of a file: (H, W, 3) uint8 sRGB, upright.
+
+    :raises ImageDecodeError: If it is too large, or cannot be loaded.
+    """
+    try:
+        check_size(picture, decoding.max_pixels)
+        return _upright(np.asarray(to_rgb(picture, decoding.background)), orientation(picture))
+    except Exception as err:  # as above: it may be a file that is not loaded yet
+        raise ImageDecodeError(f"cannot read the PIL image {picture!r}: {cause(err)}") from err
 
 
 def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:

@@ -6,10 +6,12 @@
 from t2i_pipelines._towhee import register
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
-from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
+from t2i_pipelines.operators.milvus import MilvusInsert, SkipUnchanged
+from t2i_pipelines.operators.milvus_search import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.outcomes import Outcomes
 from t2i_pipelines.operators.prefetch import Prefetch
+from t2i_pipelines.operators.read_query import ReadQuery
 from t2i_pipelines.operators.read_source import ReadSource
 
 OPERATORS = {
@@ -17,6 +19,7 @@ OPERATORS = {
     "t2i/skip-unchanged": SkipUnchanged,
     "t2i/prefetch": Prefetch,
     "t2i/image-decode": ImageDecode,
+    "t2i/read-query": ReadQuery,
     "t2i/clip": Clip,
     "t2i/normalize": Normalize,
     "t2i/milvus-insert": MilvusInsert,

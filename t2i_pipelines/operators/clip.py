@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t2i_pipelines.config import DEFAULT_MODEL
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError
 from t2i_pipelines.operators.base import ItemOperator
+from t2i_pipelines.query import Blend, Query, check_text, each_operand, replaced, templates_of
 from t2i_pipelines.types import (
     Backend,
     Device,
     Encoder,
     Image,
-    Matrix,
     Modality,
     OnError,
     Precision,
@@ -24,12 +24,17 @@ from t2i_pipelines.types import (
     Stage,
     Vector,
 )
+from t2i_pipelines.vectors import mean_direction
+
+PICTURES_A_PASS = 64
+"""Pictures of queries that are embedded at once."""
 
 
 class Clip(ItemOperator):
     """``ops.t2i.clip``: pictures or texts -> vectors, not normalised.
 
-    :param modality: ``image`` or ``text``.
+    :param modality: ``image``, or ``text``, which takes what ``ops.t2i.read_query`` gives, pictures included.
+    :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.query.templates`.
     """
 
     stage: ClassVar[Stage] = "encode"
@@ -43,28 +48,54 @@ class Clip(ItemOperator):
         precision: Precision = "auto",
         backend: Backend = "auto",
         on_error: OnError = "record",
+        templates: str | Sequence[str] = (),
     ) -> None:
         if modality not in ("image", "text"):
             raise ConfigError(f"modality must be 'image' or 'text', got {modality!r}")
         self._modality = modality
         self._model = (model_name, checkpoint_path, device, precision, backend)
         self.on_error = on_error
+        self._templates = templates_of(templates)
 
     @property
     def encoder(self) -> Encoder:
         """The model, loaded by the first use in the process."""
-        return load_encoder(*self._model)
+        return load(*self._model).encoder
 
     def many(self, items: Sequence[Any]) -> list[Any]:
         """N pictures ((H, W, 3) uint8 RGB) or N texts -> N vectors (D,) float32, one forward pass.
 
         An (F, H, W, 3) array is F frames of one animation; its vector is the mean of their unit vectors.
+        Of a text that was embedded lately the vector is still known.
 
-        :raises QueryError: If a text is empty or not a string.
+        :raises QueryError: If a text is none, see :func:`t2i_pipelines.query.check_text`.
         :raises EncodeError: If a picture is not an (H, W, 3) or (F, H, W, 3) uint8 array.
         """
         if self._modality == "text":
-            return list(self.encoder.encode_texts([_text(item) for item in items]))
+            return each_operand([_checked(item) for item in items], self._queries)
+        return self._pictures(items)
+
+    def _queries(self, operands: list[Any]) -> list[Any]:
+        """Texts and pictures to vectors; one pass of texts, one of pictures."""
+        operands = replaced(operands, lambda one: isinstance(one, str), self._texts)
+        return replaced(operands, lambda one: one.dtype == np.uint8, self._pictures_of_queries)
+
+    def _texts(self, texts: list[str]) -> list[Vector]:
+        return load(*self._model).texts(texts, self._templates)
+
+    def _pictures_of_queries(self, pictures: list[Image]) -> list[Vector]:
+        """Several queries may share a picture."""
+        different = {id(picture): picture for picture in pictures}
+        images = list(different.values())
+        vectors = [
+            vector
+            for at in range(0, len(images), PICTURES_A_PASS)
+            for vector in self._pictures(images[at : at + PICTURES_A_PASS])
+        ]
+        known = dict(zip(different, vectors, strict=True))
+        return [known[id(picture)] for picture in pictures]
+
+    def _pictures(self, items: Sequence[Any]) -> list[Vector]:
         images = [_image(item) for item in items]
         if any(image.ndim == 4 for image in images):
             return self._means([image if image.ndim == 4 else image[None] for image in images])
@@ -78,7 +109,7 @@ class Clip(ItemOperator):
             [self.encoder.encode_images(frames[at : at + step]) for at in range(0, len(frames), step)]
         )
         ends = np.cumsum([len(animation) for animation in animations])[:-1]
-        return [_mean(several) for several in np.split(vectors, ends)]
+        return [mean_direction(several) for several in np.split(vectors, ends)]
 
     def fill(self, records: list[Record]) -> None:
         """Embed the pictures of a batch in one forward pass, and let go of the pixels."""
@@ -89,22 +120,10 @@ class Clip(ItemOperator):
             record.vector, record.image = vector, None
 
 
-def _text(item: Any) -> str:
-    if not isinstance(item, str):
-        raise QueryError(f"a query is a text; got {type(item).__name__}")
-    if not item.strip():
-        raise QueryError(f"the query is empty: {item!r}; say what to look for, for example 'a white dog'")
-    return item
-
-
-def _mean(vectors: Matrix) -> Vector:
-    """(F, D) -> (D,): the mean of unit vectors; a single one stays as it is."""
-    if len(vectors) == 1:
-        single: Vector = vectors[0]
-        return single
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    mean: Vector = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0).mean(axis=0)
-    return mean
+def _checked(item: Any) -> str | Blend:
+    if isinstance(item, Query):
+        raise QueryError(f"ops.t2i.read_query comes before ops.t2i.clip, for queries such as {item}")
+    return item if isinstance(item, Blend) else check_text(item)
 
 
 def _image(item: Any) -> Image:

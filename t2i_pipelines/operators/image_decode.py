@@ -10,12 +10,13 @@ from threading import Semaphore
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
+from PIL import Image as Pillow
 
 from t2i_pipelines._towhee import TowheeImage
 from t2i_pipelines.config import Decoding, DecodingArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images import decode, decode_isolated, digest, is_remote, read
+from t2i_pipelines.images import decode, decode_isolated, digest, is_remote, pixels_of, read
 from t2i_pipelines.images.shrink import Side
 from t2i_pipelines.operators.base import ItemOperator
 from t2i_pipelines.stages import Stopwatch
@@ -54,7 +55,7 @@ def _threads(items: Iterable[Any], count: int) -> ThreadPoolExecutor:
 
 
 class ImageDecode(ItemOperator):
-    """``ops.t2i.image_decode``: a path, bytes, or a list of these -> RGB pictures.
+    """``ops.t2i.image_decode``: a path, bytes, a PIL image, or a list of these -> RGB pictures.
 
     :param model_name: shrink each picture to what this model sees, right after decoding. A batch of
         12-megapixel photos is then held as kilobytes.
@@ -81,7 +82,7 @@ class ImageDecode(ItemOperator):
         self._count = self._decoding.decode_workers or _cores()
 
     def many(self, items: Sequence[Any]) -> list[Any]:
-        """Paths or bytes -> ``towhee.types.Image`` arrays, (H, W, 3) uint8, mode RGB.
+        """Paths, bytes or PIL images -> ``towhee.types.Image`` arrays, (H, W, 3) uint8, mode RGB.
 
         With ``frames="mean"`` an animation gives (F, H, W, 3), from which ``ops.t2i.clip`` makes one vector.
 
@@ -120,11 +121,15 @@ class ImageDecode(ItemOperator):
     def _one(self, item: Any, side: Side) -> Image:
         if isinstance(item, np.ndarray):
             return self._fit(item)
+        if isinstance(item, Pillow.Image):
+            return self._fit(pixels_of(item, self._decoding))
         if isinstance(item, (bytes, bytearray)):
             return self._decode(bytes(item), "<bytes>", side)
         if isinstance(item, (str, os.PathLike)):
             return self._decode(read(item), os.fspath(item), side)
-        raise ImageDecodeError(f"a picture is a path, bytes or an array; got {type(item).__name__}")
+        raise ImageDecodeError(
+            f"a picture is a path, bytes, a PIL image or an array; got {type(item).__name__}"
+        )
 
     def _decode(self, content: bytes, name: str, side: Side) -> Image:
         way = decode_isolated if self._decoding.isolate else decode

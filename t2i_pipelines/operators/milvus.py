@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,7 +20,6 @@ from t2i_pipelines.types import (
     Backend,
     Batch,
     Device,
-    Hit,
     OnError,
     Precision,
     Record,
@@ -29,7 +29,7 @@ from t2i_pipelines.types import (
 )
 
 
-class _InCollection(Operator):
+class InCollection(Operator):
     """A collection, and the model that it belongs to."""
 
     def __init__(
@@ -52,16 +52,18 @@ class _InCollection(Operator):
         }
         self._model = (model_name, checkpoint_path, device, precision, backend)
 
-    @property
+    @cached_property
     def collection(self) -> Collection:
+        """Opened by the first use in the process; equal settings share one."""
         return open_collection(**self._place)
 
     @property
     def space(self) -> Space:
+        """What the model's vectors mean."""
         return load_encoder(*self._model).space
 
 
-class SkipUnchanged(_InCollection):
+class SkipUnchanged(InCollection):
     """``ops.t2i.skip_unchanged``: pass by the files that the collection already holds.
 
     A file counts as unchanged when size, time of change and metadata are those that are stored. Where
@@ -103,7 +105,7 @@ def _is_same(record: Record, stored: Ledger) -> bool:
     return stored.digest.startswith(known) and stored.digest.endswith(record.digest)
 
 
-class MilvusInsert(_InCollection, ItemOperator):
+class MilvusInsert(InCollection, ItemOperator):
     """``ops.t2i.milvus_insert``: rows into the collection, which is made at the first insert.
 
     Takes a batch; a row or a list of rows (mappings with ``path``, ``vector``, and further columns); or
@@ -203,38 +205,6 @@ class MilvusInsert(_InCollection, ItemOperator):
                 self.collection.upsert([_row_of(record)])
             except (VectorError, ConfigError) as err:
                 self.reject(record, type(err)(f"cannot insert {record.path}: {err}"))
-
-
-class MilvusSearch(_InCollection):
-    """``ops.t2i.milvus_search``: a vector, or a list of vectors -> hits, best first.
-
-    :param limit: hits a query.
-    :param filter: a Milvus filter expression.
-    :param output_fields: further columns in each hit.
-    """
-
-    def __init__(
-        self, *, limit: int = 10, filter: str = "", output_fields: Sequence[str] = (), **place: Any
-    ) -> None:
-        super().__init__(**place)
-        self._search: dict[str, Any] = {
-            "limit": limit,
-            "filter": filter,
-            "output_fields": tuple(output_fields),
-        }
-
-    def __call__(self, vectors: Any) -> list[Hit] | list[list[Hit]]:
-        """(D,) float32 -> hits; N vectors -> N lists of hits. ``[]`` where nothing is stored.
-
-        :raises ModelMismatchError: If another model made the collection.
-        """
-        if not len(vectors):
-            return []
-        matrix = np.atleast_2d(np.asarray(vectors, np.float32))
-        found: list[list[Hit]] = [[] for _ in matrix]
-        if self.collection.verify(self.space):
-            found = self.collection.search(matrix, **self._search)
-        return found[0] if np.ndim(vectors) == 1 else found
 
 
 def _put_first_first(records: list[Record]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
-from t2i_pipelines.errors import VectorError
+from t2i_pipelines.errors import QueryError, VectorError
 from t2i_pipelines.operators.base import ItemOperator
+from t2i_pipelines.query import Blend
 from t2i_pipelines.types import OnError, Record, Stage, Vector
+from t2i_pipelines.vectors import unit, weighted_sum
 
 
 class Normalize(ItemOperator):
@@ -21,26 +21,28 @@ class Normalize(ItemOperator):
         self.on_error = on_error
 
     def many(self, items: Sequence[Any]) -> list[Any]:
-        """N vectors (D,) -> N vectors (D,) float32 of length 1.
+        """N vectors (D,), or operands of a query -> N vectors (D,) float32 of length 1.
+
+        Operands are normalised one by one, weighed, summed, and normalised; see :mod:`t2i_pipelines.query`.
 
         :raises VectorError: If one is zero, not finite, or not a vector.
+        :raises QueryError: If the operands of a query cancel each other out.
         """
-        return [_unit(item) for item in items]
+        return [_direction(item) for item in items]
 
     def fill(self, records: list[Record]) -> None:
         """Normalise the vectors of a batch."""
         for record in records:
             try:
-                record.vector = _unit(record.vector)
+                record.vector = unit(record.vector)
             except VectorError as err:
                 self.reject(record, VectorError(f"cannot embed image {record.path}: {err}"))
 
 
-def _unit(item: Any) -> Vector:
-    vector = np.asarray(item, np.float32)
-    if vector.ndim != 1:
-        raise VectorError(f"a vector has one axis; got shape {vector.shape}")
-    length = np.linalg.norm(vector)
-    if not np.isfinite(length) or length == 0:
-        raise VectorError(f"a vector of length {length} has no direction")
-    return vector / length
+def _direction(item: Any) -> Vector:
+    if not isinstance(item, Blend):
+        return unit(item)
+    try:
+        return weighted_sum([weight for weight, _ in item.query.terms], item.items)
+    except VectorError as err:
+        raise QueryError(f"the query {item.query} has no direction: {err}") from err

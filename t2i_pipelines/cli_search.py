@@ -1,0 +1,92 @@
+"""``t2i search``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+from rich.markup import escape
+
+from t2i_pipelines import console
+from t2i_pipelines.cli_options import (
+    Asked,
+    Backend,
+    Checkpoint,
+    Device,
+    Fetch,
+    Filter,
+    Html,
+    Json,
+    Limit,
+    MinRelevance,
+    Model,
+    Name,
+    OutputFields,
+    Precision,
+    Templates,
+    Token,
+    Uri,
+)
+from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.page import render
+from t2i_pipelines.pipelines import build_search_pipeline
+from t2i_pipelines.query import parse
+
+
+def search(
+    text: Asked,
+    uri: Uri = "milvus.db",
+    token: Token = "",
+    collection_name: Name = "image_collection",
+    model_name: Model = DEFAULT_MODEL,
+    checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+    limit: Limit = 10,
+    filter: Filter = "",
+    output_fields: OutputFields = None,
+    templates: Templates = None,
+    min_relevance: MinRelevance = 0.0,
+    json: Json = False,
+    html: Html = None,
+    fetch: Fetch = False,
+) -> None:
+    """Find pictures by words, pictures, or a sum of these; best first."""
+    pipeline = build_search_pipeline(
+        uri=uri,
+        token=token,
+        collection_name=collection_name,
+        model_name=model_name,
+        checkpoint_path=checkpoint_path,
+        device=cast(Any, device),
+        precision=cast(Any, precision),
+        backend=cast(Any, backend),
+        limit=limit,
+        filter=filter,
+        output_fields=output_fields or (),
+        templates=templates or (),
+        min_relevance=min_relevance,
+    )
+    _, hits = pipeline(parse(text)).get()
+    if json:
+        typer.echo(console.as_json(text, hits))
+    else:
+        console.show_hits(text, hits)
+    if html:
+        write_page(html, [(text, hits.fetch() if fetch else hits)], note=f"model {model_name}")
+
+
+def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str = "", note: str = "") -> None:
+    """Write a self-contained page, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(results, title=title, note=note), encoding="utf-8")
+    console.err.print(f"wrote {escape(str(path))}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="search")(search)

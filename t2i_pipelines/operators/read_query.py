@@ -1,0 +1,83 @@
+"""What people search for, made ready for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from t2i_pipelines.config import Decoding
+from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
+from t2i_pipelines.images import normal
+from t2i_pipelines.operators.image_decode import ImageDecode
+from t2i_pipelines.operators.milvus import InCollection
+from t2i_pipelines.query import Blend, Img, Like, Q, check_text, each_operand, query_of, replaced
+from t2i_pipelines.types import Image, Vector
+
+DECODING = frozenset(one.name for one in fields(Decoding))
+
+
+class ReadQuery(InCollection):
+    """``ops.t2i.read_query``: a query, or a list of queries -> what ``ops.t2i.clip(modality="text")`` takes.
+
+    A text passes as it is. Pictures are decoded as they are when they are inserted; of ``Like(id)`` the
+    stored vector is looked up. See :mod:`t2i_pipelines.query`.
+
+    :param arguments: those of :class:`t2i_pipelines.config.Decoding`, and the collection's and the model's.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{name: value for name, value in arguments.items() if name not in DECODING})
+        decoding = {name: arguments[name] for name in DECODING & arguments.keys()}
+        model_name, checkpoint_path, device, precision, backend = self._model
+        self._decode = ImageDecode(model_name, checkpoint_path, device, precision, backend, **decoding)
+
+    def __call__(self, data: Any) -> Any:
+        """A str -> the same; another query -> its :class:`~t2i_pipelines.query.Blend`; N of them -> N.
+
+        :raises QueryError: If it is nothing that can be searched for, a picture of it cannot be read, or
+            an id of it is not stored.
+        :raises ModelMismatchError: If an id is to be looked up in the collection of another model.
+        """
+        return self._many(data) if isinstance(data, list) else self._many([data])[0]
+
+    def _many(self, items: Sequence[Any]) -> list[Any]:
+        return each_operand([_asked(item) for item in items], self._ready)
+
+    def _ready(self, operands: list[Any]) -> list[Any]:
+        operands = replaced(operands, lambda one: isinstance(one, Img), self._pixels)
+        operands = replaced(operands, lambda one: isinstance(one, Like), self._stored)
+        return replaced(operands, lambda one: isinstance(one, Q), lambda some: [one.text for one in some])
+
+    def _pixels(self, operands: list[Img]) -> list[Image]:
+        """Several queries may share a picture."""
+        different = list(dict.fromkeys(operands))
+        try:
+            pictures = [
+                normal(one.picture) if isinstance(one.picture, str) else one.picture for one in different
+            ]
+            images = dict(zip(different, self._decode.many(pictures), strict=True))
+        except (ImageDecodeError, SourceError) as err:
+            raise QueryError(f"a picture of the query cannot be used: {err}") from err
+        return [images[one] for one in operands]
+
+    def _stored(self, operands: list[Like]) -> list[Vector]:
+        ids = list(dict.fromkeys(one.id for one in operands))
+        rows = self.collection.rows(ids, ["vector"]) if self.collection.verify(self.space) else {}
+        if unknown := [id for id in ids if id not in rows]:
+            name, uri = self._place["collection_name"], self._place["uri"]
+            raise QueryError(f"no picture has the id {unknown[0]!r} in collection {name!r} at {uri}")
+        return [np.asarray(rows[one.id]["vector"], np.float32) for one in operands]
+
+
+def _readable(operand: Img) -> Any:
+    return normal(operand.picture) if isinstance(operand.picture, str) else operand.picture
+
+
+def _asked(item: Any) -> str | Blend:
+    if isinstance(item, str):
+        return check_text(item)
+    query = query_of(item)
+    return Blend(query, tuple(operand for _, operand in query.terms))

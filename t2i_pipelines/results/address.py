@@ -1,0 +1,14 @@
+"""Where hits are, for people."""
+
+from __future__ import annotations
+
+from t2i_pipelines.images.address import scheme
+
+
+def name_of(path: str) -> str:
+    """The last part of a path, of a URL, or of the name of a file in a tar; never empty."""
+    if scheme(path) == "tar":
+        path = path.partition("::")[0]
+    elif scheme(path):
+        path = path.partition("?")[0].partition("#")[0]
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2] or path

@@ -1,0 +1,109 @@
+"""Searching without a pipeline around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
+
+from t2i_pipelines.checks import check_known
+from t2i_pipelines.collection.duplicates import ALIKE, Member
+from t2i_pipelines.config import SettingsArgs
+from t2i_pipelines.errors import QueryError
+from t2i_pipelines.operators.clip import Clip
+from t2i_pipelines.operators.milvus_search import MilvusSearch
+from t2i_pipelines.operators.normalize import Normalize
+from t2i_pipelines.operators.read_query import ReadQuery
+from t2i_pipelines.pipelines import search_arguments, shows_settings
+from t2i_pipelines.query import Query
+from t2i_pipelines.results import Hits
+from t2i_pipelines.search_options import SearchArgs, SearchOptions
+from t2i_pipelines.types import Image, Vector
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Pillow
+
+Asked: TypeAlias = "str | Query | os.PathLike[str] | bytes | Pillow | Image"
+"""What can be searched for; see :mod:`t2i_pipelines.query`."""
+
+
+class Searcher:
+    """Finds pictures: ``searcher("a white dog", limit=5)``. Thread-safe.
+
+    It calls the operators of :func:`~t2i_pipelines.build_search_pipeline` itself, so it finds the same. Every
+    searcher and pipeline of a process shares one model, one connection, and the texts embedded lately.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If a setting is wrong; model and collection are opened by the first call.
+    """
+
+    @shows_settings
+    def __init__(self, **settings: Unpack[SettingsArgs]) -> None:
+        read, embed, self._find = search_arguments(settings)
+        self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
+        self._to_hits = MilvusSearch(**self._find)
+
+    @overload
+    def __call__(self, query: list[Asked], **options: Unpack[SearchArgs]) -> list[Hits]: ...
+    @overload
+    def __call__(self, query: Asked, **options: Unpack[SearchArgs]) -> Hits: ...
+    def __call__(self, query: Asked | list[Asked], **options: Unpack[SearchArgs]) -> Hits | list[Hits]:
+        """The hits of a query, best first; of a list of queries a list, by one encode and one search.
+
+        ``[]`` where nothing is stored, be the collection empty or not there at all.
+
+        :param options: in place of those that the searcher was made with; see
+            :class:`~t2i_pipelines.search_options.SearchOptions`.
+        :raises QueryError: If a query is nothing that can be searched for; see :mod:`t2i_pipelines.query`.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        return self._search(options)(self.embed(query), query)
+
+    def iterate(
+        self, query: Asked, *, batch_size: int = 1000, **options: Unpack[SearchArgs]
+    ) -> Iterator[Hits]:
+        """Every hit of one query, best first, in lists of ``batch_size``, past Milvus's 16,384.
+
+        :param batch_size: hits a list, 1 to 16,384.
+        :param options: in place of those that the searcher was made with; ``limit`` is not heeded.
+        :raises QueryError: If the query is nothing that can be searched for, or a list.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        if isinstance(query, list):
+            raise QueryError(f"iterate takes one query; got a list of {len(query)}")
+        return self._search(options).iterate(self.embed(query), query, batch_size)
+
+    def duplicates(
+        self, threshold: float = ALIKE, *, filter: str = "", where: Mapping[str, Any] | None = None
+    ) -> list[list[Member]]:
+        """Groups of stored pictures that are alike, of two and more, the largest first.
+
+        Each has a cosine of at least ``threshold`` to another of its group; every two are compared.
+
+        :param threshold: -1 to 1. The default is that of clip-retrieval.
+        :param filter: with ``where``, which pictures; as for a search.
+        :raises ConfigError: If one of them is wrong.
+        """
+        return self._search({}).collection.duplicates(threshold, filter=filter, where=where)
+
+    @overload
+    def embed(self, query: list[Asked]) -> list[Vector]: ...
+    @overload
+    def embed(self, query: Asked) -> Vector: ...
+    def embed(self, query: Asked | list[Asked]) -> Vector | list[Vector]:
+        """What is searched for: (D,) float32 of length 1; of a list of queries a list.
+
+        :raises QueryError: If a query is nothing that can be searched for.
+        """
+        data: Any = query
+        for operator in self._to_vectors:
+            data = operator(data)
+        return cast("Vector | list[Vector]", data)
+
+    def _search(self, options: SearchArgs) -> MilvusSearch:
+        if not options:
+            return self._to_hits
+        check_known(SearchOptions, dict(options))
+        return MilvusSearch(**{**self._find, **options})

@@ -1,0 +1,49 @@
+"""Texts that are kept with a collection, on every engine."""
+
+import numpy as np
+
+from t2i_pipelines.collection import close
+from t2i_pipelines.collection.notes import read_note, state, write_note
+from t2i_pipelines.types import Space
+
+pytest_plugins = ["milvus_backends"]
+
+SPACE = Space("model", "weights", "preprocessing", 4)
+LONG = "{" + "Zürich \"'\\ 北京 " * 800 + "}"
+
+
+def rows(count):
+    for number in range(count):
+        yield {
+            "id": f"row{number}",
+            "vector": np.eye(4, dtype=np.float32)[number % 4],
+            "path": f"/{number}.jpg",
+            "size": 1,
+            "mtime": 1,
+            "digest": "",
+        }
+
+
+def test_a_note_is_kept_beside_the_rows(milvus_backend):
+    collection = milvus_backend.open("notes")
+    collection.drop()
+    assert (read_note(collection, "mark"), state(collection)) == (None, None)
+    write_note(collection, "mark", "there is no collection yet")
+    collection.prepare(SPACE)
+    collection.upsert(list(rows(6)))
+    assert read_note(collection, "mark") is None
+    write_note(collection, "mark", "first")
+    write_note(collection, "other", "2")
+    write_note(collection, "mark", LONG)
+    assert (read_note(collection, "mark"), read_note(collection, "other")) == (LONG, "2")
+    assert (collection.count(), collection.space()) == (6, SPACE)
+    assert [row["id"] for page in collection.scan([]) for row in page] == [f"row{n}" for n in range(6)]
+
+    was = state(collection)
+    close()
+    assert read_note(collection, "mark") == LONG
+    assert state(collection) is not was
+    collection.drop()
+    assert state(collection) is None
+    collection.prepare(SPACE)
+    assert read_note(collection, "mark") is None

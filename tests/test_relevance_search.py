@@ -1,0 +1,386 @@
+"""Relevance as a search gives it: where it comes from, how long it holds, and that it never breaks one."""
+
+import json
+import logging
+import re
+import threading
+from hashlib import blake2b
+
+import numpy as np
+import pytest
+
+from t2i_pipelines import Img, Like, Q, build_search_pipeline, cli
+from t2i_pipelines.collection import close, open_collection
+from t2i_pipelines.collection.notes import read_note
+from t2i_pipelines.encoders import load_encoder, register_encoder
+from t2i_pipelines.errors import StoreError
+from t2i_pipelines.relevance import background, keeping, rate
+from t2i_pipelines.relevance.calibration import Calibration
+from t2i_pipelines.results import Hits
+from t2i_pipelines.search_options import SearchOptions
+from t2i_pipelines.types import Space
+
+DIM = 96
+THINGS = [
+    "anchor",
+    "badger",
+    "candle",
+    "drum",
+    "easel",
+    "falcon",
+    "goblet",
+    "hammock",
+    "inkwell",
+    "javelin",
+    "kettle",
+    "lantern",
+    "mitten",
+    "napkin",
+    "orchid",
+    "paddle",
+    "quilt",
+    "radish",
+    "saddle",
+    "tractor",
+    "urchin",
+    "velvet",
+    "walnut",
+    "yacht",
+    "zither",
+    "button",
+    "cabbage",
+    "dagger",
+    "emerald",
+    "feather",
+]
+FOREIGN = ["thimble", "sofa bed", "kumquat", "hurdle", "asdkjh", "xoxoq wpfl", "zzkrt", "marmot", "a lathe"]
+
+
+class WordedEncoder:
+    """A text is the sum of its words, each a random direction of its own, and of what all texts share."""
+
+    space = Space("worded", "random directions, version 1", "none", DIM)
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def fit(self, image):
+        return image
+
+    def encode_images(self, images):
+        return np.stack([direction(str(image.sum())) for image in images])
+
+    def encode_texts(self, texts):
+        self.passes += 1
+        return np.stack([embedded(text) for text in texts])
+
+
+def direction(word: str) -> np.ndarray:
+    seed = int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big")
+    vector = np.random.default_rng(seed).normal(size=DIM)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def embedded(text: str) -> np.ndarray:
+    words = [word for word in re.findall(r"\w+", text.lower()) if len(word) > 1] or [text]
+    return (sum(map(direction, words)) + 0.7 * direction("(any text)")).astype(np.float32)
+
+
+register_encoder("worded", lambda checkpoint_path, compute: WordedEncoder())
+
+
+def rows_of(words, copies=1):
+    """A row for each word: its direction, and something of its own."""
+    for word in words:
+        for copy in range(copies):
+            name = f"{word}-{copy}"
+            vector = direction(word) + 0.4 * direction(name)
+            yield {
+                "id": name,
+                "vector": vector / np.linalg.norm(vector),
+                "path": f"/photos/{name}.jpg",
+                "size": 1,
+                "mtime": 1,
+                "digest": "",
+            }
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return {"uri": str(tmp_path / "milvus.db"), "model_name": "worded"}
+
+
+@pytest.fixture
+def filled(settings):
+    """A collection that shows each of the things twice."""
+    collection = open_collection(settings["uri"])
+    collection.prepare(WordedEncoder.space)
+    collection.upsert(list(rows_of(THINGS, 2)))
+    return collection
+
+
+@pytest.fixture
+def search(filled, settings):
+    return finder(settings)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often a calibration is made."""
+    calls = []
+    real = keeping._made
+
+    def count(*arguments):
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(keeping, "_made", count)
+    return calls
+
+
+def finder(settings, **options):
+    pipeline = build_search_pipeline(**settings, **options)
+    return lambda query: pipeline(query).get()[1]
+
+
+def stored(collection) -> Calibration | None:
+    text = read_note(collection, keeping.NOTE)
+    return None if text is None else Calibration.from_json(text)
+
+
+def test_what_is_there_matches_and_what_is_not_does_not(search):
+    found = {query: search(query) for query in [*THINGS, *FOREIGN]}
+    others = []
+    for query, hits in found.items():
+        relevance = [hit.relevance for hit in hits]
+        assert len(hits) == 10
+        assert relevance == sorted(relevance, reverse=True)
+        assert all(0 <= one <= 1 for one in relevance)
+        assert hits.no_match == (relevance[0] < 0.5)
+        if query in THINGS:
+            assert not hits.no_match
+            assert {hit.id for hit in hits[:2]} == {f"{query}-0", f"{query}-1"}
+            assert relevance[1] > 0.95
+            others += relevance[2:]
+    # one unrelated query in twenty may match
+    assert np.mean([one >= 0.5 for one in others]) < 0.05
+    assert sum(found[query].no_match for query in FOREIGN) >= len(FOREIGN) - 1
+
+
+def test_things_that_the_background_names_match_too(settings, filled):
+    named = [query for query in background.background().everyday if re.fullmatch("[a-z]{3,}", query)]
+    filled.upsert(list(rows_of(named, 2)))
+    search = finder(settings)
+    assert [query for query in [*named, *THINGS] if search(query).no_match] == []
+
+
+def test_hits_below_min_relevance_are_left_out(search, settings):
+    everything = search("anchor")
+    strict = finder(settings, min_relevance=0.5)
+    assert [hit.id for hit in strict("anchor")] == [hit.id for hit in everything if hit.relevance >= 0.5]
+    assert len(strict("anchor")) == 2
+    nothing = strict("marmot")
+    assert (list(nothing), nothing.no_match) == ([], True)
+    assert len(finder(settings, min_relevance=0)("marmot")) == 10
+
+
+def test_the_command_line_leaves_them_out_too(filled, settings, capsys, monkeypatch):
+    close()
+
+    def t2i(*arguments):
+        options = ["--uri", settings["uri"], "--model-name", "worded", "--json"]
+        monkeypatch.setattr("sys.argv", ["t2i", "search", *arguments, *options])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return json.loads(capsys.readouterr().out)
+
+    found = t2i("anchor", "--min-relevance", "0.5")
+    assert [hit["id"] for hit in found["hits"]] == ["anchor-0", "anchor-1"]
+    assert all(hit["relevance"] > 0.95 for hit in found["hits"])
+    assert found["no_match"] is False
+    assert t2i("marmot", "--min-relevance", "0.5") == {"query": "marmot", "no_match": True, "hits": []}
+    assert len(t2i("marmot")["hits"]) == 10
+
+
+def test_many_queries_are_judged_one_by_one(search):
+    queries = ["anchor", "marmot", "a drum"]
+    together = search(queries)
+    for hits, query in zip(together, queries, strict=True):
+        assert [hit.relevance for hit in hits] == pytest.approx(
+            [hit.relevance for hit in search(query)], abs=1e-6
+        )
+    assert [hits.no_match for hits in together] == [False, True, False]
+
+
+def test_of_a_later_page_nobody_knows_that_nothing_matches(search, filled):
+    hits = search("anchor")
+    for first, no_match in ((0, False), (1, False), (2, None)):
+        page = Hits(hits[first:], query="anchor")
+        options = SearchOptions(offset=first)
+        rate([page], embedded("anchor")[None], options, filled, lambda: load_encoder("worded"))
+        assert page.no_match is no_match
+        assert [hit.relevance for hit in page] == pytest.approx(
+            [hit.relevance for hit in hits[first:]], abs=1e-6
+        )
+    assert all(hit.relevance < 0.5 for hit in hits[2:])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        np.full((4, 4, 3), 7, np.uint8),
+        Like("drum-0"),
+        Img(np.full((4, 4, 3), 7, np.uint8)) + Q("drum"),
+        Q("drum") - Q("anchor"),
+    ],
+)
+def test_only_words_are_calibrated_and_nothing_else_is_left_out(settings, filled, query):
+    hits = finder(settings, min_relevance=0.99)(query)
+    assert len(hits) == 10
+    assert [hit.relevance for hit in hits] == [None] * 10
+    assert hits.no_match is None
+
+
+def test_words_in_templates_are_not_calibrated_for(settings, filled):
+    hits = finder(settings, templates="photo", min_relevance=0.99)("anchor")
+    assert ([hit.relevance for hit in hits], hits.no_match) == ([None] * 10, None)
+
+
+def test_sums_of_words_are_words(search):
+    assert search(Q("drum") + Q("anchor")).no_match is False
+    assert search(Q("marmot") + Q("thimble")).no_match is True
+
+
+def test_the_calibration_is_stored_with_the_collection_and_no_row(search, filled, settings, made):
+    before = filled.count()
+    first = [hit.relevance for hit in search("anchor")]
+    assert stored(filled).rows == filled.count() == before == 2 * len(THINGS)
+    assert {row["id"] for page in filled.scan([]) for row in page} == {
+        row["id"] for row in rows_of(THINGS, 2)
+    }
+    assert filled.space() == WordedEncoder.space
+    close()
+    assert [hit.relevance for hit in search("anchor")] == pytest.approx(first, abs=1e-6)
+    assert len(made) == 1
+
+
+def test_it_is_made_anew_once_the_collection_has_grown_or_shrunk(search, filled, made, monkeypatch):
+    monkeypatch.setattr(keeping, "RECHECK", 0.0)
+    rows = 2 * len(THINGS)
+    search("anchor")
+    for more, makes in ((0.4, 1), (0.2, 2), (0.6, 2), (1.0, 3)):
+        new = [f"thing{filled.count() + number}" for number in range(int(more * rows))]
+        filled.upsert(list(rows_of(new)))
+        time_passes(filled)
+        search("anchor")
+        assert len(made) == makes, filled.count()
+    assert stored(filled).rows == filled.count()
+    filled.delete(
+        [row["id"] for row in rows_of(THINGS, 2)] + [f"thing{number}-0" for number in range(60, 100)]
+    )
+    time_passes(filled)
+    assert search("anchor").no_match
+    assert len(made) == 4
+    assert stored(filled).rows == filled.count()
+
+
+def time_passes(collection) -> None:
+    keeping._kept[collection].until = 0.0
+
+
+def test_it_is_looked_at_again_only_after_a_while(search, filled, monkeypatch):
+    search("anchor")
+    monkeypatch.setattr(filled, "count", pytest.fail)
+    assert search("anchor")[0].relevance > 0.5
+
+
+def test_a_collection_that_was_dropped_and_made_again_is_another_one(search, filled, made):
+    before = search("anchor")
+    filled.drop()
+    filled.prepare(WordedEncoder.space)
+    filled.upsert(list(rows_of([f"other{number}" for number in range(60)])))
+    after = search("anchor")
+    assert len(made) == 2
+    assert after[0].relevance < 0.5 < before[0].relevance
+
+
+def test_too_few_pictures_are_not_calibrated_for(settings, made):
+    collection = open_collection(settings["uri"])
+    collection.prepare(WordedEncoder.space)
+    collection.upsert(list(rows_of(THINGS[: keeping.LEAST_ROWS - 1])))
+    hits = finder(settings, min_relevance=0.9)("anchor")
+    assert len(hits) == keeping.LEAST_ROWS - 1
+    assert (hits[0].relevance, hits.no_match) == (None, None)
+    assert (made, stored(collection)) == ([], None)
+
+
+def test_where_there_is_no_collection_nothing_is_said(settings, made):
+    hits = finder(settings, min_relevance=0.9)("anchor")
+    assert (list(hits), hits.no_match, made) == ([], None, [])
+
+
+def test_where_it_cannot_be_stored_it_stays_in_memory(search, filled, made, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise StoreError("no right to change the collection")
+
+    monkeypatch.setattr(keeping, "write_note", refuse)
+    caplog.set_level(logging.INFO, "t2i_pipelines.relevance")
+    for _ in range(2):
+        assert search("anchor")[0].relevance > 0.5
+        time_passes(filled)
+    assert (len(made), stored(filled)) == (1, None)
+    assert "stays in memory: no right to change the collection" in caplog.text
+
+
+def test_a_failure_leaves_hits_without_relevance_and_one_warning(search, filled, monkeypatch, caplog):
+    def fail(*arguments):
+        raise OSError("the model's file is gone")
+
+    monkeypatch.setattr(keeping, "embedded", fail)
+    for _ in range(3):
+        hits = search("anchor")
+        assert (len(hits), hits[0].relevance, hits.no_match) == (10, None, None)
+        time_passes(filled)
+    (warning,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert warning.name == "t2i_pipelines.relevance"
+    assert "no relevance for" in warning.message
+    assert "OSError: the model's file is gone" in warning.message
+
+
+def test_a_failure_is_not_met_again_by_every_search(search, made, monkeypatch):
+    monkeypatch.setattr(keeping, "embedded", lambda encoder: [][0])
+    for _ in range(3):
+        search("anchor")
+    assert len(made) == 1
+
+
+def test_what_is_stored_by_another_model_or_background_is_not_used(search, filled, made, monkeypatch):
+    search("anchor")
+    other = background.Background(background.background().everyday[5:], background.background().elsewhere)
+    close()
+    monkeypatch.setattr(keeping, "background", lambda: other)
+    search("anchor")
+    assert len(made) == 2
+    assert stored(filled).background == other.digest != background.background().digest
+
+
+def test_threads_that_come_first_together_make_one(search, made):
+    gate = threading.Barrier(8)
+    found = []
+
+    def ask():
+        gate.wait()
+        found.append(search("anchor")[0].relevance)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_the_registered_encoder_is_the_one_that_is_tested():
+    assert isinstance(load_encoder("worded"), WordedEncoder)
