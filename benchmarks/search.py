@@ -193,9 +193,8 @@ def queries(model: str, rows: int, rounds: int, uri: str | None) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         place = prepared(model, uri or str(Path(folder) / "milvus.db"), rows)
         running = getattr(place.encoder, "running", "")
-        print(
-            f"\n{Path(model).name}, {running}; {rows:,} rows in {uri or 'Milvus Lite'}, {os.cpu_count()} cores"
-        )
+        where = uri or "Milvus Lite"
+        print(f"\n{Path(model).name}, {running}; {rows:,} rows in {where}, {os.cpu_count()} cores")
         try:
             texts = endless_texts()
             for search in place.ways.values():  # warm
