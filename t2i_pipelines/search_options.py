@@ -53,7 +53,8 @@ class SearchOptions:
     :ivar collapse: of pictures that are alike, at a cosine of at least this, only the best is a hit; 0 to 1.
     :ivar diversity: 0 is by score alone, 1 as different from one another as can be
         (maximal marginal relevance). Hits then come in the order in which they were chosen.
-    :ivar min_relevance: leave out hits of a lower relevance, 0 to 1.
+    :ivar min_relevance: of the hits that all this chose, leave out those of a lower relevance, 0 to 1; what
+        has none stays. See :mod:`t2i_pipelines.relevance`.
     """
 
     limit: int = 10

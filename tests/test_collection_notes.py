@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from t2i_pipelines.collection import close
+from t2i_pipelines.collection import close, open_collection
 from t2i_pipelines.collection.notes import read_note, state, write_note
+from t2i_pipelines.errors import CollectionNotFoundError
 from t2i_pipelines.types import Space
 
 pytest_plugins = ["milvus_backends"]
@@ -46,4 +47,16 @@ def test_a_note_is_kept_beside_the_rows(milvus_backend):
     collection.drop()
     assert state(collection) is None
     collection.prepare(SPACE)
+    assert read_note(collection, "mark") is None
+
+
+def test_a_collection_that_is_dropped_from_elsewhere_at_this_moment_has_no_note(tmp_path, monkeypatch):
+    collection = open_collection(tmp_path / "milvus.db")
+    collection.prepare(SPACE)
+    write_note(collection, "mark", "there")
+
+    def gone(*arguments, **named):
+        raise CollectionNotFoundError("dropped")
+
+    monkeypatch.setattr(collection, "_call", gone)
     assert read_note(collection, "mark") is None

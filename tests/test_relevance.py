@@ -67,12 +67,27 @@ def test_a_query_beyond_the_background_is_judged_as_its_nearest():
         assert calibration.standing_out(outside, 0.3) == calibration.standing_out(nearest, 0.3)
 
 
+def test_the_spread_has_a_floor_where_its_line_falls_too_low():
+    falling = made_for(level=(0.2, 0), spread=(0.03, -0.1))
+    assert falling.standing_out(0.1, 0.22) == pytest.approx(1)
+    assert falling.standing_out([0.27, 0.9], 0.205) == pytest.approx([1, 1])
+
+
 def test_the_lines_are_those_that_the_scores_were_made_from():
     everyday, elsewhere, tops, _ = world(there=0)
     calibration = calibrate(everyday, elsewhere, tops, **LABELS)
     assert calibration.level == pytest.approx((0.2, 0.3), abs=0.02)
     assert calibration.spread == pytest.approx((0.05, -0.06), abs=0.015)
     assert calibration.general == pytest.approx((0.045, 0.36), abs=0.02)
+
+
+def test_a_few_queries_that_are_answered_after_all_change_little():
+    everyday, elsewhere, tops, _ = world(there=0)
+    tops[200::15] += 0.5
+    calibration = calibrate(everyday[:0], elsewhere, tops[200:], **LABELS)
+    assert calibration.level == pytest.approx((0.2, 0.3), abs=0.03)
+    middle = calibration.spread[0] + 0.2 * calibration.spread[1]
+    assert 0.03 < middle < 0.05
 
 
 @pytest.mark.parametrize("there", [0.1, 0.5, 1.0])

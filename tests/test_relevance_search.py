@@ -347,6 +347,30 @@ def test_a_failure_leaves_hits_without_relevance_and_one_warning(search, filled,
     assert "OSError: the model's file is gone" in warning.message
 
 
+def test_a_failed_look_leaves_what_is_known_of_the_same_collection_only(search, filled, monkeypatch):
+    before = search("anchor")[0].relevance
+
+    def fail(*arguments):
+        raise StoreError("no answer")
+
+    monkeypatch.setattr(keeping, "read_note", fail)
+    time_passes(filled)
+    assert search("anchor")[0].relevance == pytest.approx(before, abs=1e-6)
+    filled.drop()
+    filled.prepare(WordedEncoder.space)
+    filled.upsert([{**row, "path": "/elsewhere.jpg"} for row in rows_of(THINGS, 1)])
+    monkeypatch.setattr(keeping._kept[filled], "state", object())  # as a server tells of the new collection
+    assert search("anchor")[0].relevance is None
+
+
+def test_a_vector_of_any_length_is_judged_by_its_direction(search, filled):
+    hits = search("anchor")
+    ten_times = Hits(hits, query="anchor")
+    known = [hit.relevance for hit in hits]
+    rate([ten_times], 10 * embedded("anchor")[None], SearchOptions(), filled, lambda: load_encoder("worded"))
+    assert [hit.relevance for hit in ten_times] == pytest.approx(known, abs=1e-6)
+
+
 def test_a_failure_is_not_met_again_by_every_search(search, made, monkeypatch):
     monkeypatch.setattr(keeping, "embedded", lambda encoder: [][0])
     for _ in range(3):

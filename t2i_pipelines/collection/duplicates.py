@@ -65,19 +65,20 @@ def components(vectors: Matrix, threshold: float) -> NDArray[np.int64]:
 
 
 def _join(parents: NDArray[np.int64], alike: NDArray[np.bool_], top: int, left: int) -> None:
-    """Put together what a block says is alike, a pair of each row at a time: there may be millions."""
-    rows = np.flatnonzero(alike.any(axis=1))
-    alike = alike[rows]
-    while True:
+    """Put together what a block says is alike: there may be millions of pairs, and few of them tell more.
+
+    So each time one pair of every row and one of every column are taken, and those that this joins are out.
+    """
+    while alike.any():
+        rows, columns = np.flatnonzero(alike.any(axis=1)), np.flatnonzero(alike.any(axis=0))
+        one = np.concatenate([rows, alike.argmax(axis=0)[columns]]) + top
+        other = np.concatenate([alike.argmax(axis=1)[rows], columns]) + left
+        for pair in zip(one.tolist(), other.tolist(), strict=True):
+            low, high = sorted(_root(parents, at) for at in pair)
+            parents[high] = low
         roots = _roots(parents)
-        alike &= roots[rows + top, None] != roots[None, left : left + alike.shape[1]]
-        apart = alike.any(axis=1)
-        if not apart.any():
-            return
-        rows, alike = rows[apart], alike[apart]
-        for row, column in zip((rows + top).tolist(), (alike.argmax(axis=1) + left).tolist(), strict=True):
-            one, other = _root(parents, row), _root(parents, column)
-            parents[max(one, other)] = min(one, other)
+        height, width = alike.shape
+        alike &= roots[top : top + height, None] != roots[None, left : left + width]
 
 
 def _root(parents: NDArray[np.int64], at: int) -> int:
