@@ -4,7 +4,7 @@ import pytest
 from test_collection_lite import SPACE, child, path, rows, store  # noqa: F401 - fixtures
 
 from t2i_pipelines import collection as package
-from t2i_pipelines.collection import close, collection, open_collection
+from t2i_pipelines.collection import close, collection, connection, open_collection
 from t2i_pipelines.errors import StoreLockedError
 
 pytest_plugins = ["milvus_backends"]
@@ -85,11 +85,15 @@ def test_a_log_that_cannot_be_deleted_is_named(store, path, monkeypatch):  # noq
 def flushes(monkeypatch):
     """The number of rows at each flush."""
     seen = []
-    flush = collection.Collection.flush
-    monkeypatch.setattr(
-        collection.Collection, "flush", lambda self: (seen.append(self.count()), flush(self))[1]
-    )
-    monkeypatch.setattr(collection, "FLUSH_BYTES", 100 * 4 * SPACE.dim)
+    write = collection.Collection._write
+
+    def counted(self, method, **arguments):
+        if method == "flush":
+            seen.append(self.count())
+        return write(self, method, **arguments)
+
+    monkeypatch.setattr(collection.Collection, "_write", counted)
+    monkeypatch.setattr(connection, "FLUSH_BYTES", 100 * 4 * SPACE.dim)
     return seen
 
 

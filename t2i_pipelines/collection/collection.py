@@ -27,9 +27,6 @@ from t2i_pipelines.types import Matrix, Space, Vector
 
 T = TypeVar("T")
 
-FLUSH_BYTES = 8 << 20
-"""Of vectors that wait in an embedded Milvus Lite. Writing them out takes ten times as much memory."""
-
 DELETION_SETTLES = 10.0
 """Seconds for which reads after a deletion ask a server for its newest state, at 0.2 s a call."""
 
@@ -99,8 +96,8 @@ class Collection:
             )
         for batch in batches(check_rows(rows, entry.space.dim)):
             self._send(batch)
-            if self._connection.address.path and self._connection.unflushed[self.name] >= FLUSH_BYTES:
-                self.finish()
+            if self._connection.is_full(self.name):
+                self._write("flush", slow=True)
 
     def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
         """Size, mtime and digest of those ids that are stored."""
@@ -205,9 +202,9 @@ class Collection:
 
     def finish(self) -> None:
         """Flush if this process stored rows since it last did so here."""
-        if self._connection.unflushed[self.name]:
+        if self.name in self._connection.unflushed:
             self.flush()
-            del self._connection.unflushed[self.name]
+            self._connection.unflushed.pop(self.name, None)
 
     def drop(self) -> None:
         """Delete the collection with all its rows, if there is one and this library made it."""
@@ -267,12 +264,7 @@ class Collection:
         with self._connection.writing(self._timeout) as seconds:
             seconds = max(seconds, SLOW) if slow else seconds
             self._loaded(lambda: self._call(method, seconds=seconds, **arguments))
-        if method == "delete":
-            self._connection.deletions[self.name] = time.monotonic()
-        elif method == "upsert":
-            self._connection.deletions.pop(self.name, None)
-        if method in ("insert", "upsert"):
-            self._connection.unflushed[self.name] += sum(row["vector"].nbytes for row in arguments["data"])
+        self._connection.wrote(method, self.name, arguments.get("data", ()))
 
     def _consistency(self) -> str:
         """``Session``: reads see this process's writes. A server tells no time for a deletion, though."""

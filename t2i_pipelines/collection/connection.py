@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,9 @@ from t2i_pipelines.errors import StoreError, T2IError
 SLOW = 900.0
 """Seconds that loading, flushing, scans and local writes may take. They may build an index over all rows;
 and a local write that is given up goes on in the background, next to the one that is made instead."""
+
+FLUSH_BYTES = 8 << 20
+"""Of vectors that wait in an embedded Milvus Lite. Writing them out takes ten times as much memory."""
 
 CHANNEL = {"grpc.use_local_subchannel_pool": 1, "grpc.max_reconnect_backoff_ms": 1000}
 """gRPC's channels to one address share how long to wait after a failure, up to two minutes. With its own
@@ -34,7 +38,7 @@ class Connection:
         self._lock = Lock()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
-        self.unflushed: Counter[str] = Counter()  # bytes of vectors since each collection's last flush
+        self.unflushed: Counter[str] = Counter()  # bytes of vectors; collections that a run has not finished
         self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
         self._token = token
         self._client: Any = None
@@ -42,6 +46,21 @@ class Connection:
         self._version = (0, 0)
         self._process = 0
         self._before_fork: list[Any] = []
+
+    def wrote(self, method: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of what was done to a collection."""
+        if method == "delete":
+            self.deletions[name] = time.monotonic()
+        elif method == "upsert":
+            self.deletions.pop(name, None)
+        elif method == "flush" and name in self.unflushed:
+            self.unflushed[name] = 0
+        if rows:
+            self.unflushed[name] += sum(row["vector"].nbytes for row in rows)
+
+    def is_full(self, name: str) -> bool:
+        """Whether an embedded Milvus Lite should write out what waits of a collection."""
+        return self.address.path is not None and self.unflushed[name] >= FLUSH_BYTES
 
     def call(self, method: str, *args: Any, doing: str, timeout: float, **kwargs: Any) -> Any:
         """Call a method of ``MilvusClient``; whatever it raises becomes one of our errors.
