@@ -44,7 +44,8 @@ NAME = "t2i_bench_search"
 class Place:
     """A collection of random unit vectors, and two ways to search it.
 
-    :ivar raw: a search as ``MilvusClient`` takes it, without anything of ours around it.
+    :ivar raw: a search by ``MilvusClient``, without anything of ours around it, whose hits are read: until
+        then it has not decoded them.
     """
 
     encoder: Encoder
@@ -98,7 +99,12 @@ def raw_search(collection: Collection) -> Callable[[Matrix], Any]:
     finally:
         del client.search
     positional, named = calls[0]
-    return lambda vectors: search(*positional, **{**named, "data": list(vectors)})
+
+    def searched(vectors: Matrix) -> list[list[tuple[str, float, str]]]:
+        answer = search(*positional, **{**named, "data": list(vectors)})
+        return [[(hit["id"], hit["distance"], hit["entity"]["path"]) for hit in hits] for hits in answer]
+
+    return searched
 
 
 def seconds(work: Callable[..., object], *arguments: object) -> float:
@@ -226,7 +232,7 @@ def main() -> None:
     if not given.queries and find_spec("search_index"):
         import search_index
 
-        search_index.main(["--workdir", str(given.workdir), *rest])
+        met = search_index.main(["--workdir", str(given.workdir), *rest]) and met
     elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     sys.exit(0 if met else 1)

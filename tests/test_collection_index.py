@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from stored import SPACE, emptied, random_units, row
 
-from t2i_pipelines.collection import indexes, open_collection
+from t2i_pipelines.collection import catalog, indexes, open_collection
 from t2i_pipelines.collection.indexes import LITE, QUANTIZED, SERVER, choice, depth, ladder, outgrown
 from t2i_pipelines.errors import StoreError
 
@@ -24,6 +25,7 @@ def small_steps(monkeypatch):
     """Ladders that a few hundred rows climb."""
     lite, server = SMALL
     monkeypatch.setattr(indexes, "ladder", lambda *, is_lite, version: lite if is_lite else server)
+    monkeypatch.setattr(catalog, "RECHECK", 0.5)
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_one_who_reads_while_the_index_changes_finds_every_row(store):
 
 
 def test_an_index_that_was_chosen_stays(milvus_backend, small_steps):
-    chosen = "SCANN" if milvus_backend.name == "server" else "HNSW_SQ"
+    chosen = "IVF_FLAT" if milvus_backend.name == "server" else "HNSW_SQ"
     collection = milvus_backend.open("chosen", index_type=chosen)
     collection.prepare(SPACE)
     automatic = milvus_backend.open("chosen")
@@ -103,6 +105,32 @@ def test_an_index_that_was_chosen_stays(milvus_backend, small_steps):
     assert index_type(collection) == chosen
     check(automatic, 320)
     collection.drop()
+
+
+def test_one_who_searches_waits_while_another_process_changes_the_index(store, milvus_backend):
+    insert(store, 0, 10)
+    put = {"properties": {catalog.CHANGING: str(time.time() + 600)}, "doing": "announce", "timeout": 30}
+    store._connection.call("alter_collection_properties", store.name, **put)
+    store._catalog.forget()
+    found = []
+    reader = threading.Thread(target=lambda: found.append(store.search(random_units(1, seed=7))))
+    reader.start()
+    reader.join(timeout=1)
+    assert not found
+    put["properties"] = {catalog.CHANGING: "0"}
+    store._connection.call("alter_collection_properties", store.name, **put)
+    reader.join(timeout=60)
+    assert [hits[0].id for hits in found[0]] == ["00000"]
+
+
+def test_one_who_died_while_changing_the_index_is_not_waited_for(store):
+    insert(store, 0, 10)
+    put = {catalog.CHANGING: str(time.time() - 1)}
+    store._connection.call(
+        "alter_collection_properties", store.name, properties=put, doing="announce", timeout=30
+    )
+    store._catalog.forget()
+    check(store, 10)
 
 
 def test_where_the_new_index_cannot_be_made_the_old_one_stays(store, monkeypatch, caplog):

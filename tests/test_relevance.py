@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.relevance import rating
 from t2i_pipelines.relevance.background import background
 from t2i_pipelines.relevance.calibration import Calibration, calibrate
+from t2i_pipelines.results import Hits
+from t2i_pipelines.search_options import SearchOptions
 
 LABELS = {"rows": 100, "background": "b", "weights": "w"}
 
@@ -59,6 +63,37 @@ def test_relevance_is_in_0_to_1_and_never_falls_as_the_score_rises():
     relevance = made_for().relevance(asked(0.3), scores)
     assert relevance == sorted(relevance)
     assert (relevance[0], relevance[-1]) == (0, 1)
+
+
+@pytest.fixture
+def rated(monkeypatch):
+    """Hits of these scores, found by words of generality 0.5, as they are given relevance."""
+    monkeypatch.setattr(rating, "calibration_of", lambda collection, encoder: made_for())
+
+    def rate(scores, length=1.0, **options):
+        hits = Hits([Hit(str(score), score, "a.jpg") for score in scores], query="words")
+        rating.rate([hits], length * asked(0.5)[None], SearchOptions(**options), None, lambda: None)
+        return hits
+
+    return rate
+
+
+def test_of_a_later_page_nobody_knows_that_nothing_matches(rated):
+    assert rated([0.4, 0.2]).no_match is False
+    assert rated([0.4, 0.2], offset=1).no_match is False
+    assert rated([0.2, 0.1]).no_match is True
+    assert rated([0.2, 0.1], offset=1).no_match is None
+
+
+def test_whether_something_matches_is_told_before_hits_are_left_out(rated):
+    hits = rated([0.29, 0.2], min_relevance=0.99)
+    assert (list(hits), hits.no_match) == ([], False)
+    assert 0.5 < rated([0.29])[0].relevance < 0.99
+
+
+def test_a_vector_of_any_length_is_judged_by_its_direction(rated):
+    known, longer = rated([0.29, 0.27, 0.2]), rated([0.29, 0.27, 0.2], length=10)
+    assert [hit.relevance for hit in longer] == pytest.approx([hit.relevance for hit in known], abs=1e-6)
 
 
 def test_a_query_beyond_the_background_is_judged_as_its_nearest():

@@ -4,105 +4,17 @@ import json
 import logging
 import re
 import threading
-from hashlib import blake2b
 
 import numpy as np
 import pytest
+from worded import THINGS, WordedEncoder, finder, rows_of, stored
 
-from t2i_pipelines import Img, Like, Q, build_search_pipeline, cli
+from t2i_pipelines import Img, Like, Q, cli
 from t2i_pipelines.collection import close, open_collection
-from t2i_pipelines.collection.notes import read_note
-from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.relevance import background, keeping, rate
-from t2i_pipelines.relevance.calibration import Calibration
-from t2i_pipelines.results import Hits
-from t2i_pipelines.search_options import SearchOptions
-from t2i_pipelines.types import Space
+from t2i_pipelines.relevance import background, keeping
 
-DIM = 96
-THINGS = [
-    "anchor",
-    "badger",
-    "candle",
-    "drum",
-    "easel",
-    "falcon",
-    "goblet",
-    "hammock",
-    "inkwell",
-    "javelin",
-    "kettle",
-    "lantern",
-    "mitten",
-    "napkin",
-    "orchid",
-    "paddle",
-    "quilt",
-    "radish",
-    "saddle",
-    "tractor",
-    "urchin",
-    "velvet",
-    "walnut",
-    "yacht",
-    "zither",
-    "button",
-    "cabbage",
-    "dagger",
-    "emerald",
-    "feather",
-]
 FOREIGN = ["thimble", "sofa bed", "kumquat", "hurdle", "asdkjh", "xoxoq wpfl", "zzkrt", "marmot", "a lathe"]
-
-
-class WordedEncoder:
-    """A text is the sum of its words, each a random direction of its own, and of what all texts share."""
-
-    space = Space("worded", "random directions, version 1", "none", DIM)
-
-    def __init__(self) -> None:
-        self.passes = 0
-
-    def fit(self, image):
-        return image
-
-    def encode_images(self, images):
-        return np.stack([direction(str(image.sum())) for image in images])
-
-    def encode_texts(self, texts):
-        self.passes += 1
-        return np.stack([embedded(text) for text in texts])
-
-
-def direction(word: str) -> np.ndarray:
-    seed = int.from_bytes(blake2b(word.encode(), digest_size=8).digest(), "big")
-    vector = np.random.default_rng(seed).normal(size=DIM)
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
-
-
-def embedded(text: str) -> np.ndarray:
-    words = [word for word in re.findall(r"\w+", text.lower()) if len(word) > 1] or [text]
-    return (sum(map(direction, words)) + 0.7 * direction("(any text)")).astype(np.float32)
-
-
-register_encoder("worded", lambda checkpoint_path, compute: WordedEncoder())
-
-
-def rows_of(words, copies=1):
-    """A row for each word: its direction, and something of its own."""
-    for word in words:
-        for copy in range(copies):
-            name = f"{word}-{copy}"
-            vector = direction(word) + 0.4 * direction(name)
-            yield {
-                "id": name,
-                "vector": vector / np.linalg.norm(vector),
-                "path": f"/photos/{name}.jpg",
-                "size": 1,
-                "mtime": 1,
-                "digest": "",
-            }
 
 
 @pytest.fixture
@@ -136,16 +48,6 @@ def made(monkeypatch):
 
     monkeypatch.setattr(keeping, "_made", count)
     return calls
-
-
-def finder(settings, **options):
-    pipeline = build_search_pipeline(**settings, **options)
-    return lambda query: pipeline(query).get()[1]
-
-
-def stored(collection) -> Calibration | None:
-    text = read_note(collection, keeping.NOTE)
-    return None if text is None else Calibration.from_json(text)
 
 
 def test_what_is_there_matches_and_what_is_not_does_not(search):
@@ -210,19 +112,6 @@ def test_many_queries_are_judged_one_by_one(search):
             [hit.relevance for hit in search(query)], abs=1e-6
         )
     assert [hits.no_match for hits in together] == [False, True, False]
-
-
-def test_of_a_later_page_nobody_knows_that_nothing_matches(search, filled):
-    hits = search("anchor")
-    for first, no_match in ((0, False), (1, False), (2, None)):
-        page = Hits(hits[first:], query="anchor")
-        options = SearchOptions(offset=first)
-        rate([page], embedded("anchor")[None], options, filled, lambda: load_encoder("worded"))
-        assert page.no_match is no_match
-        assert [hit.relevance for hit in page] == pytest.approx(
-            [hit.relevance for hit in hits[first:]], abs=1e-6
-        )
-    assert all(hit.relevance < 0.5 for hit in hits[2:])
 
 
 @pytest.mark.parametrize(
@@ -363,14 +252,6 @@ def test_a_failed_look_leaves_what_is_known_of_the_same_collection_only(search, 
     assert search("anchor")[0].relevance is None
 
 
-def test_a_vector_of_any_length_is_judged_by_its_direction(search, filled):
-    hits = search("anchor")
-    ten_times = Hits(hits, query="anchor")
-    known = [hit.relevance for hit in hits]
-    rate([ten_times], 10 * embedded("anchor")[None], SearchOptions(), filled, lambda: load_encoder("worded"))
-    assert [hit.relevance for hit in ten_times] == pytest.approx(known, abs=1e-6)
-
-
 def test_a_failure_is_not_met_again_by_every_search(search, made, monkeypatch):
     monkeypatch.setattr(keeping, "embedded", lambda encoder: [][0])
     for _ in range(3):
@@ -404,7 +285,3 @@ def test_threads_that_come_first_together_make_one(search, made):
     assert len(made) == 1
     assert len(found) == 8
     assert len(set(found)) == 1
-
-
-def test_the_registered_encoder_is_the_one_that_is_tested():
-    assert isinstance(load_encoder("worded"), WordedEncoder)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from t2i_pipelines.collection import indexes, lite, schema
@@ -18,6 +19,13 @@ anew for another model. A local database is this process's alone."""
 BEING_MADE = 2.0
 """Seconds for which a collection may be without an index before its maker is taken for dead."""
 
+CHANGING = "t2i_pipelines.changing_until"
+CHANGE_TAKES = 300.0
+"""Seconds after which one who is changing the index is taken for dead."""
+
+A_LOOK = 0.1
+"""Seconds between two looks whether that is done."""
+
 TRIES = 20
 """How often a collection is released again when others, who search it, load it meanwhile."""
 
@@ -27,12 +35,14 @@ class Entry(NamedTuple):
 
     :ivar identity: changes when the collection is dropped and made again.
     :ivar real_name: what the collection is called if it was asked for by an alias.
+    :ivar changing_until: the index is being changed, for no longer than until then, seconds since 1970.
     """
 
     identity: Any
     real_name: str
     space: Space
     index_type: str
+    changing_until: float = 0.0
 
 
 class Catalog:
@@ -57,25 +67,29 @@ class Catalog:
         where = str(self._connection.address)
         identity = (found.get("collection_id"), found.get("created_timestamp"))
         space = schema.read_space(found, where)
-        return Entry(identity, found["collection_name"], space, self._index_type(timeout))
+        until = float((found.get("properties") or {}).get(CHANGING, 0))
+        return Entry(identity, found["collection_name"], space, self._index_type(timeout), until)
 
     def ready(self, timeout: float) -> Entry | None:
-        """The collection, loaded, or None. Asks the database only if it must."""
-        remembered = self._remembered()
-        if remembered is not None:
-            return remembered
-        with self._connection.loading:
-            if (remembered := self._remembered()) is not None:
+        """The collection, loaded, or None. Asks the database only if it must, and waits for a new index."""
+        while True:
+            remembered = self._remembered()
+            if remembered is not None:
                 return remembered
-            entry = self.find(timeout)
-            before = self._connection.entries.get(self._name)
-            if entry is None:
-                self.forget()
-                return None
-            if before is None or before[1] != entry:
-                self.load(timeout, entry)
-            self._connection.entries[self._name] = (time.monotonic(), entry)
-            return entry
+            with self._connection.loading:
+                if (remembered := self._remembered()) is not None:
+                    return remembered
+                entry = self.find(timeout)
+                before = self._connection.entries.get(self._name)
+                if entry is None:
+                    self.forget()
+                    return None
+                if time.time() >= entry.changing_until:
+                    if before is None or before[1] != entry:
+                        self.load(timeout, entry)
+                    self._connection.entries[self._name] = (time.monotonic(), entry)
+                    return entry
+            time.sleep(A_LOOK)
 
     def create(self, space: Space, index_type: str, timeout: float) -> None:
         """Make the collection with its index, and load it. Another may be first."""
@@ -97,6 +111,9 @@ class Catalog:
         Index files that a crash left half written are deleted; the load builds them anew.
         """
         entry = entry or self.find(timeout)
+        while entry is not None and time.time() < entry.changing_until:
+            time.sleep(A_LOOK)
+            entry = self.find(timeout)
         path = self._connection.address.path
         if entry is not None and not entry.index_type:
             self._finish(entry, timeout)
@@ -122,9 +139,10 @@ class Catalog:
         self._connection.entries.pop(self._name, None)
 
     def keep_index(self, rows: int, timeout: float) -> None:
-        """Change the index for that of a larger collection, if this one has become one.
+        """Change the index for that of a larger collection, if this one has become one. No row is touched.
 
-        Milvus must release the collection for that. Who searches it meanwhile waits; no row is touched.
+        Milvus must release the collection for that, and a server that does so answers with nothing for a
+        while. So all who search are told first, and wait.
         """
         with self._connection.writing(timeout):
             entry = self.find(timeout)
@@ -132,18 +150,36 @@ class Catalog:
             wanted = indexes.outgrown(entry.index_type, rows, steps) if entry else None
             if entry is None or wanted is None:
                 return
-            self._drop_index()
-            try:
-                self._make_index(entry.space, wanted, timeout)
-            except StoreError as err:
-                if not self._index_type(timeout):  # else somebody else has made one
-                    lite.log.warning(
-                        "collection %r at %s keeps its index %s, since %s cannot be made: %s",
-                        self._name, self._connection.address, entry.index_type, wanted, err,
-                    )  # fmt: skip
-                    self._make_index(entry.space, entry.index_type, timeout)
-            self._call("load_collection", SLOW)
+            with nullcontext() if self._connection.is_lite(timeout) else self._nobody_searching(timeout):
+                self._drop_index()
+                self._make_either(entry, wanted, timeout)
+                self._call("load_collection", SLOW)
         self.forget()
+
+    @contextmanager
+    def _nobody_searching(self, timeout: float) -> Iterator[None]:
+        """Everybody who uses this library sees the note within ``RECHECK`` seconds."""
+        until = time.time() + CHANGE_TAKES
+        self._call("alter_collection_properties", timeout, properties={CHANGING: str(until)})
+        self.forget()
+        time.sleep(RECHECK + 1)
+        try:
+            yield
+        finally:
+            self._call("alter_collection_properties", timeout, properties={CHANGING: "0"})
+            self.forget()
+
+    def _make_either(self, entry: Entry, wanted: str, timeout: float) -> None:
+        try:
+            self._make_index(entry.space, wanted, timeout)
+        except StoreError as err:
+            if self._index_type(timeout):  # somebody else has made one
+                return
+            lite.log.warning(
+                "collection %r at %s keeps its index %s, since %s cannot be made: %s",
+                self._name, self._connection.address, entry.index_type, wanted, err,
+            )  # fmt: skip
+            self._make_index(entry.space, entry.index_type, timeout)
 
     def _drop_index(self) -> None:
         for tried in range(1, TRIES + 1):
@@ -163,7 +199,8 @@ class Catalog:
 
         is_lite = self._connection.is_lite(timeout)
         params = schema.index(MilvusClient, space, index_type, is_lite=is_lite)
-        self._call("create_index", SLOW, index_params=params)
+        # a server builds it in the background, and compares every row until it has
+        self._call("create_index", SLOW, index_params=params, sync=False)
 
     def _finish(self, entry: Entry, timeout: float) -> None:
         """Make the index that a writer was killed before making."""
