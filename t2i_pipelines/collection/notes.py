@@ -11,11 +11,17 @@ if TYPE_CHECKING:
 
 
 def state(collection: Collection) -> object:
-    """Another object once the collection was closed, or dropped and made again; None if there is none.
-
-    Of a server, also from time to time.
-    """
+    """What there is, to be compared by :func:`is_same`; None if there is no collection."""
     return collection._entry()
+
+
+def is_same(collection: Collection, before: object, now: object) -> bool:
+    """Whether the collection was not dropped and made again between two states; nor closed, if it is local.
+
+    A local one looks the same after that, but is looked up only after that.
+    """
+    is_local = collection._connection.address.path is not None
+    return before is now if is_local else before == now
 
 
 def read_note(collection: Collection, name: str) -> str | None:

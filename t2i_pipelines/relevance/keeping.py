@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.locks import Lock
-from t2i_pipelines.collection.notes import read_note, state, write_note
+from t2i_pipelines.collection.notes import is_same, read_note, state, write_note
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.relevance.background import background, embedded
 from t2i_pipelines.relevance.calibration import Calibration, calibrate
@@ -40,8 +40,8 @@ class _Kept:
         self.is_stored = False
         self.warned = False
 
-    def holds(self, now_there: object) -> bool:
-        return self.state is now_there and time.monotonic() < self.until
+    def holds(self, collection: Collection, now_there: object) -> bool:
+        return time.monotonic() < self.until and is_same(collection, self.state, now_there)
 
 
 _lock = Lock()
@@ -64,9 +64,9 @@ def calibration_of(collection: Collection, encoder: Encoder) -> Calibration | No
         now_there = state(collection)
         if now_there is None:
             return None
-        if not kept.holds(now_there):
+        if not kept.holds(collection, now_there):
             with kept.lock:
-                if not kept.holds(now_there):
+                if not kept.holds(collection, now_there):
                     _look(kept, now_there, collection, encoder)
     except Exception as err:  # relevance is an extra; the hits are there without it
         if kept.state != now_there:
@@ -81,17 +81,17 @@ def calibration_of(collection: Collection, encoder: Encoder) -> Calibration | No
 def _look(kept: _Kept, now_there: object, collection: Collection, encoder: Encoder) -> None:
     began = time.monotonic()
     rows = collection.count()
-    stored = _stored(collection, encoder)
-    if stored is not None:
-        kept.calibration, kept.is_stored = stored, True
-    elif kept.is_stored or kept.state != now_there:  # the collection is another one
-        kept.calibration, kept.is_stored = None, False
+    found = _stored(collection, encoder)
+    is_stored = found is not None
+    if not is_stored and not kept.is_stored and kept.state == now_there:
+        found = kept.calibration  # which could not be stored; what was and is not there belongs to another
     took = time.monotonic() - began
     if rows < LEAST_ROWS:
-        kept.calibration = None
-    elif kept.calibration is None or not kept.calibration.rows / GROWN < rows < kept.calibration.rows * GROWN:
-        kept.calibration = _made(collection, encoder, rows)
-        kept.is_stored = kept.calibration is not None and _store(collection, kept.calibration)
+        found = None
+    elif found is None or not found.rows / GROWN < rows < found.rows * GROWN:
+        found = _made(collection, encoder, rows)
+        is_stored = found is not None and _store(collection, found)
+    kept.calibration, kept.is_stored = found, is_stored
     kept.state, kept.until = now_there, time.monotonic() + max(RECHECK, 200 * took)
 
 
