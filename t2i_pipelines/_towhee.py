@@ -92,13 +92,14 @@ from towhee.runtime import pipeline_loader  # noqa: E402
 from towhee.runtime.auto_config import set_config_name  # noqa: E402
 from towhee.runtime.auto_pipes import set_pipe_name  # noqa: E402
 from towhee.runtime.constants import OPName, OPType  # noqa: E402
-from towhee.runtime.data_queue import DataQueue, Empty  # noqa: E402
+from towhee.runtime.data_queue import ColumnType, DataQueue, Empty  # noqa: E402
 from towhee.runtime.operator_manager import (  # noqa: E402
     OperatorLoader,
     OperatorPool,
     OperatorRegistry,
 )
 from towhee.runtime.pipeline import Pipeline  # noqa: E402
+from towhee.runtime.runtime_conf import set_runtime_config  # noqa: E402
 from towhee.runtime.runtime_pipeline import RuntimePipeline, _Graph  # noqa: E402
 from towhee.runtime.time_profiler import TimeProfiler  # noqa: E402
 from towhee.types import AudioFrame, VideoFrame  # noqa: E402
@@ -107,6 +108,7 @@ from towhee.types import Image as TowheeImage  # noqa: E402
 __all__ = [
     "AutoConfig",
     "AutoPipes",
+    "ColumnType",
     "DataCollection",
     "DataQueue",
     "Graph",
@@ -123,6 +125,7 @@ __all__ = [
     "pipe",
     "register",
     "register_pipeline",
+    "set_runtime_config",
 ]
 
 Graph = _Graph

@@ -47,6 +47,24 @@ Templates = Annotated[
 ]
 Limit = Annotated[int, typer.Option(help="How many hits.")]
 Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Condition on a column: 'year > 2015', 'camera like Canon%', 'place in Rome, Bari'; repeatable, "
+        "all must hold. No value is read as a part of the expression."
+    ),
+]
+Offset = Annotated[int, typer.Option(help="Hits to pass by before the first: the next page.")]
+Radius = Annotated[float | None, typer.Option(help="Only hits of a higher cosine, -1 to 1.")]
+RangeFilter = Annotated[float | None, typer.Option(help="Only hits of at most this cosine; needs --radius.")]
+GroupBy = Annotated[str | None, typer.Option(help="A column: of rows with one value only the best.")]
+Collapse = Annotated[
+    float | None,
+    typer.Option(help="Of pictures alike, at this cosine or more, only the best: 0.94."),
+]
+Diversity = Annotated[
+    float, typer.Option(help="0 by score alone, 1 as different from one another as can be.")
+]
 OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
 MinRelevance = Annotated[
     float, typer.Option(help="Leave out hits of a lower relevance, 0 to 1; below 0.5 a hit is one by chance.")

@@ -14,21 +14,29 @@ from t2i_pipelines.cli_options import (
     Asked,
     Backend,
     Checkpoint,
+    Collapse,
     Device,
+    Diversity,
     Fetch,
     Filter,
+    GroupBy,
     Html,
     Json,
     Limit,
     MinRelevance,
     Model,
     Name,
+    Offset,
     OutputFields,
     Precision,
+    Radius,
+    RangeFilter,
     Templates,
     Token,
     Uri,
+    Where,
 )
+from t2i_pipelines.conditions import parse_condition
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.page import render
@@ -47,7 +55,14 @@ def search(
     precision: Precision = "auto",
     backend: Backend = "auto",
     limit: Limit = 10,
+    offset: Offset = 0,
+    where: Where = None,
     filter: Filter = "",
+    radius: Radius = None,
+    range_filter: RangeFilter = None,
+    group_by: GroupBy = None,
+    collapse: Collapse = None,
+    diversity: Diversity = 0.0,
     output_fields: OutputFields = None,
     templates: Templates = None,
     min_relevance: MinRelevance = 0.0,
@@ -66,7 +81,14 @@ def search(
         precision=cast(Any, precision),
         backend=cast(Any, backend),
         limit=limit,
+        offset=offset,
+        where=conditions(where or ()),
         filter=filter,
+        radius=radius,
+        range_filter=range_filter,
+        group_by=group_by,
+        collapse=collapse,
+        diversity=diversity,
         output_fields=output_fields or (),
         templates=templates or (),
         min_relevance=min_relevance,
@@ -78,6 +100,14 @@ def search(
         console.show_hits(text, hits)
     if html:
         write_page(html, [(text, hits.fetch() if fetch else hits)], note=f"model {model_name}")
+
+
+def conditions(told: Sequence[str]) -> dict[str, list[Any]]:
+    """Conditions as ``where`` takes them; there may be several on one column."""
+    where: dict[str, list[Any]] = {}
+    for field, condition in map(parse_condition, told):
+        where.setdefault(field, []).append(condition)
+    return where
 
 
 def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str = "", note: str = "") -> None:

@@ -13,9 +13,9 @@ What Towhee does, and what :func:`harden` makes of it:
    how many of its results may wait (``in_flight``), and the queue after it holds no more.
 5. Any exception becomes ``RuntimeError(text)``. Here an error of ours arrives as itself, and any other
    is the ``__cause__`` of Towhee's.
-6. A call hands its one row from thread to thread, which can take longer than the work. Here the nodes of
-   a chain of maps take turns in the thread of the caller.
-7. ``None`` is no input: the call does nothing and gives nothing. Here a call with nothing else is refused.
+6. A call hands its one row from thread to thread, which can take longer than the work. Here a chain of
+   maps runs in the thread of the caller, see :mod:`t2i_pipelines.chain`.
+7. An input that is ``None`` is none: the call does nothing and gives nothing. Here it is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import traceback
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from t2i_pipelines._towhee import (
@@ -39,6 +38,7 @@ from t2i_pipelines._towhee import (
     TimeProfiler,
     operator_class,
 )
+from t2i_pipelines.chain import Chain, is_chain
 from t2i_pipelines.errors import ConfigError, T2IError
 
 THREADS = 64
@@ -59,7 +59,6 @@ class _Call(Graph):  # type: ignore[misc]
     def __init__(self, pipeline: HardenedPipeline, profiler: Any, trace_edges: Any = None) -> None:
         self._failures: list[BaseException] = []
         self._handing_in = pipeline.handing_in
-        self._is_chain = pipeline.is_chain
         super().__init__(
             pipeline.dag_repr.nodes,
             pipeline.dag_repr.edges,
@@ -96,19 +95,6 @@ class _Call(Graph):  # type: ignore[misc]
             self._failures.append(err)
             raise
 
-    def __call__(self, inputs: Any) -> Any:
-        if not self._is_chain:
-            return super().__call__(inputs)
-        self.time_profiler.inputs = inputs
-        self._input_queue.put(inputs)
-        self._input_queue.seal()
-        self.features: list[Any] = []
-        for node in self._node_runners:  # each finds all that it will ever get
-            node.process()
-        result = self.result()
-        self.release_op()
-        return result
-
     def async_call(self, inputs: Any) -> Any:
         with self._handing_in:  # calls never interleave, so the oldest always has its threads
             return super().async_call(inputs)
@@ -140,14 +126,6 @@ def _in_flight(node: Any) -> int | None:
     return getattr(operator_class(node.op_info.operator), "in_flight", None)
 
 
-def _is_chain(nodes: list[Any]) -> bool:
-    """Whether the nodes, in their order, are maps of which each feeds the next alone."""
-    return all(node.iter_info.type == "map" for node in nodes) and all(
-        node.out_edges == following.in_edges and len(node.out_edges) == 1
-        for node, following in pairwise(nodes)
-    )
-
-
 class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
     """Towhee's ``RuntimePipeline``, safe under load. Made by :func:`harden`. Thread-safe."""
 
@@ -160,7 +138,7 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         self._operator_pool: OperatorPool = pipeline._operator_pool
         self._thread_pool = ThreadPoolExecutor(max(THREADS, len(dag.nodes)), "t2i-pipeline")
         self.handing_in = threading.Lock()
-        self.is_chain = _is_chain(list(dag.nodes.values()))
+        self._chain = Chain(dag, self._operator_pool) if is_chain(dag) else None
 
     def preload(self) -> _Call:
         """Create the operators, as Towhee does when a pipeline is closed."""
@@ -174,8 +152,10 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
             raise ConfigError(
                 f"this pipeline takes {len(columns)} input(s), {', '.join(columns)}; got {len(inputs)}"
             )
-        if columns and all(one is None for one in inputs):
-            raise ConfigError(f"{', '.join(columns)} must not be None: Towhee takes that for no input at all")
+        if none := [name for name, one in zip(columns, inputs, strict=True) if one is None]:
+            raise ConfigError(f"{none[0]} must not be None: Towhee takes that for a call without input")
+        if self._chain is not None and not (profiler or tracer):
+            return self._chain(inputs), None, None
         call = _Call(self, TimeProfiler(profiler), trace_edges)
         result = call(inputs)
         return (

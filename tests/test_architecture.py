@@ -17,6 +17,7 @@ LAYERS = [
     {"checks", "conditions", "query", "vectors"},
     {"search_options"},
     {"config", "_towhee"},
+    {"chain"},
     {"hardening"},
     {"encoders", "images", "collection"},
     {"results"},

@@ -1,11 +1,14 @@
 """A chain of maps runs in the thread of its caller; anything else in threads of its own."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from t2i_pipelines import harden
-from t2i_pipelines._towhee import pipe
+from t2i_pipelines._towhee import SharedType, ops, pipe, register
 from t2i_pipelines.errors import ConfigError, QueryError
 
 
@@ -86,7 +89,94 @@ def test_a_batch_of_calls_still_runs_side_by_side():
     assert [one.get() for one in chain.batch(["a", "b"])] == [["a"], ["b"]]
 
 
-def test_no_input_at_all_is_refused():
-    chain = harden(pipe.input("a", "b").map(("a", "b"), "c", lambda a, b: a or b).output("c"))
-    with pytest.raises(ConfigError, match="a, b must not be None: Towhee takes that for no input at all"):
-        chain(None, None)
+def test_an_input_that_is_none_is_refused_where_towhee_gives_nothing():
+    steps = pipe.input("a", "b").map("a", "c", lambda a: a).output("c")
+    assert steps(1, None).size == 0
+    with pytest.raises(ConfigError, match="b must not be None: Towhee takes that for a call without input"):
+        harden(steps)(1, None)
+    several = harden(pipe.input("a").flat_map("a", "b", lambda a: a).output("b"))
+    with pytest.raises(ConfigError, match="a must not be None"):
+        several(None)
+
+
+def pairs(n):
+    for one in range(n):
+        yield one, -one
+
+
+CHAINS = {
+    "columns side by side": lambda p: (
+        p.map("a", "c", lambda a: a + 1).map(("c", "b"), "d", max).output("b", "d")
+    ),
+    "a column written again": lambda p: p.map("a", "a", lambda a: a * 2).map("a", "a", str).output("a", "b"),
+    "two results": lambda p: p.map("a", ("c", "d"), lambda a: (a, -a)).output("d", "c"),
+    "a result of which only one is used": lambda p: p.map("a", ("c", "d"), lambda a: (a, None)).output("c"),
+    "no result": lambda p: p.map("a", (), lambda a: a).output("a"),
+    "no argument": lambda p: p.map((), "c", lambda: 5).output("c", "a"),
+    "None, which ends the row": lambda p: p.map("a", "c", lambda a: None).map("c", "d", str).output("c", "d"),
+    "None, which nobody asks for": lambda p: p.map("a", "c", lambda a: None).map("a", "d", str).output("d"),
+    "one of two is None": lambda p: p.map("a", ("c", "d"), lambda a: (a, None)).output("c", "d"),
+    "a generator": lambda p: p.map("a", "c", lambda a: (n for n in range(a))).output("c"),
+    "a generator of pairs": lambda p: p.map("a", ("c", "d"), pairs).output("c", "d"),
+    "nothing but input": lambda p: p.output("b", "a"),
+    "no output": lambda p: p.map("a", "c", lambda a: a).output(),
+    "false and empty values": lambda p: p.map("a", "c", lambda a: []).map("c", "d", len).output("c", "d"),
+    "an operator": lambda p: (
+        p.map(("a", "b"), "v", lambda a, b: np.array([a, b]))
+        .map("v", "v", ops.t2i.normalize())
+        .map("v", "v", lambda v: v.tolist())
+        .output("v")
+    ),
+    "too few results": lambda p: p.map("a", ("c", "d"), lambda a: (a,)).output("d"),
+    "an error": lambda p: p.map("a", "c", lambda a: a / 0).output("c"),
+}
+
+
+@pytest.mark.parametrize("build", CHAINS.values(), ids=CHAINS)
+def test_a_chain_gives_what_towhee_gives(build):
+    def outcome(pipeline):
+        try:
+            queue = pipeline(3, 4)
+            return queue.schema, queue.type_schema, queue.size, queue.sealed, queue.to_list(kv_format=True)
+        except RuntimeError as err:
+            return str(err).split("Traceback")[0].split(", ")[0]
+
+    theirs, ours = build(pipe.input("a", "b")), harden(build(pipe.input("a", "b")))
+    assert ours._chain is not None
+    assert outcome(ours) == outcome(theirs)
+
+
+def test_an_operator_that_cannot_be_shared_is_lent_to_one_call_at_a_time():
+    busy, wrong = set(), []
+
+    @register(name="test/alone")
+    class Alone:
+        shared_type = SharedType.NotShareable
+
+        def __call__(self, value):
+            if id(self) in busy:
+                wrong.append(value)
+            busy.add(id(self))
+            time.sleep(0.005)
+            busy.discard(id(self))
+            if value == 3:
+                raise QueryError("three")
+            return value
+
+    chain = harden(pipe.input("x").map("x", "x", ops.test.alone()).output("x"))
+
+    def ask(value):
+        try:
+            return chain(value).get()[0]
+        except QueryError as err:
+            return str(err)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(ask, range(1, 9))) == [1, 2, "three", 4, 5, 6, 7, 8]
+    assert wrong == []
+
+
+def test_debugging_a_chain_still_works():
+    chain = harden(pipe.input("x").map("x", "y", lambda x: x + 1).output("y"))
+    found = chain.debug(1, tracer=True, profiler=True)
+    assert found.result.get() == [2]

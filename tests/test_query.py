@@ -227,6 +227,11 @@ def test_a_query_written_as_a_line_is_read_as_the_same(written):
     assert parse(str(written[0])) == written[0]
 
 
+def test_quotes_in_two_operands_do_not_meet():
+    query = Q('"') + Q('"')
+    assert parse(str(query)) == query
+
+
 def test_a_picture_without_address_is_described_in_the_line():
     pixels = np.zeros((4, 6, 3), np.uint8)
     assert str(Q("dog") * 2 - Img(pixels)) == "dog^2 - <picture of 6 x 4 pixels>"

@@ -219,6 +219,9 @@ def test_where_it_cannot_be_stored_it_stays_in_memory(search, filled, made, monk
         time_passes(filled)
     assert (len(made), stored(filled)) == (1, None)
     assert "stays in memory: no right to change the collection" in caplog.text
+    monkeypatch.setattr(keeping._kept[filled], "state", object())  # another collection of that name
+    assert search("anchor")[0].relevance > 0.5
+    assert len(made) == 2
 
 
 def test_a_failure_leaves_hits_without_relevance_and_one_warning(search, filled, monkeypatch, caplog):

@@ -67,13 +67,16 @@ def hit(id: str, score: float, row: Mapping[str, Any], output_fields: Sequence[s
 
     :param output_fields: those that the hit shall show, ``*`` for all but the vector.
     """
+    score = min(1.0, max(-1.0, float(score)))  # float32 sums end a little beyond
+    return Hit(id, score, row["path"], _fields(row, output_fields) if output_fields else None)
+
+
+def _fields(row: Mapping[str, Any], output_fields: Sequence[str]) -> dict[str, Any]:
     row = dict(row)
     stored = [key for key in row if key not in ("vector", "$meta")]
     wanted = [key for name in output_fields for key in (stored if name == "*" else [name])]
-    fields = {
+    return {
         key: np.asarray(row[key], np.float32) if key == "vector" else row[key]
         for key in dict.fromkeys(wanted)
         if key not in ("id", "path") and row.get(key) is not None
     }
-    score = min(1.0, max(-1.0, float(score)))  # float32 sums end a little beyond
-    return Hit(id, score, row["path"], fields)

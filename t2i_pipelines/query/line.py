@@ -129,7 +129,7 @@ def _written(operand: Operand) -> str:
 def _safe(text: str, before: str, operand: Operand) -> str:
     """The text, quoted from behind ``before`` on where it would be read as something else."""
     with suppress(QueryError):
-        if parse(text) == operand:
+        if '"' not in text and parse(text) == operand:  # two quotes far apart would make one text
             return text
     escaped = re.sub(r'(["\\])', r"\\\1", text.removeprefix(before))
     return f'{before}"{escaped}"'
