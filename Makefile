@@ -7,7 +7,7 @@ VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2
 BASE := $(VENV)/.base-$(VERSION)
 TEST := $(VENV)/.test-$(VERSION)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# the photographs that `make quality` measures on: CIFAR-10's training files as one tar of JPEGs
+# the photographs that `make quality` and `make bench-search` measure on: CIFAR-10's training files as one tar of JPEGs
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 
 .PHONY: demo test check fast fix quality bench bench-ingest bench-search wheel clean
@@ -51,7 +51,7 @@ bench-ingest: $(TEST)
 	$(BIN)/python benchmarks/ingest.py
 
 bench-search: $(TEST)
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/search.py $(if $(PHOTOS),--photos $(PHOTOS))
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

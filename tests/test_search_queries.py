@@ -218,7 +218,7 @@ def test_what_means_nothing_is_refused_by_pipeline_and_searcher_alike(stored, se
 def test_none_is_refused_by_both(settings):
     with pytest.raises(QueryError, match="a query is words .* got NoneType"):
         Searcher(**settings)(None)
-    with pytest.raises(ConfigError, match="query must not be None: Towhee takes that for a call without input"):
+    with pytest.raises(ConfigError, match="query must not be None: Towhee takes that for a call w"):
         build_search_pipeline(**settings)(None)
     with pytest.raises(QueryError, match="got NoneType"):
         build_search_pipeline(**settings)(["red", None])

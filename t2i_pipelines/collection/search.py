@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 A_LOOKUP = 1000
 """Rows that are looked up by id at a time."""
 
+A_STEP = 128
+"""Hits that are read at first where nobody knows how many will be passed by."""
+
 TEMPLATES = (2, 5)
 """The first Milvus that takes the values of a filter apart from it. Neither 2.3 nor Milvus Lite does."""
 
@@ -50,12 +53,14 @@ class Finder:
         """(N, D) float32 -> N lists of hits."""
         asked = self._options
         first, last = asked.offset, asked.offset + asked.limit
-        rankings = self._rankings(queries, self._depth.rungs)
+        rungs = self._depth.rungs
         if self._takes_all:
-            ranked = [in_range(found, asked.radius, None) for found in rankings.top(last)]
+            found = self._rankings(queries, rungs).top(last)
+            ranked = [in_range(hits, asked.radius, None) for hits in found]
         else:
-            ranked = [self._picked(walk) for walk in rankings.walks()]
-        return [list(islice(found, first, last)) for found in ranked]
+            steps = (A_STEP, *rungs) if self._depth.exact else rungs
+            ranked = [self._picked(walk) for walk in self._rankings(queries, steps).walks()]
+        return [list(islice(one, first, last)) for one in ranked]
 
     def every(self, query: Vector) -> Iterator[Hit]:
         """All hits of one query, past every limit."""
