@@ -401,7 +401,7 @@ def test_iterate_refuses_at_once_what_cannot_work(searcher, settings, tmp_path):
     assert list(Searcher(**{**settings, "uri": tmp_path / "none.db"}).iterate("red")) == []
 
 
-def test_iterate_ends_where_relevance_does(tmp_path):
+def test_iterate_ends_where_relevance_does(tmp_path, monkeypatch):
     place = {"uri": str(tmp_path / "worded.db"), "model_name": "worded"}
     collection = open_collection(place["uri"])
     collection.prepare(WordedEncoder.space)
@@ -414,6 +414,13 @@ def test_iterate_ends_where_relevance_does(tmp_path):
     assert sorted(hit.id for page in pages for hit in page) == sorted(wanted)
     assert 7 < len(wanted) < len(hits)
     assert [page.no_match for page in pages] == [False] + [None] * (len(pages) - 1)
+    read = []
+    real = Collection.iterate
+    monkeypatch.setattr(
+        Collection, "iterate", lambda *given: (read.append(page) or page for page in real(*given))
+    )
+    list(searcher.iterate("a lantern", batch_size=7, min_relevance=least))
+    assert len(read) < len(hits) / 7 - 1, "what follows is not read"
 
 
 def test_duplicates_are_groups_of_alike_pictures(searcher, stored, settings):
