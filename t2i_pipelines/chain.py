@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Generator, Sequence
-from itertools import pairwise
 from typing import Any
 
 from t2i_pipelines._towhee import ColumnType, DataQueue, OperatorPool, OPType, SharedType, set_runtime_config
@@ -16,12 +15,9 @@ from t2i_pipelines.errors import T2IError
 
 
 def is_chain(dag: Any) -> bool:
-    """Whether the nodes of a pipeline are maps, each of which feeds the next alone, with one row."""
-    nodes = list(dag.nodes.values())
-    return (
-        all(node.iter_info.type == "map" for node in nodes)
-        and all(one.out_edges == other.in_edges and len(one.out_edges) == 1 for one, other in pairwise(nodes))
-        and all(kind is ColumnType.SCALAR for edge in dag.edges.values() for _, kind in edge["data"])
+    """Whether the nodes of a pipeline are maps, of one row; maps alone cannot branch and meet again."""
+    return all(node.iter_info.type == "map" for node in dag.nodes.values()) and all(
+        kind is ColumnType.SCALAR for edge in dag.edges.values() for _, kind in edge["data"]
     )
 
 

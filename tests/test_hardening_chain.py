@@ -114,6 +114,8 @@ CHAINS = {
     "no result": lambda p: p.map("a", (), lambda a: a).output("a"),
     "no argument": lambda p: p.map((), "c", lambda: 5).output("c", "a"),
     "None, which ends the row": lambda p: p.map("a", "c", lambda a: None).map("c", "d", str).output("c", "d"),
+    "None, on which nothing works": lambda p: p.map("a", "c", lambda a: None).map("c", "d", abs).output("d"),
+    "nothing is carried on": lambda p: p.map("a", "c", str).map((), "d", lambda: 5).output("d"),
     "None, which nobody asks for": lambda p: p.map("a", "c", lambda a: None).map("a", "d", str).output("d"),
     "one of two is None": lambda p: p.map("a", ("c", "d"), lambda a: (a, None)).output("c", "d"),
     "a generator": lambda p: p.map("a", "c", lambda a: (n for n in range(a))).output("c"),
@@ -147,11 +149,14 @@ def test_a_chain_gives_what_towhee_gives(build):
 
 
 def test_an_operator_that_cannot_be_shared_is_lent_to_one_call_at_a_time():
-    busy, wrong = set(), []
+    busy, wrong, made = set(), [], []
 
     @register(name="test/alone")
     class Alone:
         shared_type = SharedType.NotShareable
+
+        def __init__(self):
+            made.append(self)
 
         def __call__(self, value):
             if id(self) in busy:
@@ -173,10 +178,23 @@ def test_an_operator_that_cannot_be_shared_is_lent_to_one_call_at_a_time():
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(ask, range(1, 9))) == [1, 2, "three", 4, 5, 6, 7, 8]
+        assert len(made) <= 8
+        list(threads.map(ask, range(10, 90)))
     assert wrong == []
+    assert len(made) <= 8, "each goes back when its call is over, also when that failed"
+
+
+def test_a_filter_is_no_chain():
+    def build():
+        return pipe.input("a").filter("a", "b", "a", lambda a: a > 2).map("b", "b", str).output("b")
+
+    for given in (1, 3):
+        assert harden(build())(given).to_list() == build()(given).to_list()
 
 
 def test_debugging_a_chain_still_works():
     chain = harden(pipe.input("x").map("x", "y", lambda x: x + 1).output("y"))
     found = chain.debug(1, tracer=True, profiler=True)
     assert found.result.get() == [2]
+    assert [node for node in found.tracer.nodes if node.startswith("lambda")] == ["lambda-0"]
+    assert found.profiler is not None

@@ -15,6 +15,7 @@ from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import ConfigError, ModelMismatchError, QueryError
 from t2i_pipelines.images import path_key
+from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.testing import COLOURS, ColourEncoder
 from t2i_pipelines.types import Space
 
@@ -63,6 +64,17 @@ def test_a_query_picture_is_decoded_as_it_is_when_it_is_inserted(tmp_path, setti
         embed = Searcher(**settings, background=background).embed
         for query in (tmp_path / "half.png", Image.open(tmp_path / "half.png"), half):
             assert embed(query) == pytest.approx(vector, abs=1e-6)
+
+
+def test_a_picture_at_home_is_found_as_a_source_is(searcher, stored, monkeypatch):
+    monkeypatch.setenv("HOME", str(stored))
+    assert best(searcher(Path("~/cyan.png"))) == "cyan"
+
+
+def test_a_pil_image_that_is_too_large_is_refused_as_a_file_is(settings):
+    small = Searcher(**settings, max_pixels=100)
+    with pytest.raises(QueryError, match="11 x 10 are 110 pixels, more than max_pixels=100"):
+        small(Image.new("RGB", (11, 10)))
 
 
 def test_a_pil_image_lies_as_its_exif_says(tmp_path):
@@ -181,11 +193,21 @@ class TestManyAtOnce:
         assert searcher([]) == searcher.embed([]) == []
         assert build_search_pipeline(**settings)([]).get() == [[], []]
 
-    def test_a_picture_that_several_share_is_read_and_embedded_once(self, searcher, stored):
-        encoder = load_encoder("colour")
+    def test_a_picture_that_several_share_is_read_and_embedded_once(self, searcher, stored, monkeypatch):
+        encoder, decoded = load_encoder("colour"), []
         before = encoder.images
+        decode = ImageDecode.many
+        monkeypatch.setattr(
+            ImageDecode, "many", lambda self, some: decoded.extend(some) or decode(self, some)
+        )
         searcher([Img(stored / "red.png") - word for word in ("green", "blue", "cyan")])
         assert encoder.images == before + 1
+        assert decoded == [str(stored / "red.png")]
+
+    def test_a_text_that_is_none_is_refused_before_anything_is_read(self, settings):
+        read = ops.t2i.read_query(**{**settings, "uri": str(settings["uri"])})
+        with pytest.raises(QueryError, match="the query is empty"):
+            read([Path("/no/such.png"), ""])
 
 
 @pytest.mark.parametrize(
@@ -379,7 +401,7 @@ def test_iterate_refuses_at_once_what_cannot_work(searcher, settings, tmp_path):
     assert list(Searcher(**{**settings, "uri": tmp_path / "none.db"}).iterate("red")) == []
 
 
-def test_iterate_ends_where_relevance_does(tmp_path):
+def test_iterate_ends_where_relevance_does(tmp_path, monkeypatch):
     place = {"uri": str(tmp_path / "worded.db"), "model_name": "worded"}
     collection = open_collection(place["uri"])
     collection.prepare(WordedEncoder.space)
@@ -392,6 +414,13 @@ def test_iterate_ends_where_relevance_does(tmp_path):
     assert sorted(hit.id for page in pages for hit in page) == sorted(wanted)
     assert 7 < len(wanted) < len(hits)
     assert [page.no_match for page in pages] == [False] + [None] * (len(pages) - 1)
+    read = []
+    real = Collection.iterate
+    monkeypatch.setattr(
+        Collection, "iterate", lambda *given: (read.append(page) or page for page in real(*given))
+    )
+    list(searcher.iterate("a lantern", batch_size=7, min_relevance=least))
+    assert len(read) < len(hits) / 7 - 1, "what follows is not read"
 
 
 def test_duplicates_are_groups_of_alike_pictures(searcher, stored, settings):
