@@ -330,7 +330,6 @@ def test_a_forked_child_uses_its_parents_database_and_leaves_it_whole(path):
 def test_a_lock_that_a_thread_holds_at_a_fork_is_free_in_the_child(store, path):
     script = """
     import os, threading
-    from t2i_pipelines.collection.lite import one_writer
     c.prepare(SPACE)
     held, go = threading.Event(), threading.Event()
     def hold():

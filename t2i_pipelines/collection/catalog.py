@@ -142,15 +142,17 @@ class Catalog:
         """Change the index for that of a larger collection, if this one has become one. No row is touched.
 
         Milvus must release the collection for that, and a server that does so answers with nothing for a
-        while. So all who search are told first, and wait.
+        while. So all who search are told first, and wait. For Milvus Lite they wait for their turn, and one
+        who looks it up only then must not find it without an index and set about making one.
         """
-        with self._connection.writing(timeout):
+        is_lite = self._connection.is_lite(timeout)
+        with self._connection.loading if is_lite else nullcontext(), self._connection.writing(timeout):
             entry = self.find(timeout)
             steps = self._ladder(timeout)
             wanted = indexes.outgrown(entry.index_type, rows, steps) if entry else None
             if entry is None or wanted is None:
                 return
-            with nullcontext() if self._connection.is_lite(timeout) else self._nobody_searching(timeout):
+            with nullcontext() if is_lite else self._nobody_searching(timeout):
                 self._drop_index()
                 self._make_either(entry, wanted, timeout)
                 self._call("load_collection", SLOW)
@@ -208,7 +210,8 @@ class Catalog:
         while not self._index_type(timeout):
             if time.monotonic() > end:
                 with self._connection.writing(timeout):
-                    self._make_index(entry.space, self._type(indexes.AUTO, timeout), timeout)
+                    if not self._index_type(timeout):  # another may have had the turn before
+                        self._make_index(entry.space, self._type(indexes.AUTO, timeout), timeout)
                 return
             time.sleep(0.05)
 

@@ -7,12 +7,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.failures import quiet, translate
 from t2i_pipelines.collection.lite_training import quieten
+from t2i_pipelines.collection.lite_turns import one_writer, reading
 from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.uri import Address
 from t2i_pipelines.errors import StoreError, T2IError
@@ -23,6 +24,9 @@ and a local write that is given up goes on in the background, next to the one th
 
 FLUSH_BYTES = 8 << 20
 """Of vectors that wait in an embedded Milvus Lite. Writing them out takes ten times as much memory."""
+
+READS = frozenset({"search", "query"})
+"""What reads rows, of the methods of ``MilvusClient`` that are called here."""
 
 CHANNEL = {"grpc.use_local_subchannel_pool": 1, "grpc.max_reconnect_backoff_ms": 1000}
 """gRPC's channels to one address share how long to wait after a failure, up to two minutes. With its own
@@ -68,13 +72,17 @@ class Connection:
         :param doing: what this is for, for the message of an error.
         :param timeout: seconds.
         """
-        client = self._open(timeout)
-        with quiet():
+        with self._turn(method), quiet():
+            client = self._open(timeout)
             try:
                 return getattr(client, method)(*args, timeout=timeout, **kwargs)
             except Exception as err:
                 where = str(self.address)
                 raise translate(err, doing=doing, where=where, timeout=timeout) from err
+
+    def _turn(self, method: str) -> AbstractContextManager[None]:
+        """Until another has written, where a search beside that would miss rows."""
+        return reading(self.address.uri) if self._is_lite and method in READS else nullcontext()
 
     def is_lite(self, timeout: float) -> bool:
         """Whether Milvus Lite answers: a local database, or ``milvus-lite server`` behind a uri."""
@@ -92,7 +100,7 @@ class Connection:
         if not self.is_lite(timeout):
             yield timeout
             return
-        with lite.one_writer(self.address.uri):
+        with one_writer(self.address.uri):
             try:
                 yield SLOW if self.address.path is not None else timeout
             except StoreError as err:
@@ -112,7 +120,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the client; of a local database, release the lock too. The next call opens again."""
-        with lite.one_writer(self.address.uri), self._lock:
+        with one_writer(self.address.uri), self._lock:
             self._leave_to_parent()
             client, self._client = self._client, None
             self.entries.clear()

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ log = logging.getLogger("t2i_pipelines.collection")
 _lock = Lock()
 _opened: set[str] = set()  # paths whose server this package started
 _inherited: dict[str, Any] = {}  # in a forked child: the parent's servers, path -> (server, db, port)
-_write_locks: dict[str, _WriteLock] = {}
 
 
 def exists(path: Path) -> bool:
@@ -149,51 +148,6 @@ def forget_indexes(path: Path, collection_name: str) -> int:
     for file in files:
         file.unlink(missing_ok=True)
     return len(files)
-
-
-class _WriteLock(Lock):
-    """Held by one thread at a time; of a local database, also among a process and its forked children."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depth = 0
-
-    def renew(self) -> None:
-        super().renew()
-        self.depth = 0
-
-
-@contextmanager
-def one_writer(database: str) -> Iterator[None]:
-    """Let one thread at a time write: Milvus Lite loses rows when writes and flushes overlap.
-
-    :param database: a path or a server's uri.
-    """
-    with _lock:
-        lock = _write_locks.setdefault(database, _WriteLock())
-    with lock:
-        lock.depth += 1
-        try:
-            with _one_process(database) if lock.depth == 1 else nullcontext():
-                yield
-        finally:
-            lock.depth -= 1
-
-
-@contextmanager
-def _one_process(database: str) -> Iterator[None]:
-    try:
-        import fcntl
-
-        handle = os.open(database, os.O_RDONLY)
-    except (ImportError, OSError):  # no such call on this system, or not a local database
-        yield
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _manager() -> Any:

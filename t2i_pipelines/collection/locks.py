@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-_ALL: weakref.WeakSet[Lock] = weakref.WeakSet()
+_ALL: weakref.WeakSet[Lock | Turns] = weakref.WeakSet()
 
 
 class Lock:
@@ -35,6 +37,84 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         self._lock.release()
+
+
+class Turns:
+    """What many threads may share, or one may have alone; it may take it again. A forked child gets it anew.
+
+    Who shares it lets one who waits to have it alone go first, and one who had it alone lets all go first
+    that wait to share it. So neither kind keeps the other out.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        _ALL.add(self)
+
+    def renew(self) -> None:
+        """Start over, with nobody inside."""
+        self._changed = threading.Condition()
+        self._owner: int | None = None
+        self._depth = self._sharing = 0
+        self._waiting_to_share = self._waiting_alone = 0
+        self._go_first = 0  # of those who wait to share it
+        self._turn = 0  # how often it was had alone
+
+    @contextmanager
+    def shared(self) -> Iterator[bool]:
+        """Share it within the block; False for one who has it alone."""
+        if self._owner == threading.get_ident():
+            yield False
+            return
+        with self._changed:
+            self._wait_to_share()
+        try:
+            yield True
+        finally:
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Have it alone within the block; False for one who has it already."""
+        with self._changed:
+            if self._owner != threading.get_ident():
+                self._wait_alone()
+            self._depth += 1
+            is_first = self._depth == 1
+        try:
+            yield is_first
+        finally:
+            with self._changed:
+                self._depth -= 1
+                if not self._depth:
+                    self._owner = None
+                    self._turn += 1
+                    self._go_first = self._waiting_to_share
+                    self._changed.notify_all()
+
+    def _wait_to_share(self) -> None:
+        turn = self._turn
+        self._waiting_to_share += 1
+        try:
+            while self._owner is not None or (self._waiting_alone and turn == self._turn):
+                self._changed.wait()
+            self._sharing += 1
+        finally:
+            self._waiting_to_share -= 1
+            if turn != self._turn:
+                self._go_first -= 1
+                self._changed.notify_all()
+
+    def _wait_alone(self) -> None:
+        self._waiting_alone += 1
+        try:
+            while self._owner is not None or self._sharing or self._go_first:
+                self._changed.wait()
+            self._owner = threading.get_ident()
+        finally:
+            self._waiting_alone -= 1
+            self._changed.notify_all()
 
 
 def _renew_all() -> None:
