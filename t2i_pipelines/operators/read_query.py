@@ -72,10 +72,6 @@ class ReadQuery(InCollection):
         return [np.asarray(rows[one.id]["vector"], np.float32) for one in operands]
 
 
-def _readable(operand: Img) -> Any:
-    return normal(operand.picture) if isinstance(operand.picture, str) else operand.picture
-
-
 def _asked(item: Any) -> str | Blend:
     if isinstance(item, str):
         return check_text(item)
