@@ -20,8 +20,12 @@ from t2i_pipelines.errors import (
 )
 
 COLLECTION_NOT_FOUND, NOT_LOADED, DATABASE_NOT_FOUND, CANNOT_CONNECT = 100, 101, 800, 2
+TIMEOUT = "FutureTimeoutError"  # of gRPC, and no TimeoutError
 BAD_ARGUMENT = {6, 1100}  # of Milvus Lite, of a server
 NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded")  # ENOSPC, EFBIG, EDQUOT
+
+TIMED_OUT = ("retry timeout", "wait for loading collection timeout", "deadline exceeded")
+"""As pymilvus says it, and as a server that itself waited in vain for a part of it."""
 
 
 class NotLoadedError(StoreError):
@@ -80,10 +84,10 @@ def _kind(err: BaseException, text: str) -> str:
     statuses, code = _statuses(err), getattr(err, "code", None)
     rules = (
         ("auth", statuses & {"UNAUTHENTICATED", "PERMISSION_DENIED"} or "permission deny" in text),
-        ("timeout", "DEADLINE_EXCEEDED" in statuses or "retry timeout" in text),
-        ("timeout", "wait for loading collection timeout" in text),
+        ("timeout", "DEADLINE_EXCEEDED" in statuses or _gave_up(err)),
         ("too large", "RESOURCE_EXHAUSTED" in statuses),
         ("unavailable", "UNAVAILABLE" in statuses or code == CANNOT_CONNECT),
+        ("timeout", any(words in text for words in TIMED_OUT)),
         ("missing", code == COLLECTION_NOT_FOUND),
         ("not loaded", code == NOT_LOADED),
         ("no database", code == DATABASE_NOT_FOUND),
@@ -100,7 +104,7 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ if link.__cause__ is not link else link.__context__
+        link = link.__cause__ if link.__cause__ not in (None, link) else link.__context__
 
 
 def _statuses(err: BaseException) -> set[str]:
@@ -108,6 +112,11 @@ def _statuses(err: BaseException) -> set[str]:
     codes = [getattr(link, "code", None) for link in _chain(err)]
     values = [code() if callable(code) else code for code in codes]
     return {str(getattr(v, "name", "")) for v in values if type(v).__name__ == "StatusCode"}
+
+
+def _gave_up(err: BaseException) -> bool:
+    """Whether gRPC's wait for a channel ended, of which pymilvus makes an ``AttributeError``."""
+    return any(isinstance(link, TimeoutError) or type(link).__name__ == TIMEOUT for link in _chain(err))
 
 
 def _text(err: BaseException) -> str:
