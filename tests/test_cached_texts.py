@@ -58,6 +58,7 @@ def test_the_least_recently_used_is_forgotten_first():
     assert len(texts(["cyan", "white", "yellow", "cyan"])) == 4, "more at once than are kept"
 
 
+@pytest.mark.slow
 def test_memory_has_a_bound_whatever_the_texts():
     texts = CachedTexts(Notes())
     texts([f"red {number}" for number in range(TEXTS_KEPT + 50)])

@@ -163,6 +163,7 @@ def test_a_terminal_shows_thumbnails_beside_the_paths(t2i, pictures):
     assert "\x1b[38;5;196;48;5;196m▀" in shown, "a half cell of the red picture"
 
 
+@pytest.mark.slow
 def test_a_terminal_that_does_not_know_its_size_shows_the_table_alone(t2i, pictures):
     t2i("insert", "pictures", *COLOUR)
     close()

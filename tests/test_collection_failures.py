@@ -126,6 +126,7 @@ def server(tmp_path, dead_port, lite_servers):
     close(f"http://127.0.0.1:{dead_port}")
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_a_timeout_and_then_goes_on(server):
     port, _, process = server
     store = open_collection(f"http://127.0.0.1:{port}", timeout=2)

@@ -205,6 +205,7 @@ def test_a_graph_is_asked_deeper_than_for_what_it_shall_find():
     assert depth("FLAT", is_lite=False).params(2048, filtered=True) == {}
 
 
+@pytest.mark.slow
 def test_a_filter_that_few_rows_meet_finds_all_of_them_by_every_index(tmp_path):
     vectors = random_units(3000, seed=7)
     for kind in ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "HNSW_SQ", "AUTOINDEX"):
@@ -218,6 +219,7 @@ def test_a_filter_that_few_rows_meet_finds_all_of_them_by_every_index(tmp_path):
         assert {hit.id for hit in hits} == {f"{at:05}" for at in best}, kind
 
 
+@pytest.mark.slow
 def test_few_rows_to_train_on_are_not_warned_of(tmp_path):
     script = """
 import sys, numpy as np

@@ -138,6 +138,7 @@ def test_a_directory_of_something_else_is_named_and_left_alone(path, method):
     assert [p.name for p in path.iterdir()] == ["holiday.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["prepare", "verify"])
 def test_a_database_that_another_process_holds_is_named_with_the_way_to_share_it(path, method):
     holder = child("c.prepare(SPACE); print('held', flush=True); sys.stdin.read()", path)
@@ -151,6 +152,7 @@ def test_a_database_that_another_process_holds_is_named_with_the_way_to_share_it
     open_collection(path).prepare(SPACE)  # free again, without building anything anew
 
 
+@pytest.mark.slow
 def test_a_lock_taken_between_the_check_and_the_opening_is_told_apart_too(path, monkeypatch):
     holder = child("c.prepare(SPACE); print('held', flush=True); sys.stdin.read()", path)
     try:
@@ -162,6 +164,7 @@ def test_a_lock_taken_between_the_check_and_the_opening_is_told_apart_too(path, 
         holder.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_close_releases_the_lock_for_another_process(store, path):
     store.upsert(rows(0, 20))
     assert "StoreLockedError" in child("c.count()", path).communicate(timeout=60)[1]
@@ -180,6 +183,7 @@ def test_the_last_collection_of_a_path_releases_it(store, path):
     assert answer("print(c.count())", path) == "0"
 
 
+@pytest.mark.slow
 def test_close_of_one_path_leaves_others_open(store, path, tmp_path):
     open_collection(tmp_path / "other.db").prepare(SPACE)
     close(tmp_path / "other.db")
@@ -327,6 +331,7 @@ def test_a_forked_child_uses_its_parents_database_and_leaves_it_whole(path):
     assert open_collection(path).count() == 150
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_thread_holds_at_a_fork_is_free_in_the_child(store, path):
     script = """
     import os, threading

@@ -133,6 +133,7 @@ def test_every_file_that_is_damaged_here_can_be_read_when_it_is_not():
     assert unread == []
 
 
+@pytest.mark.slow
 @fuzz(300)
 def test_damaged_files_give_a_picture_or_our_error(data, decoding):
     damage_and_decode(data, decoding)

@@ -42,6 +42,7 @@ def failing(monkeypatch, idle):
     return idle
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_as_from_a_thread(idle):
     exif = turned(Image.fromarray(noise((31, 17))), 6, "PNG")
     large = encoded(Image.fromarray(photo_like(two_halves(), (900, 1001))), "JPEG")
@@ -60,6 +61,7 @@ def test_pictures_are_the_same_as_from_a_thread(idle):
     assert len(idle) == 1, "one process did it all"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_says_the_same_as_in_a_thread(idle):
     for content in (b"words", GOOD[:60], b""):
         with pytest.raises(ImageDecodeError) as apart:
@@ -88,6 +90,7 @@ def test_a_decoder_that_fails_is_that_files_failure_and_the_next_file_has_a_new_
     assert decode_isolated(GOOD, "b.png", BRIEF).shape == (20, 40, 3)
 
 
+@pytest.mark.slow
 def test_what_a_library_prints_does_not_get_between_the_pixels(failing, capfd):
     assert np.array_equal(decode_isolated(GOOD + b"PRINT", "a.png", BRIEF), decode(GOOD))
     assert np.array_equal(decode_isolated(GOOD, "b.png", BRIEF), decode(GOOD))
@@ -246,6 +249,7 @@ print(os.waitpid(child, 0)[1], len(isolate._idle))
 """
 
 
+@pytest.mark.slow
 def test_a_fork_does_not_share_its_parents_workers():
     done = subprocess.run(
         [sys.executable, "-c", FORK, GOOD.hex()], capture_output=True, text=True, timeout=60

@@ -108,6 +108,7 @@ def test_never_reducing_reaches_the_decoder():
     assert shapes[-1] == (450, 500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["insert", "sync"])
 def test_the_command_takes_frames_and_isolation(command, tmp_path, monkeypatch):
     given = []

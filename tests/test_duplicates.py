@@ -45,6 +45,7 @@ def test_components_are_those_of_a_walk_whatever_the_blocks(seed, count, thresho
         duplicates.A_BLOCK = before
 
 
+@pytest.mark.slow
 def test_a_chain_is_one_group_and_fifty_thousand_equal_vectors_are_no_trouble():
     angles = np.radians(np.arange(0, 90, 5))
     chain = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

@@ -69,6 +69,7 @@ def write(model, folder, tokenizer, vision="transformer", checkpoint=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_folder_computes_what_the_module_computes(vision, count, tmp_path, tokenizer):
@@ -90,6 +91,7 @@ def test_the_folder_computes_what_the_module_computes(vision, count, tmp_path, t
         assert torch.cosine_similarity(torch.from_numpy(found), right).min() > 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision", VISION)
 def test_a_module_comes_back_from_its_folder(vision, tmp_path, tokenizer):
     model = a_model(vision)
@@ -100,6 +102,7 @@ def test_a_module_comes_back_from_its_folder(vision, tmp_path, tokenizer):
             torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_equal_weights_come_back_too(tmp_path, tokenizer):
     model = a_model("resnet")
     block = model.visual.layer1[0]

@@ -102,6 +102,7 @@ def test_hardening_twice_changes_nothing():
     assert harden(once) is once
 
 
+@pytest.mark.slow
 def test_more_callers_than_threads_are_all_answered():
     pipeline = harden(pipe.input("n").flat_map("n", "i", range).map("i", "j", lambda i: i + 1).output("j"))
     with ThreadPoolExecutor(100) as callers:
@@ -242,6 +243,7 @@ def test_hardening_checks_every_name(monkeypatch):
         harden(pipeline)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_nodes():
     script = (
         "import time, sys\n"

@@ -59,6 +59,7 @@ def test_importing_loads_no_torch_no_model_and_opens_no_network():
     assert loaded == "[]"
 
 
+@pytest.mark.slow
 def test_importing_takes_under_a_second_of_cpu():
     seconds = [float(run("import time, t2i_pipelines; print(time.process_time())")) for _ in range(3)]
     assert min(seconds) < 1
@@ -76,6 +77,7 @@ def test_importing_leaves_the_root_logger_and_the_warning_filters_alone():
     )
 
 
+@pytest.mark.slow
 def test_importing_is_silent_even_where_warnings_are_errors():
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import t2i_pipelines"],
@@ -86,6 +88,7 @@ def test_importing_is_silent_even_where_warnings_are_errors():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_it_runs_without_pkg_resources():
     assert (
         run(
@@ -100,6 +103,7 @@ def test_it_runs_without_pkg_resources():
     )
 
 
+@pytest.mark.slow
 def test_clip_is_reached_without_torchvision_and_without_pkg_resources():
     pytest.importorskip("torch")
     assert (

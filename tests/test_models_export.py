@@ -56,6 +56,7 @@ def test_what_is_exported_gives_the_checkpoints_vectors(tmp_path, kind):
     assert exported.encode_images(PICTURES[:1]).shape == (1, 24)
 
 
+@pytest.mark.slow
 def test_the_folder_is_complete_for_immich_too(tmp_path):
     openclip_clip(tmp_path / "m", True)
     export_model(load_encoder(tmp_path / "m"), tmp_path / "out")
@@ -65,6 +66,7 @@ def test_the_folder_is_complete_for_immich_too(tmp_path):
     assert json.loads((tmp_path / "out/visual/preprocess_cfg.json").read_text())["resize_mode"] == "shortest"
 
 
+@pytest.mark.slow
 def test_the_config_names_the_checkpoint_and_that_does_not_change_the_space(tmp_path):
     openclip_clip(tmp_path / "m", True)
     export_model(load_encoder(tmp_path / "m"), tmp_path / "out")

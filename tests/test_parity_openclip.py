@@ -77,6 +77,7 @@ def test_a_timm_tower_and_a_multilingual_one_give_open_clips_vectors_exported_to
     check(load_exact(tmp_path / "out"), images, texts)
 
 
+@pytest.mark.slow
 def test_padding_is_masked_out(tmp_path):
     multilingual(tmp_path / "m")
     encoder = load_exact(tmp_path / "m")

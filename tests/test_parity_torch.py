@@ -63,6 +63,7 @@ def check(encoder, model, size=32, ids=None, **kwargs):
     assert spread(ours[1]) < 1 - 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_a_transformers_folder_gives_transformers_vectors(tmp_path, activation):
     model = transformers_clip(tmp_path, activation)
@@ -79,6 +80,7 @@ def test_an_open_clip_folder_gives_open_clips_vectors(tmp_path, quick_gelu, cfg,
     assert type(encoder.model.module).__module__ == "towhee.models.clip.clip"
 
 
+@pytest.mark.slow
 def test_the_two_activations_are_not_the_same_model(tmp_path):
     transformers_clip(tmp_path / "quick", "quick_gelu")
     transformers_clip(tmp_path / "exact", "gelu")
@@ -99,6 +101,7 @@ def test_heads_are_read_where_they_are_not_a_64th_of_the_width(tmp_path):
     check(load_exact(tmp_path / "m"), model)
 
 
+@pytest.mark.slow
 def test_a_siglip_like_model_goes_through_open_clip_squashed_and_canonicalised(tmp_path):
     model = openclip_clip(tmp_path / "m", False, SIGLIP, SQUASH)
     tokenizer = open_clip.SimpleTokenizer(context_length=77, clean="canonicalize")
@@ -108,11 +111,13 @@ def test_a_siglip_like_model_goes_through_open_clip_squashed_and_canonicalised(t
     check(encoder, model, 32, tokenizer(TEXTS), mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
 
 
+@pytest.mark.slow
 def test_a_lone_file_is_read_with_the_config_beside_it(tmp_path):
     model = openclip_clip(tmp_path / "m", True)
     check(load_exact(tmp_path / "m" / "open_clip_model.safetensors"), model)
 
 
+@pytest.mark.slow
 def test_a_name_and_a_file_together_tell_the_activation(tmp_path, monkeypatch):
     from t2i_pipelines.encoders import models
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder

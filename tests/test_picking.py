@@ -33,7 +33,7 @@ def test_collapsing_keeps_what_no_better_kept_hit_is_like(seed, threshold):
     assert ids(unlike(hits, threshold)) == ids(kept)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_diversity_is_maximal_marginal_relevance(seed, diversity):
     hits = ranked(seed, count=50)  # as many as the pool holds at first

@@ -28,6 +28,7 @@ def test_the_first_python_block_prints_what_stands_below_it(tmp_path, monkeypatc
     assert scores[0] == pytest.approx(scores[1], abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
 def test_every_python_block_runs(code, tmp_path, monkeypatch):
     (tmp_path / "data").symlink_to(ROOT / "data")
@@ -36,6 +37,7 @@ def test_every_python_block_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
 
 
+@pytest.mark.slow
 def test_what_a_comment_says_is_printed_is_printed(tmp_path, monkeypatch, capsys):
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)

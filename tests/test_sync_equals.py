@@ -58,6 +58,7 @@ def mutate(folder: Path, rng: random.Random) -> None:
             one.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_after_any_changes_the_collection_is_what_a_new_one_would_be(tmp_path, seed, batch_size):
