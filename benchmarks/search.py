@@ -39,6 +39,9 @@ FASTER = 10.0
 BEYOND = 1.15
 """What a search may take, in times of embedding its text and searching Milvus, each alone."""
 
+TOKEN = "T2I_BENCH_TOKEN"
+"""Of the environment: where ``--token`` is left out, it is looked for there."""
+
 LIMIT = 10
 NAME = "t2i_bench_search"
 
@@ -57,10 +60,10 @@ class Place:
     raw: Callable[[Matrix], Any]
 
 
-def prepared(model: str, uri: str, rows: int) -> Place:
+def prepared(model: str, uri: str, token: str, rows: int) -> Place:
     """Fill a database, and open what searches it."""
     encoder = load_encoder(model)
-    collection = open_collection(uri=uri, collection_name=NAME)
+    collection = open_collection(uri=uri, token=token, collection_name=NAME)
     collection.drop()
     collection.prepare(encoder.space)
     random = np.random.default_rng(0)
@@ -68,7 +71,8 @@ def prepared(model: str, uri: str, rows: int) -> Place:
         vectors = random.normal(size=(min(1000, rows - first), encoder.space.dim)).astype(np.float32)
         collection.upsert([row(first + at, vector) for at, vector in enumerate(vectors)])
     collection.flush()
-    settings: dict[str, Any] = {"uri": uri, "collection_name": NAME, "model_name": model, "limit": LIMIT}
+    settings: dict[str, Any] = {"uri": uri, "token": token, "collection_name": NAME}
+    settings |= {"model_name": model, "limit": LIMIT}
     pipeline, searcher = build_search_pipeline(**settings), Searcher(**settings)
     ways = {"pipeline": lambda query: pipeline(query).get()[1], "Searcher": searcher}
     return Place(encoder, collection, ways, raw_search(collection))
@@ -202,10 +206,10 @@ def vit_b_32(workdir: Path) -> str:
     return str(inputs.of("ours") / "onnx")
 
 
-def queries(model: str, rows: int, rounds: int, uri: str | None) -> bool:
+def queries(model: str, rows: int, rounds: int, uri: str | None, token: str) -> bool:
     """The first part; gives whether all targets are met."""
     with tempfile.TemporaryDirectory() as folder:
-        place = prepared(model, uri or str(Path(folder) / "milvus.db"), rows)
+        place = prepared(model, uri or str(Path(folder) / "milvus.db"), token, rows)
         running = getattr(place.encoder, "running", "")
         where = uri or "Milvus Lite"
         print(f"\n{Path(model).name}, {running}; {rows:,} rows in {where}, {os.cpu_count()} cores")
@@ -222,11 +226,12 @@ def queries(model: str, rows: int, rounds: int, uri: str | None) -> bool:
             place.collection.close()
 
 
-def in_a_process(model: str, rows: int, rounds: int, uri: str | None) -> bool:
+def in_a_process(model: str, rows: int, rounds: int, uri: str | None, token: str) -> bool:
     """The first part in a process of its own: what a database leaves behind slows the next."""
     command = [sys.executable, __file__, "--alone", "--model", model, "--rows", str(rows)]
     command += ["--rounds", str(rounds), *(["--uri", uri] if uri else [])]
-    return subprocess.run(command, check=False).returncode == 0
+    # no other user of this machine shall read the token in the list of its processes
+    return subprocess.run(command, check=False, env=os.environ | {TOKEN: token}).returncode == 0
 
 
 def main() -> None:
@@ -237,6 +242,7 @@ def main() -> None:
     parser.add_argument("--b32", action="store_true", help="also a model of ViT-B/32's shape")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--uri", help="a Milvus server in place of Milvus Lite")
+    parser.add_argument("--token", default=os.environ.get(TOKEN, ""), help="user:password of that server")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()) / "t2i-bench-search")
@@ -245,12 +251,17 @@ def main() -> None:
     if given.b32:
         models.append(vit_b_32(given.workdir))
     if given.alone:
-        sys.exit(0 if queries(models[0], given.rows[0], given.rounds, given.uri) else 1)
-    met = all([in_a_process(model, rows, given.rounds, given.uri) for model in models for rows in given.rows])
+        sys.exit(0 if queries(models[0], given.rows[0], given.rounds, given.uri, given.token) else 1)
+    server = given.uri, given.token
+    met = all([in_a_process(model, rows, given.rounds, *server) for model in models for rows in given.rows])
     if not given.queries:
         import search_index
 
-        place = ["--workdir", str(given.workdir), *(["--uri", given.uri] if given.uri else [])]
+        place = [
+            "--workdir",
+            str(given.workdir),
+            *(["--uri", given.uri, "--token", given.token] if given.uri else []),
+        ]
         met = search_index.main([*place, *rest]) and met
     elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
