@@ -15,9 +15,15 @@ from t2i_pipelines.errors import T2IError
 
 
 def is_chain(dag: Any) -> bool:
-    """Whether the nodes of a pipeline are maps, of one row; maps alone cannot branch and meet again."""
-    return all(node.iter_info.type == "map" for node in dag.nodes.values()) and all(
-        kind is ColumnType.SCALAR for edge in dag.edges.values() for _, kind in edge["data"]
+    """Whether the nodes of a pipeline are maps, of one row; maps alone cannot branch and meet again.
+
+    Those of a pipeline within a pipeline have names of their own for columns, and stand at the end: no chain.
+    """
+    nodes, followers = dag.nodes.values(), list(dag.nodes)[1:]
+    return (
+        all(node.iter_info.type == "map" for node in nodes)
+        and all(node.next_nodes == [one] for node, one in zip(nodes, followers, strict=False))
+        and all(kind is ColumnType.SCALAR for edge in dag.edges.values() for _, kind in edge["data"])
     )
 
 
