@@ -113,7 +113,8 @@ def test_no_more_hits_are_read_than_the_range_holds():
 
 
 def test_of_a_group_the_best_comes_and_what_has_no_group_comes_too():
-    values = ["x", "x", None, "y", None, ["x"], ["x"], 1, True, 1.0, {"a": 1}, {"a": 1}]
+    values = ["x", "x", None, "y", None, ["x"], ["x"], 1, True, 1.0]
+    values += [{"a": 1, "b": 2}, {"b": 2, "a": 1}]
     hits = [
         Hit(str(at), 1 - at / 100, "", {} if value is None else {"g": value})
         for at, value in enumerate(values)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from t2i_pipelines.collection import every_row
 from t2i_pipelines.collection.every_row import by_score, cosines
-from t2i_pipelines.collection.ranking import Rankings
+from t2i_pipelines.collection.ranking import Rankings, cached
 from t2i_pipelines.hit import Hit
 
 QUERY = np.ones((1, 1), np.float32)
@@ -89,6 +89,20 @@ def test_what_the_index_cannot_reach_is_found_by_comparing_every_row():
     assert len(index.top(20)) == 20
     assert index.calls[-1] == "rest"
     assert len(Index(np.linspace(1, 0, 20)).top(20, exact=True)) == 20
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_walk_goes_on_past_the_last_rung(exact):
+    index = Index(np.linspace(1, 0, 100))
+    assert index.walk(exact=exact) == [one.id for one in index.truth]
+    assert index.calls[-1] == "rest"
+
+
+def test_what_is_asked_once_is_not_asked_before_it_is_needed():
+    calls = []
+    ask = cached(lambda: calls.append(1) or len(calls))
+    assert calls == []
+    assert [ask(), ask(), calls] == [1, 1, [1]]
 
 
 def test_an_exact_index_is_not_asked_again_when_it_gives_all_it_has():
