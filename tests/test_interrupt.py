@@ -199,14 +199,14 @@ def test_a_command_that_cleans_up_hears_of_it_as_python_does(photos):
     code = """
         import signal, sys, time
         import t2i_command
-        from t2i_pipelines import cli
+        from t2i_pipelines import cli_search
         def work(*_, **__):
             try:
                 print("at work", flush=True)
                 time.sleep(60)
             finally:
                 print("cleaned up", file=sys.stderr, flush=True)
-        cli.build_search_pipeline = work
+        cli_search.build_search_pipeline = work
         t2i_command.main()
     """
     assert interrupted(code, "search", "red", cwd=photos) == (130, "cleaned up\n")

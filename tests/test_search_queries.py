@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import paint
 from PIL import Image
 from test_relevance_search import THINGS, WordedEncoder, rows_of
 
-from t2i_pipelines import Img, Like, Q, Searcher, build_insert_pipeline, build_search_pipeline
+from t2i_pipelines import Img, Like, Q, Searcher, build_insert_pipeline, build_search_pipeline, mini
 from t2i_pipelines._towhee import DataCollection, ops
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.encoders import load_encoder, register_encoder
@@ -255,7 +256,9 @@ def test_a_text_of_any_length_is_searched_for(searcher):
 
 
 def test_a_text_beyond_what_the_model_reads_is_cut_as_if_it_had_ended_there(tmp_path):
-    searcher = Searcher(model_name="t2i_mini", uri=tmp_path / "none.db")
+    # a model of its own: each warns once
+    model = copytree(Path(mini.__file__).parent / "model", tmp_path / "model")
+    searcher = Searcher(model_name="t2i_mini", checkpoint_path=model, uri=tmp_path / "none.db")
     start = "a red car on a road " * 20
     with pytest.warns(UserWarning, match="a text of .* tokens is cut to the .* that t2i_mini reads") as seen:
         one, other = searcher.embed([start + "and a dog", start + "and a penguin in the snow"])
