@@ -12,7 +12,16 @@ import pytest
 from stored import SPACE, emptied, random_units, row
 
 from t2i_pipelines.collection import catalog, indexes, open_collection
-from t2i_pipelines.collection.indexes import LITE, QUANTIZED, SERVER, choice, depth, ladder, outgrown
+from t2i_pipelines.collection.indexes import (
+    LITE,
+    QUANTIZED,
+    SERVER,
+    build_params,
+    choice,
+    depth,
+    ladder,
+    outgrown,
+)
 from t2i_pipelines.errors import StoreError
 
 pytest_plugins = ["milvus_backends"]
@@ -203,6 +212,13 @@ def test_a_graph_is_asked_deeper_than_for_what_it_shall_find():
         assert rung < deep.params(rung, filtered=False)["ef"] <= 32768  # a server's highest
     assert depth("HNSW", is_lite=True).params(512, filtered=True) == {"ef": 32768}
     assert depth("FLAT", is_lite=False).params(2048, filtered=True) == {}
+
+
+def test_lists_are_probed_all_of_them_in_milvus_lite_and_an_eighth_of_a_servers():
+    assert build_params("IVF_FLAT", is_lite=False) == {"nlist": 1024}
+    assert build_params("IVF_FLAT", is_lite=True) == {"params": {"nlist": 1}}
+    assert depth("IVF_SQ8", is_lite=False).params(10, filtered=False) == {"nprobe": 128}
+    assert depth("IVF_SQ8", is_lite=True).params(10, filtered=False) == {"nprobe": 65536}
 
 
 @pytest.mark.slow

@@ -62,3 +62,8 @@ def test_a_collection_that_is_dropped_from_elsewhere_at_this_moment_has_no_note(
 
     monkeypatch.setattr(collection, "_call", gone)
     assert read_note(collection, "mark") is None
+
+
+def test_asking_for_a_note_creates_nothing(tmp_path):
+    assert read_note(open_collection(tmp_path / "none.db"), "mark") is None
+    assert list(tmp_path.iterdir()) == []

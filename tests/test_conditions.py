@@ -106,6 +106,8 @@ def test_pymilvus_takes_the_values_of_a_template():
         ({"year": {"a": 1}}, "'year' is compared with text"),
         ({"year": (">", None)}, "'year' is compared with text"),
         ({"year": float("nan")}, "'year' is compared with nan, which no row can hold"),
+        ({"year": (">", float("inf"))}, "'year' is compared with inf, which no row can hold"),
+        ({"é" * 128: 1}, "a field's name is made of letters"),
         ({"year": 2**63}, "'year': 9223372036854775808 does not fit 64 bits"),
         ({"year": -(2**63)}, "'year': -9223372036854775808 does not fit 64 bits"),
         ({"x": "bad\udc80"}, "'x': .* is not valid Unicode: surrogates not allowed"),

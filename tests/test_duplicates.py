@@ -72,6 +72,21 @@ def test_groups_come_largest_first_members_by_path():
     assert groups([page(unit(0, 1))], 16, 0.9) == []
 
 
+def test_groups_of_one_size_and_members_come_by_path_and_those_of_one_path_by_id():
+    stored = zip("abcdefg", ("z", "y", "x", "b", "w", "a", "a"), unit(0, 1, 0, 1, 0, 2, 2), strict=True)
+    found = groups([[{"id": id, "path": path, "vector": vector} for id, path, vector in stored]], 16, 0.9)
+    assert found == [[("e", "w"), ("c", "x"), ("a", "z")], [("f", "a"), ("g", "a")], [("d", "b"), ("b", "y")]]
+
+
+def test_a_cosine_of_just_the_threshold_is_alike():
+    assert set(components(np.eye(2, dtype=np.float32), 0.0).tolist()) == {0}
+
+
+def test_those_of_one_block_are_compared_with_one_another(monkeypatch):
+    monkeypatch.setattr(duplicates, "A_BLOCK", 2)
+    assert components(unit(0, 0, 1, 1, 2), 0.9).tolist() == [0, 0, 2, 2, 4]
+
+
 @pytest.fixture
 def store(milvus_backend):
     collection = milvus_backend.open("duplicates")

@@ -88,6 +88,11 @@ def test_how_far_down_a_hit_may_be_chosen_depends_on_its_place_only():
         assert len(read) == max(50, 5 * number) + number - 1
 
 
+def test_a_hit_at_just_the_threshold_is_collapsed():
+    x, y = np.eye(2, dtype=np.float32)
+    assert ids(unlike([Placed(Hit("a", 0.9, ""), x), Placed(Hit("b", 0.8, ""), y)], 0.0)) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("radius", "range_filter", "left"),
     [

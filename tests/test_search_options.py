@@ -9,6 +9,7 @@ from conftest import COLOURS
 
 from t2i_pipelines import Searcher, build_insert_pipeline, build_search_pipeline, cli
 from t2i_pipelines.errors import ConfigError, QueryError
+from t2i_pipelines.search_options import SearchOptions
 
 
 @pytest.fixture
@@ -118,3 +119,36 @@ def test_the_command_has_the_options_too(t2i, filled, arguments, options):
 
 def test_the_command_refuses_what_is_no_condition(t2i):
     assert "where 'number' is no condition; write for example 'year > 2015'" in t2i("--where", "number")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"offset": 16_384}, "offset must be .*16384"),
+        ({"offset": 16_380, "limit": 5}, r"offset \+ limit must be at most 16,384, got 16380 \+ 5"),
+        ({"range_filter": 0.5}, "needs a lower radius; got radius=None, range_filter=0.5"),
+        ({"radius": 0.5, "range_filter": 0.5}, "needs a lower radius; got radius=0.5, range_filter=0.5"),
+        ({"radius": -1.1}, "radius must be a number from -1 to 1, got -1.1"),
+        ({"collapse": 1.1}, "collapse must be a number from 0 to 1, got 1.1"),
+        ({"collapse": -0.1}, "collapse must be a number from 0 to 1, got -0.1"),
+        ({"diversity": 2}, "diversity must be a number from 0 to 1, got 2"),
+        ({"min_relevance": None}, "min_relevance must be a number from 0 to 1, got None"),
+        ({"filter": "(year > 1"}, "its parentheses do not match"),
+        ({"where": {"year": ("=>", 1)}}, "the operator one of"),
+        ({"group_by": "vector"}, "group_by: vector cannot be compared"),
+    ],
+)
+def test_an_option_that_cannot_work_is_named_with_what_it_may_be(options, words):
+    with pytest.raises(ConfigError, match=words):
+        SearchOptions(**options)
+
+
+def test_an_unknown_option_is_named_beside_the_known():
+    with pytest.raises(ConfigError, match="limitt.*limit, offset, "):
+        SearchOptions.of(limitt=3)
+
+
+def test_the_outermost_of_what_is_allowed_is_taken():
+    asked = SearchOptions(offset=16_383, limit=1, radius=-1.0, range_filter=1.0, collapse=0.0, diversity=1.0)
+    assert (asked.offset, asked.limit) == (16_383, 1)
+    assert SearchOptions(limit=16_384).limit == 16_384
