@@ -16,7 +16,7 @@ from threading import Lock, Thread, Timer
 EXIT_CODE = 130
 """128 + SIGINT, as a shell reports it."""
 
-AT_MOST = 1.0
+AT_MOST = 2.0
 """Seconds that saying so may take: somebody may hold a lock that the output needs."""
 
 _SIGINT = int(signal.SIGINT)
