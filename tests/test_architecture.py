@@ -27,10 +27,11 @@ LAYERS = [
     {"report", "searcher"},
     {"syncing"},
     {"__init__"},
-    {"testing", "mini", "evaluate", "finetune", "distributed", "demo", "bench"},
-    {"serve", "console", "interrupt"},
+    {"testing", "evaluate", "finetune", "distributed", "demo", "bench", "hub"},
+    {"mini"},
+    {"serve", "ui", "console", "interrupt"},
     {"cli_options"},
-    {"cli_models", "cli_bench", "cli_search", "cli_sync"},
+    {"cli_models", "cli_bench", "cli_search", "cli_sync", "cli_eval", "cli_finetune", "cli_serve", "cli_ui"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
