@@ -16,6 +16,7 @@ from t2i_pipelines import (
     cli_models,
     cli_search,
     cli_sync,
+    cli_ui,
     console,
     demo,
     interrupt,
@@ -59,6 +60,7 @@ cli_models.add_to(app)
 cli_bench.add_to(app)
 cli_search.add_to(app)
 cli_sync.add_to(app)
+cli_ui.add_to(app)
 
 
 @app.command()
