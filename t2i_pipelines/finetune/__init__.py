@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Unpack
 
+from t2i_pipelines._towhee import clip_models
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.finetune.options import FinetuneArgs, FinetuneOptions
 from t2i_pipelines.finetune.result import FinetuneResult, Progress
@@ -53,4 +54,18 @@ def finetune(
     :raises FinetuneError: If the loss is not a number; says at which step and what to change.
     :raises MissingExtraError: If torch or towhee.models is not installed.
     """
-    raise NotImplementedError
+    chosen = FinetuneOptions.of(**options)
+    clip_models()  # says what is missing before anything is read
+    from t2i_pipelines.finetune.run import run
+
+    return run(
+        pairs,
+        validation,
+        outside,
+        replay,
+        model_name=model_name,
+        checkpoint_path=checkpoint_path,
+        folder=Path(output_dir).expanduser(),
+        tell=progress or (lambda told: None),
+        options=chosen,
+    )

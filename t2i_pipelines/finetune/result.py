@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from t2i_pipelines.types import Outcome
 
@@ -41,10 +41,13 @@ class FinetuneResult:
 
     :ivar path: the checkpoint folder, which ``model_name=`` and ``checkpoint_path=`` take.
     :ivar onnx: its ONNX export, which runs without torch; None without ``export``.
-    :ivar before: of the starting model, metric -> value from 0 to 1, on the validation pairs.
-    :ivar after: of the result, likewise; metrics are ``R@1``, ``R@5``, ``R@10`` and ``R@k`` of ``recall_at``.
+    :ivar before: of the starting model, metric -> value from 0 to 1, on the validation pairs: ``R@1``,
+        ``R@5``, ``R@10`` and that of ``recall_at``, of texts that ask for pictures; ``P@10`` where each text
+        has ten right ones or more; ``image to text R@1`` and so on.
+    :ivar after: of the result, likewise.
     :ivar outside_before: on the pairs outside the domain; empty where none were given.
     :ivar outside_after: likewise, of the result.
+    :ivar recall_at: the k of the R@k that was watched.
     :ivar alpha: the share of the tuned weights in the result.
     :ivar best_step: the step whose weights were taken; 0 is the starting model.
     :ivar steps: how many were done.
@@ -61,6 +64,7 @@ class FinetuneResult:
     after: Mapping[str, float]
     outside_before: Mapping[str, float]
     outside_after: Mapping[str, float]
+    recall_at: int
     alpha: float
     best_step: int
     steps: int
@@ -70,3 +74,61 @@ class FinetuneResult:
     failed: Sequence[Outcome] = field(default_factory=tuple)
     history: Sequence[Progress] = field(default_factory=tuple)
     seconds: float = 0.0
+
+    @property
+    def lost(self) -> float | None:
+        """By how much R@k fell outside the domain; below 0 it rose. None without ``outside`` pairs."""
+        name = f"R@{self.recall_at}"
+        return self.outside_before[name] - self.outside_after[name] if self.outside_before else None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether more than 2 points were lost outside the domain."""
+        return self.lost is not None and round(self.lost, 9) > TOLERANCE
+
+    def __str__(self) -> str:
+        """What was done, before and after, and what to do where it went wrong."""
+        stopped = ", stopped early" if self.stopped_early else ""
+        failed = f", {len(self.failed):,} failed" if self.failed else ""
+        lines = [
+            f"{self.pictures:,} pictures{failed}, {self.captions:,} captions: {self.steps:,} steps in "
+            f"{self.seconds:,.0f} s{stopped}; weights of step {self.best_step:,}, alpha {self.alpha:g}",
+            *_table("validation", self.before, self.after),
+            *_table("outside", self.outside_before, self.outside_after),
+        ]
+        if not self.best_step:
+            lines.append(
+                "no evaluation was better than the starting model, which is the result; lower learning_rate, "
+                "or give more pairs"
+            )
+        if self.is_regression:
+            lines.append(
+                f"outside the domain, R@{self.recall_at} fell by {100 * (self.lost or 0):.1f} points, more "
+                f"than {100 * TOLERANCE:.0f}: give such pairs by replay=, or lower alpha or learning_rate"
+            )
+        return "\n".join([*lines, f"model: {self.path}"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, of JSON's types."""
+        failed = [{"path": one.path, "reason": str(one.reason)} for one in self.failed]
+        return {
+            **{one.name: getattr(self, one.name) for one in fields(self)},
+            "path": str(self.path),
+            "onnx": None if self.onnx is None else str(self.onnx),
+            "lost": self.lost,
+            "is_regression": self.is_regression,
+            "failed": failed,
+            "history": [one._asdict() for one in self.history],
+        }
+
+
+def _table(title: str, before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Metrics as lines of text; none where there are none."""
+    if not before:
+        return []
+    width = max(len(title), *map(len, before))
+    lines = [f"{title:<{width}}  before   after  points"]
+    return lines + [
+        f"{name:<{width}}{value:8.3f}{after[name]:8.3f}{100 * (after[name] - value):+8.1f}"
+        for name, value in before.items()
+    ]
