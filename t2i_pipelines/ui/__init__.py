@@ -18,13 +18,16 @@ __all__ = ["build_ui"]
 
 TITLE = "Type words, get the matching pictures"
 
+EXAMPLES = QUERIES[:5]
+"""One in each of five languages."""
+
 
 @shows_settings
 def build_ui(
     search: Searcher | None = None,
     *,
     title: str = TITLE,
-    examples: Sequence[str] = QUERIES,
+    examples: Sequence[str] = EXAMPLES,
     insert: bool = True,
     **settings: Unpack[SettingsArgs],
 ) -> Page:

@@ -27,14 +27,14 @@ Shown = tuple[str, Found | None]
 
 
 class Page(gr.Blocks):
-    """The page. A ``gradio.Blocks`` that is served on 127.0.0.1 alone; see :func:`t2i_pipelines.ui.build_ui`."""
+    """The page, a ``gradio.Blocks``; see :func:`t2i_pipelines.ui.build_ui`."""
 
     def __init__(self, search: Searcher, title: str, examples: tuple[str, ...], insert: bool) -> None:
         super().__init__(analytics_enabled=False, title=title)
         self._finder, self._examples = Finder(search), examples
         self._settings: dict[str, Any] = dict(search.settings)
         with self:
-            gr.HTML(markup.heading(title), js_on_load=None)
+            gr.HTML(markup.heading(title), js_on_load=None, apply_default_css=False)
             if insert:
                 with gr.Tab("Search"):
                     self._search_tab()
@@ -57,7 +57,7 @@ class Page(gr.Blocks):
         return served
 
     def _search_tab(self) -> None:
-        with gr.Row(elem_classes="t2i-ask"):
+        with gr.Row(elem_classes="t2i-ask", equal_height=True):
             words = gr.Textbox(
                 label="What the pictures show",
                 show_label=False,
@@ -73,14 +73,21 @@ class Page(gr.Blocks):
             upload = gr.UploadButton(
                 "Search by picture", file_types=["image"], scale=1, min_width=170, size="lg"
             )
+        script = markup.resource("page.js")
         chips = gr.HTML(
-            markup.chips(self._examples), js_on_load=markup.resource("page.js"), visible=bool(self._examples)
+            markup.chips(self._examples),
+            js_on_load=script,
+            apply_default_css=False,
+            visible=bool(self._examples),
         )
         with gr.Accordion("Options", open=False), gr.Row():
-            limit = gr.Slider(1, MOST, min(MOST, self._own("limit", 10)), step=1, label="Hits a page")
-            relevance = gr.Slider(0, 1, self._own("min_relevance", 0.0), step=0.05, label="Minimum relevance")
-            filter = gr.Textbox(label="Filter", placeholder="year > 2015", max_lines=1)
-        found = gr.HTML(js_on_load=markup.resource("page.js"), elem_id="t2i-found")
+            plain: dict[str, Any] = {"buttons": [], "min_width": 260}
+            own = min(MOST, self._own("limit", Wanted.limit))
+            limit = gr.Slider(1, MOST, own, step=1, label="Hits a page", **plain)
+            own = self._own("min_relevance", Wanted.min_relevance)
+            relevance = gr.Slider(0, 1, own, step=0.05, label="Minimum relevance", **plain)
+            filter = gr.Textbox(label="Filter", placeholder="year > 2015", max_lines=1, min_width=260)
+        found = gr.HTML(js_on_load=script, apply_default_css=False, elem_id="t2i-found")
         state = gr.State(None)
         wanted = [limit, relevance, filter]
         shown = [found, state]
@@ -97,7 +104,7 @@ class Page(gr.Blocks):
         gr.on([limit.release, relevance.release, filter.submit], self._again, [state, *wanted], shown, **how)
 
     def _insert_tab(self) -> None:
-        with gr.Row(elem_classes="t2i-ask"):
+        with gr.Row(elem_classes="t2i-ask", equal_height=True):
             source = gr.Textbox(
                 label="What to insert",
                 show_label=False,
@@ -109,7 +116,7 @@ class Page(gr.Blocks):
                 elem_id="t2i-source",
             )
             button = gr.Button("Insert", variant="primary", scale=1, min_width=110)
-        run = gr.HTML(js_on_load=None, elem_id="t2i-run")
+        run = gr.HTML(js_on_load=None, apply_default_css=False, elem_id="t2i-run")
         gr.on(
             [source.submit, button.click],
             self._insert,

@@ -1,4 +1,4 @@
-"""Results and runs as HTML. All text is escaped, pictures are thumbnails in the page, nothing leads elsewhere."""
+"""Results and runs as HTML. All text is escaped, pictures are thumbnails, nothing leads elsewhere."""
 
 from __future__ import annotations
 

@@ -37,7 +37,11 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "quiet": True,
         "height": 900,
-        "theme": gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO),
+        "theme": gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO).set(
+            block_title_background_fill="none",
+            block_title_text_color="*body_text_color",
+            block_title_padding="0",
+        ),
         **options,
         "server_name": name,
         "share": False,
