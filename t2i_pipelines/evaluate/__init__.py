@@ -15,20 +15,28 @@ from t2i_pipelines.evaluate.evaluation import Evaluation, Speed
 from t2i_pipelines.evaluate.index import IndexFigures
 from t2i_pipelines.evaluate.metrics import METRICS, Metric
 from t2i_pipelines.evaluate.pairs import Pairs
+from t2i_pipelines.evaluate.publications import PublishedComparison, compare_to_published, published
 from t2i_pipelines.evaluate.ranks import first_ranks
 from t2i_pipelines.evaluate.reading import read_pairs
 from t2i_pipelines.evaluate.run import evaluate, evaluate_vectors
+from t2i_pipelines.evaluate.table import EvaluationTable, compare, evaluate_many
 
 __all__ = [
     "METRICS",
     "Direction",
     "Evaluation",
+    "EvaluationTable",
     "IndexFigures",
     "Metric",
     "Pairs",
+    "PublishedComparison",
     "Speed",
+    "compare",
+    "compare_to_published",
     "evaluate",
+    "evaluate_many",
     "evaluate_vectors",
     "first_ranks",
+    "published",
     "read_pairs",
 ]

@@ -78,8 +78,8 @@ def notes(evaluation: Evaluation) -> list[str]:
     if index := evaluation.index:
         lines.append(
             f"{index.index} over {index.rows:,} rows in Milvus: recall@10 of the exact best "
-            f"{shown(index.recall)}; {index.queries_a_second:,.0f} searches a second, "
-            f"one alone {few(index.search_ms)} ms"
+            f"{shown(index.recall)}; {index.queries_a_second:,.0f} queries a second, "
+            f"one search alone {few(index.search_ms)} ms"
         )
         if index.missing:
             lines.append(f"{len(index.missing):,} pictures are not in the collection and count as not found")

@@ -121,7 +121,14 @@ def evaluate(
         index=None
         if place is None
         else through_index(
-            place, asked, found[TEXT_TO_IMAGE], texts.embedded, pictures, encoder.space, bootstrap
+            place,
+            asked,
+            found[TEXT_TO_IMAGE],
+            texts.embedded,
+            pictures,
+            encoder.space,
+            bootstrap,
+            texts.seconds,
         ),
         confidence=confidence,
     )
