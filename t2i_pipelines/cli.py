@@ -13,6 +13,7 @@ from rich.markup import escape
 from t2i_pipelines import (
     __version__,
     cli_bench,
+    cli_eval,
     cli_models,
     cli_search,
     cli_sync,
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 cli_models.add_to(app)
 cli_bench.add_to(app)
+cli_eval.add_to(app)
 cli_search.add_to(app)
 cli_sync.add_to(app)
 cli_ui.add_to(app)

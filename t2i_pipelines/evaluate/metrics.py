@@ -126,6 +126,18 @@ def judged(
     return values
 
 
+def check_metric(name: str, *, through_index: bool) -> None:
+    """Check that there will be a figure to compare by.
+
+    :param through_index: the first 10 hits are all that is known.
+    :raises ConfigError: If there will be none; lists those that there will be.
+    """
+    known = [one for one in METRICS if not through_index or one not in ("MRR", "median rank")]
+    if name not in known:
+        where = " of what an index finds" if through_index else ""
+        raise ConfigError(f"metric{where} must be one of {', '.join(known)}, got {name!r}")
+
+
 def shown(metric: Metric) -> str:
     """A figure with its interval as people read it: ``58.8 % (57.4 to 60.1)``; ranks without per cent."""
     if metric.name == "median rank":

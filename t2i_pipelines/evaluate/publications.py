@@ -140,6 +140,17 @@ class PublishedComparison:
         table.attrs |= {"source": self.published.source, "model": self.published.model}
         return table
 
+    def as_dict(self) -> dict[str, Any]:
+        """Source, tolerance and each figure in per cent, of JSON's types."""
+        return {
+            "model": self.published.model,
+            "dataset": self.published.dataset,
+            "source": self.published.source,
+            "tolerance": self.tolerance,
+            "agrees": self.agrees,
+            "figures": self.to_pandas().to_dict("records"),
+        }
+
     @property
     def grid(self) -> Grid:
         """The table as people read it."""
@@ -244,6 +255,8 @@ def check_protocol(pairs: Pairs, dataset: str) -> None:
 
     :raises ConfigError: If they are of another dataset or split, or their counts are other ones.
     """
+    if dataset not in PROTOCOLS:
+        raise ConfigError(f"dataset must be one of {', '.join(PROTOCOLS)}, got {dataset!r}")
     protocol = PROTOCOLS[dataset]
     told = (pairs.dataset or dataset, pairs.split or "test")
     counts = (len(pairs.pictures), len(pairs.texts))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate.evaluation import Evaluation
-from t2i_pipelines.evaluate.metrics import METRICS, Bootstrap, Metric, shown
+from t2i_pipelines.evaluate.metrics import METRICS, Bootstrap, Metric, check_metric, shown
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.evaluate.report import Grid, as_html, few, save_page
 from t2i_pipelines.evaluate.run import evaluate
@@ -60,9 +60,7 @@ class EvaluationTable:
     def __init__(self, evaluations: Sequence[Evaluation], labels: Sequence[str], metric: str) -> None:
         self.evaluations, self.metric = tuple(evaluations), metric
         self.rows = [row for one, label in zip(evaluations, labels, strict=True) for row in _rows(one, label)]
-        if any(metric not in row.metrics for row in self.rows):
-            common = [name for name in METRICS if all(name in row.metrics for row in self.rows)]
-            raise ConfigError(f"metric must be one of {', '.join(common)}, got {metric!r}")
+        check_metric(metric, through_index=any(row.index_recall for row in self.rows))
 
     @cached_property
     def differences(self) -> list[Metric | None]:
@@ -239,6 +237,8 @@ def evaluate_many(
     """
     asked = Pairs.of(pairs)
     chosen = [dict(one) for one in variants]
+    through_index = any({**common, **one}.get("uri") is not None for one in chosen)
+    check_metric(metric, through_index=through_index)
     names = [" ".join(map(str, one.values())) or "default" for one in chosen] if labels is None else labels
     return compare([evaluate(asked, **{**common, **one}) for one in chosen], names, metric=metric)
 
