@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
-from t2i_pipelines._towhee import OPType, operator_class
+from t2i_pipelines._towhee import OPType, known_operator
 
 WIDTH, HEIGHT = 146, 48
 """Of a box, in pixels."""
@@ -18,17 +19,17 @@ ACROSS, DOWN = 22, 16
 """Pixels between boxes."""
 
 TURN = 34
-"""Pixels between the rows that a long chain is laid out in."""
+"""Pixels between the rows that a long pipeline is laid out in."""
 
 IN_A_ROW = 6
-"""Boxes of a chain beside each other, at most. What branches stays in one row."""
+"""Boxes beside each other, at most, unless branches leave no place to break the row."""
 
 LETTERS = {13: 18, 11: 24}
 """Font size, in pixels -> letters that fit into a box."""
 
 Colours = tuple[str, str]
 INPUT, OPERATOR, OWN = ("#f2f4f7", "#8a94a3"), ("#e8f0fe", "#3f7df0"), ("#fdf1dc", "#d99a1c")
-"""Fill and line of what comes in and goes out, of registered operators, and of functions."""
+"""Fill and line of what comes in and goes out, of this library's operators, and of yours."""
 
 
 ENDS = ("input", "output")
@@ -38,7 +39,7 @@ ENDS = ("input", "output")
 class Step:
     """A node of a pipeline.
 
-    :ivar name: as in ``ops``, without the namespace ``t2i``; a function's own name.
+    :ivar name: as in ``ops``, without the namespace where it is ``t2i`` or too long; a function's own name.
     :ivar columns: ``taken → given``, or one of them at either end.
     :ivar what: the first line of the operator's or function's docstring.
     :ivar follows: the steps that come before it.
@@ -82,27 +83,38 @@ def svg(dag: Any) -> str:
     layers: dict[int, list[str]] = defaultdict(list)
     for uid, step in found.items():
         layers[step.layer].append(uid)
-    lanes = max(map(len, layers.values()))
-    rows = -(-len(layers) // IN_A_ROW) if lanes == 1 else 1
-    in_a_row = -(-len(layers) // rows)
-    places = {
-        uid: (
-            2 + layer % in_a_row * (WIDTH + ACROSS),
-            2 + layer // in_a_row * (HEIGHT + TURN) + (at + (lanes - len(uids)) / 2) * (HEIGHT + DOWN),
-        )
-        for layer, uids in layers.items()
-        for at, uid in enumerate(uids)
-    }
-    width = 4 + in_a_row * (WIDTH + ACROSS) - ACROSS
-    height = 4 + (rows * (HEIGHT + TURN) - TURN if lanes == 1 else lanes * (HEIGHT + DOWN) - DOWN)
+    places: dict[str, tuple[float, float]] = {}
+    width, top = (
+        float(4 + IN_A_ROW * (WIDTH + ACROSS) - ACROSS),
+        0.0,
+    )  # boxes of all drawings look equally large
+    for row in _rows([layers[at] for at in range(len(layers))]):
+        lanes = max(map(len, row))
+        for column, uids in enumerate(row):
+            for at, uid in enumerate(uids):
+                lane = at + (lanes - len(uids)) / 2
+                places[uid] = 2 + column * (WIDTH + ACROSS), 2 + top + lane * (HEIGHT + DOWN)
+        width = max(width, 4 + len(row) * (WIDTH + ACROSS) - ACROSS)
+        top += lanes * (HEIGHT + DOWN) - DOWN + TURN
     arrows = [_arrow(places[other], places[uid]) for uid, step in found.items() for other in step.follows]
     boxes = [_box(step, *places[uid]) for uid, step in found.items()]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
-        f'style="max-width: 100%" font-family="system-ui, sans-serif" text-anchor="middle">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {4 + top - TURN:g}" width="100%" '
+        f'style="max-width: {width:g}px" font-family="system-ui, sans-serif" text-anchor="middle">\n'
         + "\n".join([*arrows, *boxes])
         + "\n</svg>"
     )
+
+
+def _rows(layers: list[list[str]]) -> list[list[list[str]]]:
+    """Layers in rows of about the same length; a row ends only where one step alone leads to one step."""
+    length = -(-len(layers) // -(-len(layers) // IN_A_ROW))
+    rows = [[layers[0]]]
+    for before, layer in pairwise(layers):
+        if len(rows[-1]) >= length and len(before) == len(layer) == 1:
+            rows.append([])
+        rows[-1].append(layer)
+    return rows
 
 
 def _described(uid: str, node: Any) -> tuple[str, str, str, Colours]:
@@ -113,15 +125,19 @@ def _described(uid: str, node: Any) -> tuple[str, str, str, Colours]:
     operator = node.op_info.operator
     if node.op_info.type == OPType.HUB:
         name = operator.replace("-", "_").removeprefix("t2i/").replace("/", ".")
-        return name, columns, _first_line(operator_class(operator)), OPERATOR
+        name = name if len(name) <= LETTERS[13] else name.rpartition(".")[2]
+        made_by = known_operator(operator)  # None for one in Towhee's local cache
+        ours = getattr(made_by, "__module__", "").startswith("t2i_pipelines.")
+        return name, columns, _first_line(made_by), OPERATOR if ours else OWN
     if callable(operator):
         name = getattr(operator, "__name__", type(operator).__name__)
         return name.replace("<lambda>", "lambda"), columns, _first_line(operator), OWN
     return str(operator), "", "", INPUT
 
 
-def _first_line(documented: Callable[..., Any]) -> str:
-    return (inspect.getdoc(documented) or "").partition("\n")[0].replace("``", "")
+def _first_line(documented: Callable[..., Any] | None) -> str:
+    said = inspect.getdoc(documented) if documented else None
+    return (said or "").partition("\n")[0].replace("``", "")
 
 
 def _box(step: Step, left: float, top: float) -> str:
@@ -153,7 +169,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
         way = f"M{left:g} {top:g}C{half:g} {top:g} {half:g} {bottom:g} {right - 3:g} {bottom:g}"
     else:  # to the next row
         between = end[1] - TURN / 2
-        way = f"M{left - WIDTH / 2:g} {top + HEIGHT / 2:g}V{between:g}H{right + WIDTH / 2:g}V{end[1] - 3:g}"
+        way = f"M{left - WIDTH / 2:g} {top + HEIGHT / 2:g}V{between:g}H{right + WIDTH / 2:g}V{end[1] - 2:g}"
         return _path(way, f"M{right + WIDTH / 2 - 5:g} {end[1] - 7:g}l5 6l5 -6")
     return _path(way, f"M{right - 7:g} {bottom - 5:g}l6 5l-6 5")
 

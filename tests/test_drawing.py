@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline, harden, search_steps
-from t2i_pipelines._towhee import ops, pipe
-from t2i_pipelines.drawing import HEIGHT, WIDTH
+from t2i_pipelines._towhee import ops, pipe, register
+from t2i_pipelines.drawing import HEIGHT, INPUT, OPERATOR, OWN, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -85,6 +85,27 @@ def test_functions_and_operators_of_others_have_their_names_which_are_escaped():
         "input", "image_decode", "<b>&brighten</b>", "lambda", "output",
     ]  # fmt: skip
     assert "Twice as bright &lt;&amp;&gt;." in pipeline._repr_svg_()
+
+
+def test_of_a_name_that_is_too_long_the_last_part_is_shown():
+    @register(name="drawn-by-somebody-else/brighten")
+    def brighten(image):
+        return image
+
+    pipeline = harden(pipe.input("x").map("x", "x", ops.drawn_by_somebody_else.brighten()).output("x"))
+    assert [name for name, *_ in boxes(pipeline)] == ["input", "brighten", "output"]
+
+
+def test_operators_of_yours_have_another_colour_than_ours(settings):
+    start = search_steps(pipe.input("words"), query="words", hits="hits", **settings)
+    pipeline = harden(start.map("hits", "n", len).output("n"))
+    fills = [box.get("fill") for box in ElementTree.fromstring(pipeline._repr_svg_()).iter(f"{SVG}rect")]
+    assert fills == [INPUT[0], *[OPERATOR[0]] * 4, OWN[0], INPUT[0]]
+
+
+def test_a_row_ends_where_one_step_leads_to_one_step(settings):
+    drawn = boxes(branched(settings))
+    assert {name for name, _, left, _ in drawn if left == drawn[0][2]} == {"input", "lambda"}
 
 
 def test_a_terminal_shows_one_line(settings):
