@@ -10,7 +10,7 @@ from t2i_pipelines.finetune.scoring import Mark, Scoring
 
 log = logging.getLogger("t2i_pipelines.finetune")
 
-ALPHAS = tuple(number / 10 for number in range(1, 11))
+ALPHAS = tuple(number / 10 for number in range(10, 0, -1))
 
 
 def blended(start: Weights, tuned: Weights, alpha: float) -> Weights:
@@ -21,20 +21,31 @@ def blended(start: Weights, tuned: Weights, alpha: float) -> Weights:
 
 
 def choose_alpha(
-    clip: Clip, start: Weights, tuned: Weights, validation: Scoring, outside: Scoring, at: int
+    clip: Clip,
+    start: Weights,
+    tuned: Weights,
+    validation: Scoring,
+    outside: Scoring,
+    at: int,
+    *,
+    before: float,
 ) -> float:
-    """Of 0.1, 0.2, ... 1.0 the best inside the domain among those that lose at most 2 points outside.
+    """Go down from 1 by tenths to the first that loses at most 2 points outside, and on while it is better.
 
     Where all of them lose more, it is the one that loses least.
+
+    :param before: R@``at`` of the starting model on the pairs outside.
     """
-    clip.set(start)
-    wanted = outside.metrics(at)[f"R@{at}"] - TOLERANCE
-    found: list[tuple[bool, float, Mark, float]] = []
+    best: tuple[bool, float, Mark, float] | None = None
     for alpha in ALPHAS:
         clip.set(blended(start, tuned, alpha))
         kept, mark = outside.metrics(at)[f"R@{at}"], validation.mark(at)
         log.info("alpha %.1f: R@%d %.3f inside, %.3f outside", alpha, at, mark.recall, kept)
         # to nine decimals: 0.78 is two points below 0.8, whatever binary fractions say
-        fits = round(kept - wanted, 9) >= 0
-        found.append((fits, 0.0 if fits else kept, mark, alpha))
-    return max(found)[-1]
+        fits = round(before - kept, 9) <= TOLERANCE
+        found = (fits, 0.0 if fits else kept, mark, alpha)
+        if best is not None and best[0] and found < best:
+            break
+        best = found if best is None else max(best, found)
+    assert best is not None
+    return best[-1]

@@ -31,7 +31,7 @@ def safe_rate(weights: int, train: Train) -> float:
 
 
 def rate_at(step: int, steps: int, *, warmup_ratio: float, top: float) -> float:
-    """The learning rate of a step: a straight rise, then half a cosine down to 0.
+    """The learning rate of a step: a straight rise, then half a cosine, which would be 0 after the last step.
 
     Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts; the rise is of Goyal et al. 2017,
     arXiv:1706.02677.
@@ -43,4 +43,4 @@ def rate_at(step: int, steps: int, *, warmup_ratio: float, top: float) -> float:
     rise = math.ceil(warmup_ratio * steps)
     if step <= rise:
         return top * step / rise
-    return top * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+    return top * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise + 1)))

@@ -44,25 +44,25 @@ COURSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class Chart(NamedTuple):
     """What to draw.
 
-    :ivar kind: ``line``, ``area``, ``points``, ``bars``, ``horizontal bars``, ``pie chart`` or ``ring chart``.
+    :ivar kind: ``line``, ``area``, ``points``, ``bars``, ``horizontal bars``, ``pie chart``, ``ring chart``.
     :ivar course: a key of ``COURSES``, for the first three.
-    :ivar count: of bars or slices.
+    :ivar parts: how many bars or slices.
     :ivar ground: a key of ``GROUNDS``.
     """
 
     kind: str
     course: str
     colour: str
-    count: int
+    parts: int
     ground: str
 
     @property
     def caption(self) -> str:
         """The chart in words."""
         if self.kind in ("pie chart", "ring chart"):
-            told = f"a {self.kind} with {NUMBERS[self.count]} slices"
+            told = f"a {self.kind} with {NUMBERS[self.parts]} slices"
         elif self.kind in ("bars", "horizontal bars"):
-            told = f"{NUMBERS[self.count]} {self.colour} {self.kind}"
+            told = f"{NUMBERS[self.parts]} {self.colour} {self.kind}"
         elif self.kind == "points":
             told = f"{self.course} {self.colour} points"
         else:
@@ -78,7 +78,7 @@ def invent(random: np.random.Generator) -> Chart:
         kind=kind,
         course=str(random.choice(list(COURSES))) if kind in ("line", "area", "points") else "",
         colour=str(random.choice(list(COLOURS))) if "chart" not in kind else "",
-        count=int(random.integers(2, 8)) if "bars" in kind or "chart" in kind else 0,
+        parts=int(random.integers(2, 8)) if "bars" in kind or "chart" in kind else 0,
         ground=str(random.choice(list(GROUNDS))),
     )
 
@@ -92,9 +92,7 @@ def draw(chart: Chart, random: np.random.Generator) -> PilImage.Image:
         _pie(pen, chart, random)
     else:
         box = _axes(pen, chart, random)
-        {"line": _line, "area": _area, "points": _points, "bars": _bars, "horizontal bars": _bars}[
-            chart.kind
-        ](pen, box, chart, random)
+        _PENS[chart.kind](pen, box, chart, random)
     return picture.resize((WIDTH, HEIGHT), PilImage.Resampling.LANCZOS)
 
 
@@ -157,9 +155,9 @@ def _points(pen: ImageDraw.ImageDraw, box: Box, chart: Chart, random: np.random.
 
 
 def _bars(pen: ImageDraw.ImageDraw, box: Box, chart: Chart, random: np.random.Generator) -> None:
-    thick = random.uniform(0.5, 0.85) / chart.count
-    for number, length in enumerate(random.uniform(0.25, 0.98, chart.count)):
-        middle = (number + 0.5) / chart.count
+    thick = random.uniform(0.5, 0.85) / chart.parts
+    for number, length in enumerate(random.uniform(0.25, 0.98, chart.parts)):
+        middle = (number + 0.5) / chart.parts
         ends, sides = np.array([0, length]), np.array([middle - thick / 2, middle + thick / 2])
         x, y = (ends, sides) if "horizontal" in chart.kind else (sides, ends)
         (left, bottom), (right, top) = box.at(x, y)
@@ -169,15 +167,18 @@ def _bars(pen: ImageDraw.ImageDraw, box: Box, chart: Chart, random: np.random.Ge
 def _pie(pen: ImageDraw.ImageDraw, chart: Chart, random: np.random.Generator) -> None:
     radius = random.uniform(0.33, 0.44) * HEIGHT * FINER
     x, y = WIDTH * FINER * random.uniform(0.42, 0.58), HEIGHT * FINER * random.uniform(0.47, 0.53)
-    shares = random.dirichlet(np.full(chart.count, 12.0))
+    shares = random.dirichlet(np.full(chart.parts, 12.0))
     ends = 360 * np.cumsum([random.random(), *shares])
-    colours = random.permutation(list(COLOURS))[: chart.count]
+    colours = random.permutation(list(COLOURS))[: chart.parts]
     box = (x - radius, y - radius, x + radius, y + radius)
     for begin, end, colour in zip(ends, ends[1:], colours, strict=False):
         pen.pieslice(box, begin, end, COLOURS[colour], GROUNDS[chart.ground], 2 * FINER)
     if chart.kind == "ring chart":
         hole = radius * random.uniform(0.45, 0.6)
         pen.ellipse((x - hole, y - hole, x + hole, y + hole), GROUNDS[chart.ground])
+
+
+_PENS = {"line": _line, "area": _area, "points": _points, "bars": _bars, "horizontal bars": _bars}
 
 
 def write_charts(folder: Path, count: int, seed: int = SEED, *, different: bool = False) -> Path:
