@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from t2i_pipelines.cli_options import BatchSize, Checkpoint, Device, Json, Templ
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Evaluation, compare, compare_to_published, evaluate, read_pairs
+from t2i_pipelines.evaluate.embed import OnProgress
 from t2i_pipelines.evaluate.metrics import check_metric
 from t2i_pipelines.evaluate.publications import check_protocol
 from t2i_pipelines.evaluate.report import Grid, grid
@@ -103,16 +104,24 @@ def eval_(
     found = []
     with console.doing() as say:
         for variant in variants:
-            told = f"{variant['model_name']}, {variant['precision']}"
-            found.append(
-                evaluate(
-                    asked,
-                    **{**common, **variant},  # type: ignore[arg-type]
-                    on_progress=lambda what, done, of, told=told: say(f"{told}: {what} {done:,} of {of:,}"),
-                )
-            )
+            settings = {**common, **variant}
+            found.append(evaluate(asked, **settings, on_progress=_saying(say, " ".join(variant.values()))))
     _show(found, metric, published, json, html, plot)
     raise typer.Exit(1 if any(one.failed for one in found) else 0)
+
+
+def _saying(say: Callable[[str], None], who: str) -> OnProgress:
+    """Tells how far it is: a line that changes, or in a log one line for pictures and one for texts."""
+    told: set[str] = set()
+
+    def progress(what: str, done: int, of: int) -> None:
+        if console.err.is_terminal:
+            say(f"{who}: {what} {done:,} of {of:,}")
+        elif what not in told:
+            say(f"{who}: {of:,} {what}")
+        told.add(what)
+
+    return progress
 
 
 def _show(
