@@ -157,7 +157,7 @@ class AnyCollection:
         self._connection.wrote("flush", self.name, ())
 
     def _index_params(self, name: str, limit: int) -> dict[str, Any]:
-        """Metric of the index of a field, and how deep it is searched; nothing without an index."""
+        """How deep the index of a field is searched; nothing without an index."""
         names = self._call("list_indexes", field_name=name)
         index = self._call("describe_index", index_name=names[0]) if names else None
         if not index:
@@ -167,7 +167,7 @@ class AnyCollection:
         lists = (index.get("params") or index).get("nlist")
         if "nprobe" in params and lists:
             params["nprobe"] = min(params["nprobe"], int(lists))
-        return {"metric_type": index["metric_type"], "params": params}
+        return {"params": params}  # the metric is the index's: Milvus Lite would obey another, silently
 
     def _value(self, name: str, value: Any) -> Any:
         kind, dim = self.layout.vectors.get(name, ("", 0))

@@ -26,9 +26,10 @@ class NpNormalize(Operator):
 
         :raises VectorError: If a vector is zero or not finite, or the array has no such axis.
         """
-        array = np.asarray(vec, np.float32)
         try:
-            normal: Vector = np.apply_along_axis(unit, self._axis, array)
-        except np.exceptions.AxisError as err:
-            raise VectorError(f"np_normalize(axis={self._axis!r}) of shape {array.shape}: {err}") from err
+            normal: Vector = np.apply_along_axis(unit, self._axis, np.asarray(vec, np.float32))
+        except VectorError:
+            raise
+        except (TypeError, ValueError) as err:  # NumPy's errors of axes among them
+            raise VectorError(f"np_normalize(axis={self._axis!r}) of shape {np.shape(vec)}: {err}") from err
         return normal
