@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("hub")
 
 NAME = "foreign"
 VECTORS = np.eye(4, dtype=np.float32)
+BUILD = {"IVF_FLAT": {"nlist": 16}, "FLAT": {}, "HNSW": {"M": 8, "efConstruction": 64}, "AUTOINDEX": {}}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def foreign(milvus_backend):
             schema.add_field(name, DataType.VARCHAR, max_length=99)
         schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=dim)
         params = client.prepare_index_params()
-        params.add_index("embedding", index_type=index, metric_type=metric, params={"nlist": 16})
+        params.add_index("embedding", index_type=index, metric_type=metric, params=BUILD[index])
         client.create_collection(NAME, schema=schema, index_params=params)
         return {"uri": milvus_backend.uri, "token": milvus_backend.token, "collection_name": NAME}
 

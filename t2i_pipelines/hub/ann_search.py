@@ -65,10 +65,10 @@ class OsschatMilvusSearch(Operator):
             lambda: collection.search(query, self._anns_field, self._params, **asked)
         )
         key = collection.layout.primary
-        return [[hit[key], hit["distance"], *self._of(hit, key)] for hit in found]
+        return [[hit.id, hit.distance, *self._of(hit, key)] for hit in found]
 
     def _of(self, hit: Any, key: str) -> list[Any]:
-        return [hit[key] if name == key else hit["entity"].get(name) for name in self._fields]
+        return [hit.id if name == key else hit["entity"].get(name) for name in self._fields]
 
     def _collection(self, name: Any) -> AnyCollection:
         if name not in self._opened:
