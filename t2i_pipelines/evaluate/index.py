@@ -104,7 +104,7 @@ def through_index(
         ]
         seconds = perf_counter() - began
         alone = _alone(collection, texts.vectors[:ALONE])
-        recall = _recalls(texts.vectors, hits, stored, paths)
+        recall = _recalls(texts.vectors, hits, stored)
         values = in_order(judged(_numbers(hits, pairs, exact, texts), exact.right))
         return IndexFigures(
             collection.index_type,
@@ -159,9 +159,7 @@ def _stored(collection: Collection) -> tuple[Matrix, list[str]]:
     return units(np.array([row["vector"] for row in rows], np.float32), "row"), [row["path"] for row in rows]
 
 
-def _recalls(
-    queries: Matrix, hits: Sequence[Sequence[Hit]], stored: Matrix, paths: Sequence[str]
-) -> NDArray[np.float64]:
+def _recalls(queries: Matrix, hits: Sequence[Sequence[Hit]], stored: Matrix) -> NDArray[np.float64]:
     """For each query the share of the exact best that was found.
 
     What was found counts if its cosine is that of the last of the exact best, or higher: of pictures that are

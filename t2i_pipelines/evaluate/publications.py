@@ -237,7 +237,7 @@ def compare_to_published(
     else:
         asked = _split_of(dataset, pairs, images)
         check_protocol(asked, dataset)
-        found = evaluate(asked, **{"model_name": model_name, **settings})
+        found = evaluate(asked, model_name=model_name, **settings)
     if found.failed:
         raise ConfigError(
             f"{len(found.failed):,} of {found.pairs.name} could not be read or embedded, so the figures are "

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRIC = "R@5"
+SHOWN = ("R@1", "R@5", "R@10", "MRR", "nDCG@10", "mAP@10")
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,11 @@ class EvaluationTable:
     @property
     def grid(self) -> Grid:
         """The table as people read it."""
-        names = [name for name in METRICS if any(name in row.metrics for row in self.rows)]
-        head = ["", "search", *names, f"{self.metric} to the first", "index recall", "ms", "queries/s", ""]
+        names = [name for name in METRICS if name in SHOWN or name == self.metric]
+        head = ["", *names, f"{self.metric} to the first", "index recall", "ms", "queries/s", ""]
         rows = [
             [
                 row.label,
-                row.search,
                 *(_cell(row.metrics.get(name)) for name in names),
                 "" if difference is None else _points(difference),
                 "" if row.index_recall is None else f"{row.index_recall.value:.3f}",
