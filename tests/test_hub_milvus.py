@@ -313,3 +313,51 @@ def test_close_lets_go_of_the_database(hub, tmp_path):
     close()
     assert uri not in server_manager_instance._servers
     assert [row[0] for row in search_of(place)(VECTORS[0]).get()[0]] == [1], "and it opens again"
+
+
+def test_an_embedded_database_writes_out_what_has_become_much(lite_backend, monkeypatch, hub):
+    monkeypatch.setattr("t2i_pipelines.collection.connection.FLUSH_BYTES", 3 * VECTORS[0].nbytes)
+    client = MilvusClient(uri=lite_backend.uri)
+    client.create_collection(NAME, dimension=4)
+    flushed = []
+    flush = hub.any_collection.AnyCollection.flush
+    monkeypatch.setattr(
+        hub.any_collection.AnyCollection, "flush", lambda self: (flushed.append(1), flush(self))
+    )
+    insert = insert_of({"uri": lite_backend.uri, "collection_name": NAME}, "id", "vec")
+    for number in range(7):
+        insert(number, VECTORS[0])
+    client.drop_collection(NAME)
+    client.close()
+    assert len(flushed) == 2
+
+
+def test_what_is_asked_for_reaches_milvus(lite_backend, monkeypatch):
+    """Of two vectors, the last is searched unless another is named."""
+    client = MilvusClient(uri=lite_backend.uri)
+    schema = client.create_schema(auto_id=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    params = client.prepare_index_params()
+    for name in ("first", "last"):
+        schema.add_field(name, DataType.FLOAT_VECTOR, dim=4)
+        params.add_index(name, index_type="FLAT", metric_type="IP")
+    client.create_collection(NAME, schema=schema, index_params=params)
+    place = {"uri": lite_backend.uri, "collection_name": NAME}
+    insert_of(place, "id", "first", "last")(1, VECTORS[0], 2 * VECTORS[0])
+    asked = []
+    search = MilvusClient.search
+    monkeypatch.setattr(
+        MilvusClient, "search", lambda *a, **more: (asked.append(more), search(*a, **more))[1]
+    )
+    assert search_of(place)(VECTORS[0]).get() == [[[1, 2]]]
+    assert search_of(place, anns_field="first")(VECTORS[0]).get() == [[[1, 1]]]
+    more = {"partition_names": ["_default"], "consistency_level": "Strong", "timeout": 7}
+    search_of(place, metric_type="IP", param={"params": {"nprobe": 3}}, **more)(VECTORS[0])
+    client.drop_collection(NAME)
+    client.close()
+    assert [one["anns_field"] for one in asked] == ["last", "first", "last"]
+    assert [one["consistency_level"] for one in asked] == ["Session", "Session", "Strong"]
+    assert asked[0]["limit"] == 10
+    assert asked[0]["search_params"] == {"params": {}}
+    assert asked[2]["search_params"] == {"metric_type": "IP", "params": {"nprobe": 3}}
+    assert asked[2].items() >= more.items()
