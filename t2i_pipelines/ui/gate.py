@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -73,15 +73,15 @@ def _refused(scope: Scope) -> int:
     headers = dict(scope["headers"])
     host = headers.get(b"host", b"").decode("latin-1")
     origin = headers.get(b"origin")
-    if _name(f"//{host}") not in LOOPBACK:
+    if _parts(f"//{host}").hostname not in LOOPBACK:
         return 403
-    if origin is not None and urlsplit(origin.decode("latin-1")).netloc != host:
+    if origin is not None and _parts(origin.decode("latin-1")).netloc != host:
         return 403
     return 0 if ROUTES.fullmatch(scope["path"]) else 404
 
 
-def _name(address: str) -> str:
+def _parts(address: str) -> SplitResult:
     try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
+        return urlsplit(address)
+    except ValueError:  # brackets that are not closed
+        return urlsplit("")

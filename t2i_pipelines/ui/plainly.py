@@ -38,7 +38,10 @@ def plainly(reason: object, settings: Mapping[str, Any], path: str = "") -> str:
 def _name(path: str) -> str:
     """The last part; of a server's address the host and port."""
     whole = path.rstrip(":.!?")
-    return printable(name_of(whole.rpartition("@")[2])) + path[len(whole) :]
+    name = name_of(whole)
+    if f"//{name}" in whole:
+        name = name.rpartition("@")[2]
+    return printable(name) + path[len(whole) :]
 
 
 def _secrets(settings: Mapping[str, Any]) -> list[str]:
