@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from conftest import COLOURS, paint
+from rich.console import Console
 from typer.testing import CliRunner
 
+from t2i_pipelines import console
 from t2i_pipelines.cli import app
 from t2i_pipelines.errors import ConfigError
 
@@ -18,10 +20,14 @@ def table(pictures):
     return str(pictures / "t.csv")
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Room for a table of any width."""
+    monkeypatch.setattr(console, "out", Console(width=200))
+
+
 def run(*arguments: object, code: int = 0):
-    done = CliRunner().invoke(
-        app, ["eval", *map(str, arguments)], catch_exceptions=False, env={"COLUMNS": "200"}
-    )
+    done = CliRunner().invoke(app, ["eval", *map(str, arguments)], catch_exceptions=False)
     assert done.exit_code == code, done.output
     return done
 

@@ -243,13 +243,14 @@ def test_pairs_that_are_not_the_protocols_are_refused_in_a_sentence(split, measu
         compare_to_published("RN50", "coco", measured)
     whole = Pairs.of(split.rows(), merge=False, name="all")
     for change in ({"split": "val", "dataset": "flickr30k"}, {"dataset": "flickr8k"}):
+        other = Pairs(**{**vars_of(whole), **change})
         with pytest.raises(
             ConfigError, match=f" of {change['dataset']} .*read dataset_flickr30k.json with split="
         ):
-            check_protocol(Pairs(**{**vars_of(whole), **change}), "flickr30k")
-    shown = ((0, 1), *whole.shown[1:])
+            check_protocol(other, "flickr30k")
+    several = Pairs(**{**vars_of(whole), "shown": ((0, 1), *whole.shown[1:])})
     with pytest.raises(ConfigError, match="of which some have several right pictures"):
-        check_protocol(Pairs(**{**vars_of(whole), "shown": shown}), "flickr30k")
+        check_protocol(several, "flickr30k")
 
 
 def vars_of(pairs: Pairs) -> dict:
@@ -257,10 +258,10 @@ def vars_of(pairs: Pairs) -> dict:
 
 
 def test_an_evaluation_that_lacks_pictures_or_a_direction_is_refused(split, measured):
+    part = evaluate_vectors(split, *vectors(split, 1), directions=["text->image"], resamples=10)
     with pytest.raises(
         ConfigError, match="published figures need text->image and image->text; image->text was not"
     ):
-        part = evaluate_vectors(split, *vectors(split, 1), directions=["text->image"], resamples=10)
         compare_to_published("RN50", "flickr30k", part)
     pairs = Pairs.of([("/a.png", ""), *split.rows()], merge=False)
     failed = Evaluation(**{**vars(measured), "pairs": pairs, "failed": pairs.failed})
@@ -317,9 +318,8 @@ def test_an_evaluated_split_is_compared_from_its_file(monkeypatch, pictures, tmp
 
     small = publications.Protocol("Flickr30k", 2, 4, "dataset_flickr30k.json")
     monkeypatch.setattr(publications, "PROTOCOLS", {"flickr30k": small})
-    monkeypatch.setattr(
-        publications, "_table", lambda table=publications._table(): {"colour": table["RN50/openai"]}
-    )
+    known = publications._table()
+    monkeypatch.setattr(publications, "_table", lambda: {"colour": known["RN50/openai"]})
     told = {
         "dataset": "flickr30k",
         "images": [
