@@ -71,7 +71,7 @@ class Page(gr.Blocks):
             )
             button = gr.Button("Search", variant="primary", scale=1, min_width=110)
             upload = gr.UploadButton(
-                "Search by picture", file_types=["image"], scale=1, min_width=170, size="lg"
+                "Search by picture", file_types=["image"], scale=1, min_width=190, size="lg"
             )
         script = markup.resource("page.js")
         chips = gr.HTML(
