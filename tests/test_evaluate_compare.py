@@ -91,6 +91,8 @@ def test_the_plot_shows_the_numbers_of_the_table():
     (front,) = [line for line in axes.lines if line.get_label() == "Pareto front"]
     assert front.get_xydata()[:, 0].tolist() == [1, 10]
     assert (axes.get_ylabel(), axes.get_title()) == ("R@5, %", "made: 40 texts, 40 pictures")
+    assert axes.get_xscale() == "log"
+    assert compare([made(ms=9), made(ms=10, label="b")]).plot().axes[0].get_xscale() == "linear"
     assert plt.get_fignums() == []  # a notebook would show it twice
 
 

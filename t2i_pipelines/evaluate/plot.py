@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ON_FRONT, BEHIND = "#3f7df0", "#8a8f98"
 
+WIDE = 10
+"""How many times as long as the fastest the slowest takes, for milliseconds to be drawn as powers of ten."""
+
 
 def draw(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
     """Draw the rows of :meth:`EvaluationTable.to_pandas` that were timed.
@@ -46,8 +49,10 @@ def draw(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
     axes.plot(
         front.ms_a_query, share * front[metric], color=ON_FRONT, linewidth=1, zorder=1, label="Pareto front"
     )
+    if timed.ms_a_query.max() > WIDE * timed.ms_a_query.min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set(
-        xscale="log",
         xlabel="milliseconds a query, one at a time",
         ylabel=metric if metric == "median rank" else f"{metric}, %",
         title=table.attrs["pairs"],
