@@ -103,10 +103,9 @@ class Visit:
 
 
 @contextmanager
-def serving_ui(*arguments: object, **environment: str) -> Iterator[tuple[str, Path]]:
-    """Run `t2i ui`; give its URL, and the file that names each other host that it speaks to."""
-    log = Path(environment["UI_CONTACTS"])
-    log.touch()
+def serving_ui(*arguments: object, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `t2i ui`; give its URL and the process. UI_CONTACTS is where it names the other hosts it speaks to."""
+    Path(environment["UI_CONTACTS"]).touch()
     program = [sys.executable, str(Path(__file__).with_name("ui_server.py")), "ui", *map(str, arguments)]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(program, env={**os.environ, **environment}, **pipes) as process:
@@ -115,7 +114,7 @@ def serving_ui(*arguments: object, **environment: str) -> Iterator[tuple[str, Pa
             for line in process.stderr or ():
                 said.append(line)
                 if url := re.search(r"http://127\.0\.0\.1:\d+/", line):
-                    yield url[0], log
+                    yield url[0], process
                     break
             else:
                 raise AssertionError("".join(said))

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,9 @@ def served(tmp_path_factory):
     close()
     opened = {"GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_SHARE": "True", "HF_HUB_OFFLINE": "0"}
     told = ("--uri", settings["uri"], "--model-name", "t2i_mini", "--limit", 20)
-    with serving_ui(*told, **opened, UI_CONTACTS=str(folder / "contacts")) as (url, contacts):
+    with serving_ui(*told, **opened, UI_CONTACTS=str(folder / "contacts")) as (url, _):
         yield url
-        assert contacts.read_text() == ""
+        assert (folder / "contacts").read_text() == ""
 
 
 @pytest.fixture
@@ -196,6 +197,14 @@ def test_fifty_hits_fit_the_width_of_a_phone(visit):
     assert tab.page.get_by_role("button", name="Next page").is_enabled()
     tab.page.get_by_role("tab", name="Insert").tap()
     assert tab.page.evaluate(wide) == [390, 390]
+
+
+def test_ctrl_c_ends_the_command_without_a_word(tmp_path):
+    told = ("--uri", tmp_path / "milvus.db", "--model-name", "t2i_mini", "--no-insert")
+    with serving_ui(*told, UI_CONTACTS=str(tmp_path / "contacts")) as (_, process):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
 
 
 def test_a_missing_browser_is_one_line_that_says_how_to_get_it(monkeypatch, tmp_path):
