@@ -104,7 +104,7 @@ class Visit:
 
 @contextmanager
 def serving_ui(*arguments: object, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `t2i ui`; give its URL and the process. UI_CONTACTS is where it names the other hosts it speaks to."""
+    """Run `t2i ui`; give its URL and the process. The file UI_CONTACTS gets the other hosts it speaks to."""
     Path(environment["UI_CONTACTS"]).touch()
     program = [sys.executable, str(Path(__file__).with_name("ui_server.py")), "ui", *map(str, arguments)]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
