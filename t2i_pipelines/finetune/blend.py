@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from t2i_pipelines.finetune.clip import Clip, Weights
-from t2i_pipelines.finetune.result import TOLERANCE
+from t2i_pipelines.finetune.result import TOLERANCE, largest_loss
 from t2i_pipelines.finetune.scoring import Mark, Scoring
 
 log = logging.getLogger("t2i_pipelines.finetune")
@@ -28,22 +29,22 @@ def choose_alpha(
     outside: Scoring,
     at: int,
     *,
-    before: float,
+    before: Mapping[str, float],
 ) -> float:
     """Go down from 1 by tenths to the first that loses at most 2 points outside, and on while it is better.
 
     Where all of them lose more, it is the one that loses least.
 
-    :param before: R@``at`` of the starting model on the pairs outside.
+    :param before: metrics of the starting model on the pairs outside.
     """
     best: tuple[bool, float, Mark, float] | None = None
     for alpha in ALPHAS:
         clip.set(blended(start, tuned, alpha))
-        kept, mark = outside.metrics(at)[f"R@{at}"], validation.mark(at)
-        log.info("alpha %.1f: R@%d %.3f inside, %.3f outside", alpha, at, mark.recall, kept)
+        lost, mark = largest_loss(before, outside.metrics(at)), validation.mark(at)
+        log.info("alpha %.1f: R@%d %.3f, lost outside %.3f", alpha, at, mark.recall, lost)
         # to nine decimals: 0.78 is two points below 0.8, whatever binary fractions say
-        fits = round(before - kept, 9) <= TOLERANCE
-        found = (fits, 0.0 if fits else kept, mark, alpha)
+        fits = round(lost, 9) <= TOLERANCE
+        found = (fits, 0.0 if fits else -lost, mark, alpha)
         if best is not None and best[0] and found < best:
             break
         best = found if best is None else max(best, found)

@@ -59,8 +59,8 @@ class FinetuneOptions:
     :ivar max_grad_norm: gradients of a larger L2 norm are scaled down to it.
     :ivar alpha: 0 to 1; the result is ``(1 - alpha) * start + alpha * tuned``, weight by weight (WiSE-FT,
         Wortsman et al. 2022, arXiv:2109.01903). None takes 1, and where ``outside`` pairs are given, the
-        first of 1.0, 0.9, ... 0.1 that loses at most 2 points of R@k there, or a lower one that is better
-        inside.
+        first of 1.0, 0.9, ... 0.1 that loses at most 2 points of recall there, or a lower one that is
+        better inside.
     :ivar augment: ``crop`` shows the image tower at least 70 % of a picture's area, another part each time;
         ``crop+flip`` mirrors half of them, too, which is wrong where captions tell left from right.
     :ivar replay_share: share of a batch that comes from ``replay``, where that is given; 0 to 1.

@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 from t2i_pipelines.types import Outcome
 
 TOLERANCE = 0.02
-"""Of R@k outside the domain: what a fine-tuned model may lose before it counts as a regression."""
+"""Of recall outside the domain: what a fine-tuned model may lose before it counts as a regression."""
+
+
+def largest_loss(before: Mapping[str, float], after: Mapping[str, float]) -> float:
+    """The most that R@1, R@5, R@10 or that of ``recall_at`` fell; negative where all of them rose."""
+    return max(value - after[name] for name, value in before.items() if name.startswith("R@"))
 
 
 class Progress(NamedTuple):
@@ -77,9 +82,8 @@ class FinetuneResult:
 
     @property
     def lost(self) -> float | None:
-        """By how much R@k fell outside the domain; below 0 it rose. None without ``outside`` pairs."""
-        name = f"R@{self.recall_at}"
-        return self.outside_before[name] - self.outside_after[name] if self.outside_before else None
+        """The most that one R@k fell outside the domain; None without ``outside`` pairs."""
+        return largest_loss(self.outside_before, self.outside_after) if self.outside_before else None
 
     @property
     def is_regression(self) -> bool:
@@ -103,8 +107,8 @@ class FinetuneResult:
             )
         if self.is_regression:
             lines.append(
-                f"outside the domain, R@{self.recall_at} fell by {100 * (self.lost or 0):.1f} points, more "
-                f"than {100 * TOLERANCE:.0f}: give such pairs by replay=, or lower alpha or learning_rate"
+                f"outside the domain, recall fell by {100 * (self.lost or 0):.1f} points, more than "
+                f"{100 * TOLERANCE:.0f}: give such pairs by replay=, or lower alpha or learning_rate"
             )
         return "\n".join([*lines, f"model: {self.path}"])
 

@@ -133,8 +133,7 @@ def _tune(
     if alpha is None:
         alpha = 1.0
         if beyond is not None and best.step:
-            kept = before[1][f"R@{at}"]
-            alpha = choose_alpha(clip, first, best.weights, inside, beyond, at, before=kept)
+            alpha = choose_alpha(clip, first, best.weights, inside, beyond, at, before=before[1])
     clip.set(blended(first, best.weights, alpha))
     after = inside.metrics(at), {} if beyond is None else beyond.metrics(at)
     write.write_model(start, clip.module.state_dict(), folder)

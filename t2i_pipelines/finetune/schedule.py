@@ -12,8 +12,9 @@ LARGE = 50_000_000
 LARGE_RATE = 1e-5
 """What FLYP fine-tunes CLIP ViT-B/16 with (Goyal et al. 2023, arXiv:2212.00638, appendix)."""
 
-SMALL_RATE = 3e-4
-"""Measured on t2i_mini, which was trained with up to 1.2e-3."""
+SMALL_RATE = 1e-4
+"""Measured on t2i_mini, on 600 charts with scenes replayed: with 3e-4 it learns faster, R@5 0.98 in place of
+0.93 after 8 epochs, but loses 4.7 points of R@1 on the gallery in place of 0.7."""
 
 HEAD_RATE = 1e-3
 """Measured on t2i_mini. The two projections are linear, and do not undo what the towers know."""
