@@ -183,6 +183,8 @@ def test_what_failed_counts_as_not_found():
     assert found.per_query["MRR"].tolist() == [0, 1, 0]
     assert found.per_query["R@10"].tolist() == [0, 1, 0]
     assert found.best.tolist() == [-1, 1, -1]
+    assert found.found[1, :3].tolist() == [1, 2, -1]
+    assert found.per_query["R@1"].tolist() == [0, 1, 0]
     back = measure("image->text", pairs, texts, pictures, FEW)
     assert back.per_query["R@10"].tolist() == [0, 1, 0]
 
