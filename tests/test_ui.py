@@ -114,14 +114,14 @@ def test_gradios_environment_opens_nothing(settings, monkeypatch, tmp_path):
     monkeypatch.setenv("GRADIO_MCP_SERVER", "True")
     monkeypatch.setenv("GRADIO_NUM_WORKERS", "2")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    opened = []
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: opened.append("share"))
+    monkeypatch.setattr(
+        "gradio.routes.App.setup_mcp_server", lambda _, __, asked: opened.append(asked) or "/mcp"
+    )
     page = build_ui(**settings)
     with served(page) as url:
-        assert (page.server_name, page.share, page.share_url, page.mcp_server) == (
-            "127.0.0.1",
-            False,
-            None,
-            False,
-        )
+        assert (page.server_name, page.share, set(opened)) == ("127.0.0.1", False, {False})
         with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
             assert client.get("/").status_code == 200
             for path in (f"/gradio_api/file={secret}", f"/file={secret}", "/gradio_api/mcp", "/monitoring"):
