@@ -55,7 +55,7 @@ def embed_pictures(
         for step in steps:
             step(batch)
         for record in batch:
-            if record.vector is not None and record.status is None:
+            if record.vector is not None:
                 numbers.append(done)
                 vectors.append(record.vector)
             else:
