@@ -102,7 +102,7 @@ def test_there_is_no_telemetry_whatever_the_environment_says(settings, monkeypat
 )
 def test_other_machines_cannot_reach_it(settings, options, told):
     with pytest.raises(ConfigError, match=told):
-        build_ui(**settings).launch(**options)
+        build_ui(**settings).launch(prevent_thread_lock=True, **options)
 
 
 def test_gradios_environment_opens_nothing(settings, monkeypatch, tmp_path):
