@@ -1,6 +1,7 @@
 """Fine-tuning from end to end on a CLIP of one layer: what learns, what stays, what comes out."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from clips import load_exact, open_clip
+from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from tuning import QUICK, coloured, small_clip, weights_of
 
@@ -125,26 +127,33 @@ def test_the_same_seed_gives_the_same_bytes(tune):
     assert files[0] != files[2]
 
 
-def test_gradients_are_clipped(tune):
-    norms, told = [], []
+@pytest.fixture
+def steps():
+    """(norm of the gradient, learning rates) of each step, as the optimiser takes it."""
+    taken = []
 
-    def hook(optimiser, args, kwargs):
+    def take(optimiser, args, kwargs):
         found = [one.grad.norm() for group in optimiser.param_groups for one in group["params"]]
-        norms.append(torch.stack(found).norm().item())
+        taken.append((torch.stack(found).norm().item(), {group["lr"] for group in optimiser.param_groups}))
 
-    handle = register_optimizer_step_pre_hook(hook)
-    try:
-        tune(max_grad_norm=0.01, progress=told.append)
-    finally:
-        handle.remove()
+    handle = register_optimizer_step_pre_hook(take)
+    yield taken
+    handle.remove()
+
+
+def test_gradients_are_clipped(tune, steps):
+    told = []
+    tune(max_grad_norm=0.01, progress=told.append)
+    norms = [norm for norm, _ in steps]
     assert min(one.norm for one in told) > 0.1
     assert norms == pytest.approx([0.01] * len(told), rel=1e-3)
 
 
-def test_the_pace_rises_and_falls(tune):
+def test_the_pace_rises_and_falls(tune, steps):
     told = []
     tune(epochs=5, patience=None, warmup_ratio=0.2, learning_rate=0.002, progress=told.append)
     rates = [one.rate for one in told]
+    assert [{rate} for rate in rates] == [taken for _, taken in steps]
     top = int(np.argmax(rates))
     assert rates[top] == pytest.approx(0.002)
     assert rates[: top + 1] == sorted(rates[: top + 1])
@@ -270,3 +279,12 @@ def test_equal_pictures_are_one_picture_with_both_captions(start, pairs, tmp_pat
     truth = Truth(material.rows)(material.captions, material.pictures)
     assert truth.tolist() == [[True, True, False], [True, False, False], [False, False, True]]
     assert material.right() == [[0, 1], [0], [2]]
+
+
+def test_the_temperature_stays_where_clip_keeps_it(start, tune, tmp_path):
+    hot = Path(shutil.copytree(start, tmp_path / "hot"))
+    weights = load_file(hot / "open_clip_model.safetensors")
+    weights["logit_scale"] = torch.tensor(5.0)
+    save_file(weights, hot / "open_clip_model.safetensors")
+    scale = weights_of(tune(model_name=str(hot), max_steps=1, warmup_ratio=1.0))["logit_scale"].item()
+    assert scale == pytest.approx(np.log(100))

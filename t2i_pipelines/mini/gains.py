@@ -1,7 +1,7 @@
-"""What fine-tuning gains in a domain that a model never saw, and what it loses outside of it.
+"""What fine-tuning gains in a domain that a model never saw: ``python -m t2i_pipelines.mini.gains``.
 
 Two domains: t2i_mini on drawn charts, and a t2i_mini that was trained without photographs on CIFAR-10's,
-200 of each label. ``make quality`` prints both. The second model is not shipped; train it by::
+200 of each label. ``make quality`` measures both. The second model is not shipped; train it by::
 
     python -m t2i_pipelines.mini.train --out runs/unseen --minutes 75     # without --photos
     python -m t2i_pipelines.mini.export --run runs/unseen --out runs/unseen/model
@@ -9,7 +9,12 @@ Two domains: t2i_mini on drawn charts, and a t2i_mini that was trained without p
 
 from __future__ import annotations
 
+import argparse
 import csv
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +23,7 @@ from PIL import Image as PilImage
 from t2i_pipelines.evaluate import evaluate, read_pairs
 from t2i_pipelines.finetune import FinetuneResult, finetune
 from t2i_pipelines.mini.charts import write_charts
-from t2i_pipelines.mini.figures import Figure
+from t2i_pipelines.mini.figures import Figure, table_of
 from t2i_pipelines.mini.gallery import write_gallery
 from t2i_pipelines.mini.photos import LABELS, Photos, read_photos
 
@@ -27,7 +32,8 @@ A_LABEL = 200
 TESTED = 100
 """Of each label, held-out photographs that are searched."""
 
-CHARTS, SCENES = 600, 300
+CHARTS, VALIDATED, ASKED = 600, 100, 200
+SCENES = 300
 EPOCHS = 8
 
 
@@ -38,8 +44,8 @@ def measure_chart_gain(gallery: Path, work: Path) -> list[Figure]:
     :param work: a folder for pictures and the model.
     """
     pairs = write_charts(work / "charts", CHARTS, seed=1)
-    validation = write_charts(work / "validation", 100, seed=2, different=True)
-    test = write_charts(work / "test", 200, seed=3, different=True)
+    validation = write_charts(work / "validation", VALIDATED, seed=2, different=True)
+    test = write_charts(work / "test", ASKED, seed=3, different=True)
     result = finetune(
         pairs,
         model_name="t2i_mini",
@@ -119,3 +125,29 @@ def _classes(photos: Photos, each: int, folder: Path) -> Path:
         for at in np.flatnonzero(photos.labels == number)[:each]:
             PilImage.fromarray(photos.pixels[at]).save(place / f"{at:05d}.png")
     return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fine-tune, measure and print; the exit code, 1 where a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.gains", description=__doc__)
+    parser.add_argument("--gallery", type=Path, default=Path("data/gallery.csv"))
+    parser.add_argument("--photos", type=Path, help="CIFAR-10 as <split>/<label>/*.jpg in a tar.gz")
+    parser.add_argument("--unseen", type=Path, default=Path("runs/unseen/model"), help="see above")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("t2i_pipelines.finetune").setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        figures = measure_chart_gain(options.gallery, work)
+        missing = "no --photos" if options.photos is None else f"no model at {options.unseen}"
+        if options.photos and options.unseen.is_dir():
+            figures += measure_photo_gain(options.unseen, options.photos, options.gallery, work)
+            missing = ""
+    sys.stdout.write(table_of(figures) + "\n")
+    if missing:
+        sys.stdout.write(f"fine-tuned on photographs: not measured, {missing}\n")
+    return 1 if any(figure.is_bad for figure in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
