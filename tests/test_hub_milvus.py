@@ -6,6 +6,7 @@ from pymilvus import DataType, MilvusClient
 from towhee import AutoConfig, AutoPipes, ops, pipe
 
 from t2i_pipelines import close
+from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import (
     CollectionNotFoundError,
     ConfigError,
@@ -309,25 +310,27 @@ def test_close_lets_go_of_the_database(hub, tmp_path):
     server_manager_instance.release_server(uri)
     place = {"uri": uri, "collection_name": NAME}
     insert_of(place, "id", "vec")(1, VECTORS[0])
-    assert uri in server_manager_instance._servers
+    other = open_collection(uri, collection_name="other")
+    assert other.space() is None
+    other.close()
+    assert uri in server_manager_instance._servers, "this one still uses it"
     close()
     assert uri not in server_manager_instance._servers
     assert [row[0] for row in search_of(place)(VECTORS[0]).get()[0]] == [1], "and it opens again"
 
 
-def test_an_embedded_database_writes_out_what_has_become_much(lite_backend, monkeypatch, hub):
+def test_an_embedded_database_writes_out_what_has_become_much(tmp_path, monkeypatch, hub):
     monkeypatch.setattr("t2i_pipelines.collection.connection.FLUSH_BYTES", 3 * VECTORS[0].nbytes)
-    client = MilvusClient(uri=lite_backend.uri)
+    uri = str(tmp_path / "milvus.db")
+    client = MilvusClient(uri=uri)
     client.create_collection(NAME, dimension=4)
     flushed = []
-    flush = hub.any_collection.AnyCollection.flush
-    monkeypatch.setattr(
-        hub.any_collection.AnyCollection, "flush", lambda self: (flushed.append(1), flush(self))
-    )
-    insert = insert_of({"uri": lite_backend.uri, "collection_name": NAME}, "id", "vec")
+    collection = hub.any_collection.AnyCollection
+    flush = collection.flush
+    monkeypatch.setattr(collection, "flush", lambda self: (flushed.append(1), flush(self)))
+    insert = insert_of({"uri": uri, "collection_name": NAME}, "id", "vec")
     for number in range(7):
         insert(number, VECTORS[0])
-    client.drop_collection(NAME)
     client.close()
     assert len(flushed) == 2
 

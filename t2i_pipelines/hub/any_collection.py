@@ -44,8 +44,6 @@ class Layout:
         fields = description["fields"]
         automatic = {one["name"] for one in fields if one.get("auto_id") or one.get("is_function_output")}
         primary = next(one["name"] for one in fields if one.get("is_primary"))
-        if description.get("auto_id"):
-            automatic.add(primary)
         return cls(
             tuple(one["name"] for one in fields if one["name"] not in automatic),
             primary,
@@ -153,8 +151,9 @@ class AnyCollection:
 
     def flush(self) -> None:
         """Write everything out."""
-        self._call("flush", seconds=max(SLOW, self._timeout))
-        self._connection.wrote("flush", self.name, ())
+        with self._connection.writing(self._timeout):
+            self._call("flush", seconds=SLOW)
+            self._connection.wrote("flush", self.name, ())
 
     def _index_params(self, name: str, limit: int) -> dict[str, Any]:
         """How deep the index of a field is searched; nothing without an index."""
@@ -163,11 +162,8 @@ class AnyCollection:
         if not index:
             return {}
         how = depth(index["index_type"], is_lite=self._connection.is_lite(self._timeout))
-        params = how.params(max(how.rungs[0], limit), filtered=True)
-        lists = (index.get("params") or index).get("nlist")
-        if "nprobe" in params and lists:
-            params["nprobe"] = min(params["nprobe"], int(lists))
-        return {"params": params}  # the metric is the index's: Milvus Lite would obey another, silently
+        # without metric, it is the index's; Milvus Lite would obey one that was remembered wrongly
+        return {"params": how.params(max(how.rungs[0], limit), filtered=True)}
 
     def _value(self, name: str, value: Any) -> Any:
         kind, dim = self.layout.vectors.get(name, ("", 0))
