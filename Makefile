@@ -56,6 +56,7 @@ fix: $(TEST)
 
 quality: $(TEST)
 	$(BIN)/python -m t2i_pipelines.mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m t2i_pipelines.mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
 bench: $(TEST)
 	$(BIN)/t2i bench
