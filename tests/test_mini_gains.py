@@ -15,7 +15,14 @@ needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoj
 
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in {"CHARTS": 24, "VALIDATED": 12, "ASKED": 12, "SCENES": 4, "EPOCHS": 1}.items():
+    for name, value in {
+        "CHARTS": 24,
+        "VALIDATED": 12,
+        "ASKED": 12,
+        "SCENES": 4,
+        "OUTSIDE": 4,
+        "EPOCHS": 1,
+    }.items():
         monkeypatch.setattr(gains, name, value)
     monkeypatch.setattr(gains, "A_LABEL", 3)
     monkeypatch.setattr(gains, "TESTED", 2)

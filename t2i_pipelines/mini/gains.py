@@ -33,12 +33,12 @@ TESTED = 100
 """Of each label, held-out photographs that are searched."""
 
 CHARTS, VALIDATED, ASKED = 600, 100, 200
-SCENES = 300
-EPOCHS = 8
+SCENES, OUTSIDE = 1000, 200
+EPOCHS, BATCH = 8, 128
 
 
 def measure_chart_gain(gallery: Path, work: Path) -> list[Figure]:
-    """Fine-tune t2i_mini on charts, with fresh scenes replayed, and measure it on other charts.
+    """Fine-tune t2i_mini on charts, with fresh scenes replayed and others to find alpha by; measure others.
 
     :param gallery: the table of the gallery, of which nothing is learned.
     :param work: a folder for pictures and the model.
@@ -51,8 +51,10 @@ def measure_chart_gain(gallery: Path, work: Path) -> list[Figure]:
         model_name="t2i_mini",
         output_dir=work / "tuned-charts",
         validation=validation,
-        replay=_scenes(work),
+        replay=_scenes(work / "replay", SCENES, seed=99),
+        outside=_scenes(work / "outside", OUTSIDE, seed=98),
         epochs=EPOCHS,
+        batch_size=BATCH,
         export=False,
     )
     return _figures("charts", "R@5", test, "t2i_mini", result, gallery)
@@ -69,8 +71,10 @@ def measure_photo_gain(model: Path, photos: Path, gallery: Path, work: Path) -> 
         _classes(train, A_LABEL, work / "photos"),
         model_name=str(model),
         output_dir=work / "tuned-photos",
-        replay=_scenes(work),
+        replay=_scenes(work / "replay", SCENES, seed=99),
+        outside=_scenes(work / "outside", OUTSIDE, seed=98),
         epochs=EPOCHS,
+        batch_size=BATCH,
         augment="crop+flip",
         export=False,
     )
@@ -103,14 +107,14 @@ def _figures(
     ]
 
 
-def _scenes(work: Path) -> list[tuple[str, str]]:
+def _scenes(folder: Path, count: int, *, seed: int) -> list[tuple[str, str]]:
     """Scenes as t2i_mini was trained on, none of them the gallery's, with captions in five languages."""
-    table = work / "scenes.csv"
+    table = folder.with_suffix(".csv")
     if not table.exists():
-        write_gallery(work / "scenes", count=SCENES, seed=99)
+        write_gallery(folder, count=count, seed=seed)
     with table.open(newline="", encoding="utf-8") as file:
         return [
-            (str(work / row["path"]), caption)
+            (str(folder.parent / row["path"]), caption)
             for row in csv.DictReader(file)
             for name, caption in row.items()
             if name.startswith("caption_")
