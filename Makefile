@@ -1,16 +1,19 @@
 # make demo    from a fresh clone to pictures found by words, offline, without torch
+# make demo-ui the same pictures on a page in the browser
 # make test    every test, in .venv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])")
 BASE := $(VENV)/.base-$(VERSION)
+UI := $(VENV)/.ui-$(VERSION)
 TEST := $(VENV)/.test-$(VERSION)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # the photographs that `make quality` and `make bench-search` measure on: CIFAR-10's training files as one tar of JPEGs
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
+GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo test check fast fix quality bench bench-ingest bench-search wheel clean
+.PHONY: demo demo-ui test check fast fix quality bench bench-ingest bench-search wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -19,10 +22,20 @@ $(BASE): setup.cfg pyproject.toml
 
 $(TEST): $(BASE) constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
+	# gradio 6.31 asks for Pillow below 13 and runs with 13, which reads TIFFs in YCbCr that 12 does not
+	$(PIP) install --quiet --no-deps "pillow>=13,<14"
+	touch $@
+
+$(UI): $(BASE) constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[ui]"
 	touch $@
 
 demo: $(BASE)
 	$(BIN)/t2i demo
+
+demo-ui: $(UI)
+	$(BIN)/t2i insert data/gallery.csv $(GALLERY)
+	$(BIN)/t2i ui $(GALLERY)
 
 test: $(TEST)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not milvus"
@@ -43,6 +56,7 @@ fix: $(TEST)
 
 quality: $(TEST)
 	$(BIN)/python -m t2i_pipelines.mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m t2i_pipelines.mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
 bench: $(TEST)
 	$(BIN)/t2i bench

@@ -14,6 +14,7 @@ What goes wrong at run time is cured in :mod:`t2i_pipelines.hardening`.
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 import importlib
@@ -120,6 +121,8 @@ __all__ = [
     "TimeProfiler",
     "TowheeImage",
     "clip_models",
+    "known_operator",
+    "name_dc2",
     "operator_class",
     "ops",
     "pipe",
@@ -132,17 +135,25 @@ Graph = _Graph
 Empty()  # the singleton is not safe to create from two threads at once: create it now
 
 
-def operator_class(name: str) -> Any:
-    """The class registered under an operator's name, for example ``t2i/clip``.
+def known_operator(name: str) -> Any:
+    """The class registered under an operator's name, for example ``t2i/clip``; None if there is none."""
+    return OperatorRegistry.resolve(name)
 
-    :raises UnknownOperatorError: If no local registration provides it.
+
+def operator_class(name: str, tag: str = "main") -> Any:
+    """The class registered under an operator's name; None for one in Towhee's local cache, or none at all.
+
+    :raises UnknownOperatorError: If neither provides it.
     """
-    if name == OPName.NOP:
-        return None
-    found = OperatorRegistry.resolve(name)
-    if found is None:
+    found = known_operator(name)
+    if found is None and name != OPName.NOP and not _is_cached("op", name, tag):
         raise UnknownOperatorError(_unknown("operator", name))
     return found
+
+
+def name_dc2() -> None:
+    """Let ``from towhee.dc2 import pipe, ops`` work, as Towhee was called in part before 1.1."""
+    sys.modules.setdefault("towhee.dc2", sys.modules["towhee"])
 
 
 def _unknown(kind: str, name: str) -> str:
@@ -205,6 +216,10 @@ def _escape_cells(table: Any) -> None:
     if hasattr(table, "_cell_of_media"):
         return
     table._cell_of_media = table._to_html_td
+    draw = table._image_to_html_cell
+    table._image_to_html_cell = lambda one, *size: (
+        _thumbnail(one) if one.dtype == "uint8" else draw(one, *size)
+    )
 
     def cell(data: Any) -> str:
         from towhee.utils.console_table import _to_plain_cell
@@ -220,6 +235,17 @@ def _escape_cells(table: Any) -> None:
 
 
 DisplayMixin.show = _escaping(DisplayMixin.show)
+
+
+def _thumbnail(image: Any) -> str:
+    """In its own colours and proportions, which Towhee's are not, and without its need of matplotlib."""
+    cv2 = importlib.import_module("cv2")
+    scale = min(1, 128 / image.width, 128 / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = cv2.resize(image.__array__(), size, interpolation=cv2.INTER_AREA)
+    is_rgb = image.channel == 3 and image.mode != "BGR"
+    _, png = cv2.imencode(".png", small[..., ::-1] if is_rgb else small)
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 class _NoTransform:

@@ -13,9 +13,12 @@ from rich.markup import escape
 from t2i_pipelines import (
     __version__,
     cli_bench,
+    cli_eval,
+    cli_finetune,
     cli_models,
     cli_search,
     cli_sync,
+    cli_ui,
     console,
     demo,
     interrupt,
@@ -57,8 +60,11 @@ app = typer.Typer(
 )
 cli_models.add_to(app)
 cli_bench.add_to(app)
+cli_eval.add_to(app)
+cli_finetune.add_to(app)
 cli_search.add_to(app)
 cli_sync.add_to(app)
+cli_ui.add_to(app)
 
 
 @app.command()
@@ -149,7 +155,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-ENDED_AT_ONCE = ("insert", "sync", "demo")
+ENDED_AT_ONCE = ("insert", "sync", "demo", "finetune")
 """Commands that Ctrl-C may end at any moment: they leave nothing behind that must be cleaned up."""
 
 

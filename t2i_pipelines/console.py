@@ -20,6 +20,7 @@ from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import is_remote
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.results import Hits
+from t2i_pipelines.results.address import near
 from t2i_pipelines.results.pictures import is_gone, load
 from t2i_pipelines.results.printable import percent, printable
 from t2i_pipelines.results.view import NOTHING_STORED, verdict
@@ -116,7 +117,7 @@ def show_interruption(report: InsertReport) -> None:
 def show_change(outcome: Outcome) -> None:
     """One line of a plan on stdout; nothing for what stays as it is."""
     if outcome.status != "unchanged":
-        out.print(f"{outcome.status:8} {escape(_near(outcome.path))}", soft_wrap=True, highlight=False)
+        out.print(f"{outcome.status:8} {escape(near(outcome.path))}", soft_wrap=True, highlight=False)
 
 
 def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
@@ -149,7 +150,7 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
         cells += [str(rank), f"{hit.score:.3f}"]
         if with_relevance:
             cells.append(percent(hit.relevance))
-        cells.append(escape(printable(_near(hit.path))) + (" [red](missing)[/]" if gone else ""))
+        cells.append(escape(printable(near(hit.path))) + (" [red](missing)[/]" if gone else ""))
         cells += [escape(printable(hit.fields.get(name, ""))) for name in extra]
         table.add_row(*cells)
     out.print(table)
@@ -200,11 +201,3 @@ def _picture(path: str) -> Any:
         return TerminalImage(load(path, 96), width=12, height=6)
     except ImageDecodeError:
         return ""
-
-
-def _near(path: str) -> str:
-    """The path as seen from here, where that is shorter."""
-    if "://" in path:
-        return path
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(path) else path

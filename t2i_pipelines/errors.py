@@ -11,6 +11,7 @@
     ├── ImageDecodeError (ValueError)       one picture cannot be read; names file and cause
     ├── EncodeError (RuntimeError)          a model cannot embed what it was given
     ├── CheckpointError (ValueError)        weights are missing, truncated or of another model
+    ├── FinetuneError (RuntimeError)        training went wrong; says at which step and what to change
     ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
     └── StoreError (RuntimeError)           Milvus
@@ -62,6 +63,10 @@ class EncodeError(T2IError, RuntimeError):
 
 class CheckpointError(T2IError, ValueError):
     """Model weights are missing, truncated, or of another model."""
+
+
+class FinetuneError(T2IError, RuntimeError):
+    """Training went wrong: its loss is not a number, for example."""
 
 
 class DeletionRefusedError(T2IError, RuntimeError):

@@ -39,6 +39,7 @@ from t2i_pipelines._towhee import (
     operator_class,
 )
 from t2i_pipelines.chain import Chain, is_chain
+from t2i_pipelines.drawing import line, svg
 from t2i_pipelines.errors import ConfigError, T2IError
 
 THREADS = 64
@@ -139,6 +140,14 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         self._thread_pool = ThreadPoolExecutor(max(THREADS, len(dag.nodes)), "t2i-pipeline")
         self.handing_in = threading.Lock()
         self._chain = Chain(dag, self._operator_pool) if is_chain(dag) else None
+
+    def __repr__(self) -> str:
+        """The operators in one line."""
+        return line(self._dag_repr)
+
+    def _repr_svg_(self) -> str:
+        """What a notebook shows: a drawing of the operators."""
+        return svg(self._dag_repr)
 
     def preload(self) -> _Call:
         """Create the operators, as Towhee does when a pipeline is closed."""

@@ -34,12 +34,16 @@ class Searcher:
     searcher and pipeline of a process shares one model, one connection, and the texts embedded lately.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :ivar settings: those that it was made with; model, collection and decoding are written out.
     :raises ConfigError: If a setting is wrong; model and collection are opened by the first call.
     """
+
+    settings: SettingsArgs
 
     @shows_settings
     def __init__(self, **settings: Unpack[SettingsArgs]) -> None:
         read, embed, self._find = search_arguments(settings)
+        self.settings = cast("SettingsArgs", {**settings, **read})
         self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
         self._to_hits = MilvusSearch(**self._find)
 

@@ -1,7 +1,9 @@
 """Pictures of one colour, a database of one's own, and nothing left open."""
 
 import os
+import sys
 import tempfile
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +36,22 @@ def closed() -> Iterator[None]:
     """Release every database after each test."""
     yield
     t2i_pipelines.close()
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What ``IPython.display`` is given, IPython or not."""
+    shown = []
+    package, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    module.display, module.HTML = shown.append, str
+    package.__spec__ = types.SimpleNamespace(name="IPython")
+    monkeypatch.setitem(sys.modules, "IPython", package)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    for name in ("towhee.utils.thirdparty.ipython_utils", "towhee.utils.html_table"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield shown
+    for name in ("towhee.utils.thirdparty.ipython_utils", "towhee.utils.html_table"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

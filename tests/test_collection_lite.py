@@ -386,6 +386,23 @@ def test_nothing_is_written_to_the_screen_not_even_by_errors_that_are_raised(pat
     assert process.returncode == 0
 
 
+def test_an_idle_database_is_not_asked_whether_it_is_still_there(path, monkeypatch):
+    """Lite's server hangs up on a client that asks often, and gRPC writes that to the screen."""
+    import grpc
+
+    channels, opened = [], grpc.insecure_channel
+
+    def open_channel(target, options=(), **more):
+        channels.append(dict(options))
+        return opened(target, options=options, **more)
+
+    monkeypatch.setattr(grpc, "insecure_channel", open_channel)
+    open_collection(path).prepare(SPACE)
+    assert channels
+    for options in channels:
+        assert options["grpc.keepalive_time_ms"] > 24 * 3600 * 1000
+
+
 def test_many_threads_may_prepare_at_once(path):
     opened = [open_collection(path, timeout=10 + n % 2) for n in range(8)]
     errors, start = [], threading.Barrier(8)

@@ -11,10 +11,11 @@ from PIL import Image
 
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError, SourceError
+from t2i_pipelines.finetune.loss import contrast
 from t2i_pipelines.mini import exam, photos, train
 from t2i_pipelines.mini.captions import corpus
 from t2i_pipelines.mini.export import export_run
-from t2i_pipelines.mini.learning import contrast, encode_captions, rate_at
+from t2i_pipelines.mini.learning import encode_captions, rate_at
 from t2i_pipelines.mini.network import SIZES, encode_image, encode_text, make_clip
 from t2i_pipelines.mini.samples import is_true
 from t2i_pipelines.mini.scenes import FONT
@@ -139,6 +140,17 @@ def test_a_run_goes_on_where_it_stopped_and_exports(archive, tmp_path, monkeypat
     assert encoder.encode_texts(["a dog"]).shape == (1, 256)
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert config["exported_from"]["file"] == "checkpoint.pt"
+
+
+@needs_font
+@pytest.mark.slow
+def test_without_photographs_only_scenes_are_learned_from(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(exam, "SCENES", 3)
+    with caplog.at_level("INFO"):
+        train.main(["--out", str(tmp_path), "--batch", "8", "--threads", "1", "--steps", "1"])
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["steps"] == 1
+    assert "final exam: en R@1" in caplog.text
+    assert "photo P@10" not in caplog.text
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(tmp_path):

@@ -1,12 +1,16 @@
 """Result lists on their way through Towhee, which copies them deeply, and in its tables."""
 
-import sys
-import types
+import base64
+import importlib
+import io
 
+import numpy as np
 import pytest
 from conftest import paint
+from PIL import Image as Pillow
 from reading_html import Parsed
 from towhee import DataCollection, ops, pipe
+from towhee.types import Image
 
 from t2i_pipelines import Hit, build_insert_pipeline, build_search_pipeline, harden
 from t2i_pipelines.results import Hits, ManyHits
@@ -16,22 +20,6 @@ from t2i_pipelines.results import Hits, ManyHits
 def search(pictures, settings):
     build_insert_pipeline(**settings)(pictures)
     return build_search_pipeline(**settings, limit=2)
-
-
-@pytest.fixture
-def displayed(monkeypatch) -> list[str]:
-    """What ``IPython.display`` is given, IPython or not."""
-    shown = []
-    package, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
-    module.display, module.HTML = shown.append, str
-    package.__spec__ = types.SimpleNamespace(name="IPython")
-    monkeypatch.setitem(sys.modules, "IPython", package)
-    monkeypatch.setitem(sys.modules, "IPython.display", module)
-    for name in ("towhee.utils.thirdparty.ipython_utils", "towhee.utils.html_table"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield shown
-    for name in ("towhee.utils.thirdparty.ipython_utils", "towhee.utils.html_table"):
-        sys.modules.pop(name, None)
 
 
 def test_a_search_gives_hits_that_know_their_query(search):
@@ -81,17 +69,32 @@ def test_a_notebook_escapes_every_other_text(tmp_path, displayed):
         assert Parsed(table).text.count(evil) == 6
 
 
-def test_a_notebook_shows_towhees_pictures_as_before(tmp_path, displayed, monkeypatch):
-    path = str(paint(tmp_path / "red.png", "red"))
-    show = harden(pipe.input("path").map("path", "image", ops.t2i.image_decode()).output("path", "image"))
-    table = DataCollection(show(path))
-    assert type(table[0].image).__name__ == "Image"
-    drawn = []
-    html_table = __import__("towhee.utils.html_table", fromlist=["html_table"])
-    monkeypatch.setattr(html_table, "_image_to_html_cell", lambda image: drawn.append(image.shape) or "<img>")
-    table.show(tablefmt="html")
-    assert drawn == [(12, 16, 3)]
-    assert "<img>" in displayed[0]
+def test_a_notebook_shows_pictures_in_their_colours_and_proportions(tmp_path, displayed):
+    path = str(paint(tmp_path / "red.png", "red", size=(150, 300)))
+    p = pipe.input("path").map("path", "rgb", ops.t2i.image_decode())
+    p = p.map("rgb", ("bgr", "both"), lambda one: (Image(one[..., ::-1], "BGR"), [one, Image(one)]))
+    DataCollection(harden(p.output("rgb", "bgr", "both"))(path)).show(tablefmt="html")
+    shown = [decoded(source) for source in Parsed(displayed[0]).values("src")]
+    assert [picture.shape for picture in shown] == [(64, 128, 3)] * 4
+    assert all((picture == (255, 0, 0)).all() for picture in shown)
+
+
+def test_a_notebook_shows_pictures_that_are_gray_or_not_bytes(displayed, monkeypatch):
+    ramp = np.linspace(0, 255, 16, dtype=np.uint8).reshape(4, 4)
+    html_table = importlib.import_module("towhee.utils.html_table")
+    monkeypatch.setattr(html_table, "_image_to_html_cell", lambda image, *_: f"Towhee's own: {image.shape}")
+    p = pipe.input("x").map("x", ("gray", "real"), lambda _: (Image(ramp, "GRAY"), Image(ramp / 255, "GRAY")))
+    DataCollection(harden(p.output("gray", "real"))(1)).show(tablefmt="html")
+    parsed = Parsed(displayed[0])
+    (gray,) = map(decoded, parsed.values("src"))
+    assert (gray == ramp[..., None]).all(), "neither mirrored nor enlarged"
+    assert "Towhee's own: (4, 4)" in parsed.text
+
+
+def decoded(source: str) -> np.ndarray:
+    """RGB of an embedded PNG."""
+    png = base64.b64decode(source.removeprefix("data:image/png;base64,").strip())
+    return np.asarray(Pillow.open(io.BytesIO(png)).convert("RGB"))
 
 
 def test_hits_survive_the_deep_copies_of_towhee(search):

@@ -77,8 +77,7 @@ class Collection:
     def space(self) -> Space | None:
         """What its vectors mean, None if there is no collection."""
         self._connection.join(self)
-        entry = self._catalog.find(self._timeout)
-        return entry.space if entry else None
+        return entry.space if (entry := self._catalog.find(self._timeout)) else None
 
     def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows; one with a known id takes the other's place entirely. Durable, but not all flushed.
@@ -222,6 +221,11 @@ class Collection:
     def is_lite(self) -> bool:
         """Whether Milvus Lite answers."""
         return self._connection.is_lite(self._timeout)
+
+    @property
+    def index_type(self) -> str:
+        """Of the index that it has now, such as ``FLAT``; empty without collection."""
+        return entry.index_type if (entry := self._entry()) else ""
 
     @property
     def version(self) -> tuple[int, int]:

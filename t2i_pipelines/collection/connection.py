@@ -32,6 +32,10 @@ CHANNEL = {"grpc.use_local_subchannel_pool": 1, "grpc.max_reconnect_backoff_ms":
 """gRPC's channels to one address share how long to wait after a failure, up to two minutes. With its own
 count, the channel that pymilvus makes after a failure finds a server that is back at once."""
 
+INSIDE = {"grpc.keepalive_time_ms": 2**31 - 1}
+"""For an embedded Milvus Lite: never ask whether it is still there. pymilvus asks every 10 seconds, which
+Lite's server takes for an attack: it hangs up after some, and gRPC says so on the screen."""
+
 
 class Connection:
     """A ``MilvusClient`` that opens by itself, also after :meth:`close` and in a forked child."""
@@ -167,7 +171,7 @@ class Connection:
                     token=self._token,
                     timeout=timeout,
                     dedicated=True,  # close() then closes the channel too
-                    grpc_options=dict(CHANNEL),
+                    grpc_options=CHANNEL if path is None else CHANNEL | INSIDE,
                 )
                 if path is None:
                     version = str(client.get_server_version(timeout=timeout))

@@ -14,10 +14,13 @@ SMALLEST_NORM = 1e-12
 """A shorter vector has no direction that float32 could tell."""
 
 
-def check_vectors(vectors: Sequence[Any], names: Sequence[str], dim: int) -> Matrix:
+def check_vectors(
+    vectors: Sequence[Any], names: Sequence[str], dim: int, *, may_be_zero: bool = False
+) -> Matrix:
     """N vectors (D,) -> (N, D) float32.
 
     :param names: what each vector is called in a message, for example ``row 'a.jpg'``.
+    :param may_be_zero: as where distances are compared, not directions.
     :raises VectorError: For the first that is of another length, not finite, or zero.
     """
     checked = [_as_vector(v, name, dim) for v, name in zip(vectors, names, strict=True)]
@@ -28,6 +31,8 @@ def check_vectors(vectors: Sequence[Any], names: Sequence[str], dim: int) -> Mat
     for row in map(int, np.flatnonzero(~finite.all(axis=1))):
         at = int(np.flatnonzero(~finite[row])[0])
         raise VectorError(f"{names[row]}: the vector is not finite: {matrix[row, at]} at {at}")
+    if may_be_zero:
+        return matrix
     norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
     for row in map(int, np.flatnonzero(norms < SMALLEST_NORM)):
         raise VectorError(

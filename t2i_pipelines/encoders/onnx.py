@@ -161,6 +161,10 @@ class OnnxEncoder:
             return np.empty((0, self._dim), np.float32)
         return np.concatenate([self._encode(one) for one in passes])
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than the model reads."""
+        return self._tokenizer.cut(texts)
+
     def _encode(self, texts: Sequence[str]) -> Matrix:
         ids, mask = self._tokenizer.with_mask(texts)
         return self._run(self._textual, [ids, mask][: len(self._textual.inputs)])

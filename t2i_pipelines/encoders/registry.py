@@ -119,10 +119,8 @@ def _unknown(model_name: str) -> str:
 
 
 def _mini(checkpoint_path: str | None, compute: Compute) -> Encoder:
-    from t2i_pipelines.encoders.onnx import OnnxEncoder
-
     folder = checkpoint_path or str(files("t2i_pipelines.mini") / "model")
-    return OnnxEncoder(folder, "t2i_mini", scripts=("Latin", "Han"), compute=compute)
+    return open_path(folder, "t2i_mini", find("t2i_mini"), compute)
 
 
 register_encoder("t2i_mini", _mini)

@@ -81,6 +81,11 @@ class TextTokenizer:
         ids = np.array([one.ids for one in encoded], np.int64)
         return ids, np.array([one.attention_mask for one in encoded], np.int64)
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than the model reads."""
+        encoded = self.tokenizer.encode_batch([self._clean(text) for text in texts])
+        return sum(bool(one.overflowing) for one in encoded)
+
     def _warn_of_length(self, text: str, one: Any) -> None:
         self._warned_of_length = True
         left_out = (len(more.ids) - sum(more.special_tokens_mask) for more in one.overflowing)

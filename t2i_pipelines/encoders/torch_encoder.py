@@ -137,6 +137,10 @@ class TorchEncoder:
         encode = self.model.encode_text
         return np.concatenate([self._run(encode, torch.from_numpy(self.tokenizer(one))) for one in passes])
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than the model reads."""
+        return self.tokenizer.cut(texts)
+
     def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:
         device = self.running.device
         halves = torch.autocast(device, torch.bfloat16, enabled=self.running.precision == "bf16")

@@ -25,6 +25,10 @@ class LoadedEncoder(Encoder, Protocol):
         """What ``auto`` came to."""
         ...
 
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than the model reads."""
+        ...
+
 
 def open_path(
     path: str | Path, model_name: str, info: ModelInfo | None = None, compute: Compute = AUTO
@@ -98,3 +102,7 @@ class HubEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised."""
         return self.opened.encode_texts(texts)
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than the model reads."""
+        return self.opened.cut(texts)

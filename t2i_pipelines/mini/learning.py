@@ -1,4 +1,4 @@
-"""The parts of a training step: loss, pace, optimiser, checkpoints."""
+"""The parts of a training step: pace, optimiser, checkpoints."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from t2i_pipelines.finetune.loss import contrast
 from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
 from t2i_pipelines.mini.samples import Batch
 
@@ -48,20 +48,6 @@ def encode_captions(model: Any, ids: torch.Tensor) -> torch.Tensor:
         longest = -(-int(lengths[chunk[-1]]) // ROUND) * ROUND
         parts.append(encode_text(model, ids[chunk, :longest]))
     return torch.cat(parts)[order.argsort()]
-
-
-def contrast(
-    pictures: torch.Tensor, captions: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor
-) -> torch.Tensor:
-    """InfoNCE in both directions, in which all true pairs share the goal.
-
-    :param pictures: (N, D). :param captions: (C, D). :param truth: (C, N) bool.
-    """
-    logits = scale * F.normalize(captions, dim=-1) @ F.normalize(pictures, dim=-1).T
-    goal = truth.float()
-    to_picture = (goal / goal.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
-    to_caption = (goal / goal.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
-    return -(to_picture + to_caption) / 2
 
 
 def step(model: Any, optimiser: torch.optim.Optimizer, batch: Batch, rate: float) -> float:

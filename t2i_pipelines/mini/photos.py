@@ -41,6 +41,9 @@ class Photos(NamedTuple):
     """(N,) index into :data:`LABELS`."""
 
 
+NO_PHOTOS = Photos(np.empty((0, 32, 32, 3), np.uint8), np.empty(0, np.int64))
+
+
 def _decode(data: bytes) -> Image:
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from t2i_pipelines.images.address import scheme
 
 
@@ -12,3 +14,11 @@ def name_of(path: str) -> str:
     elif scheme(path):
         path = path.partition("?")[0].partition("#")[0]
     return path.replace("\\", "/").rstrip("/").rpartition("/")[2] or path
+
+
+def near(path: str) -> str:
+    """The path as seen from the folder that this process works in, where that is shorter."""
+    if "://" in path:
+        return path
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) else path

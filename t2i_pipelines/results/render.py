@@ -18,7 +18,7 @@ def fragment(body: str, **shown: Any) -> str:
 
     :param body: name of the template.
     """
-    return _environment().get_template("fragment.html").render(body=body, **shown)
+    return environment().get_template("fragment.html").render(body=body, **shown)
 
 
 def page(body: str, title: str = "", note: str = "", window: str = "Results", **shown: Any) -> str:
@@ -30,7 +30,7 @@ def page(body: str, title: str = "", note: str = "", window: str = "Results", **
     :param window: what the browser's window is called where there is no title.
     """
     shown |= {"body": body, "title": title, "note": note, "window": window}
-    return _environment().get_template("page.html").render(**shown)
+    return environment().get_template("page.html").render(**shown)
 
 
 def save(path: str | os.PathLike[str], html: str) -> Path:
@@ -45,7 +45,8 @@ def save(path: str | os.PathLike[str], html: str) -> Path:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """What renders templates: it escapes all text, and replaces what cannot be printed."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from t2i_pipelines.encoders.backends.tower import Input
 from t2i_pipelines.types import Compute
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """OpenVINO tells Google Analytics that it is imported, unless its package for that is not there."""
+    modules: dict[str, Any] = sys.modules
+    hidden = modules.setdefault("openvino_telemetry", None) is None
+    try:
+        yield
+    finally:
+        if hidden:
+            del modules["openvino_telemetry"]
+
+
+with _untold():
+    import openvino
 
 CORE = openvino.Core()
 """One for the life of the process. With its CPU plugin a core changes the stack that signals of the thread

@@ -1,0 +1,169 @@
+"""``t2i eval``."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from t2i_pipelines import console
+from t2i_pipelines.cli_options import BatchSize, Checkpoint, Device, Json, Templates, Token
+from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.evaluate import Evaluation, compare, compare_to_published, evaluate, read_pairs
+from t2i_pipelines.evaluate.embed import OnProgress
+from t2i_pipelines.evaluate.metrics import check_metric
+from t2i_pipelines.evaluate.publications import check_protocol
+from t2i_pipelines.evaluate.report import Grid, grid
+from t2i_pipelines.evaluate.table import METRIC
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A table with the columns path and caption, a folder of class folders, or a caption file of "
+        "Flickr30k or COCO as it is distributed."
+    ),
+]
+Models = Annotated[list[str] | None, typer.Option(help="Name or path of a model; several are compared.")]
+Precisions = Annotated[list[str] | None, typer.Option(help="auto, fp32, bf16, int8; several are compared.")]
+Backends = Annotated[
+    list[str] | None, typer.Option(help="auto, onnxruntime, openvino, torch; several are compared.")
+]
+
+
+def eval_(
+    pairs: Source,
+    model_name: Models = None,
+    checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precisions = None,
+    backend: Backends = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, if not beside the file.")
+    ] = None,
+    captions: Annotated[list[str] | None, typer.Option(help="Column with texts; repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="Of Flickr30k and COCO: test, val, train or all.")] = "test",
+    direction: Annotated[
+        list[str] | None, typer.Option(help="text->image, image->text, image->image; repeatable.")
+    ] = None,
+    templates: Templates = None,
+    uri: Annotated[
+        str | None, typer.Option(help="Search through Milvus too: a file ending in .db, or a server.")
+    ] = None,
+    token: Token = "",
+    collection_name: Annotated[
+        str | None, typer.Option(help="Search this collection as it is; else one is made and dropped.")
+    ] = None,
+    index_type: Annotated[str, typer.Option(help="Of the collection that is made.")] = "AUTO",
+    batch_size: BatchSize = 32,
+    metric: Annotated[str, typer.Option(help="What comparisons are by.")] = METRIC,
+    published: Annotated[
+        str | None, typer.Option(help="Compare with published figures: flickr30k or coco.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    json: Json = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with the figures, and the misses of a single model.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write quality against milliseconds, as .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Measure how often the right picture is found; compare models, precisions and backends."""
+    if checkpoint_path is not None and len(model_name or ()) > 1:
+        raise ConfigError("--checkpoint-path is one model's; give paths as --model-name to compare several")
+    check_metric(metric, through_index=uri is not None)
+    asked = read_pairs(pairs, images=images, captions=captions, split=split)
+    if published:
+        check_protocol(asked, published)
+    variants = [
+        {"model_name": model, "precision": one, "backend": by}
+        for model in model_name or [DEFAULT_MODEL]
+        for one in precision or ["auto"]
+        for by in backend or ["auto"]
+    ]
+    common: dict[str, Any] = {
+        "checkpoint_path": checkpoint_path,
+        "device": device,
+        **({"directions": direction} if direction else {}),
+        "templates": templates or (),
+        "uri": uri,
+        "token": token,
+        "collection_name": collection_name,
+        "index_type": index_type,
+        "batch_size": batch_size,
+        "confidence": confidence,
+        "seed": seed,
+    }
+    found = []
+    with console.doing() as say:
+        for variant in variants:
+            settings = {**common, **variant}
+            found.append(evaluate(asked, **settings, on_progress=_saying(say, " ".join(variant.values()))))
+    _show(found, metric, published, json, html, plot)
+    raise typer.Exit(1 if any(one.failed for one in found) else 0)
+
+
+def _saying(say: Callable[[str], None], who: str) -> OnProgress:
+    """Tells how far it is: a line that changes, or in a log one line for pictures and one for texts."""
+    told: set[str] = set()
+
+    def progress(what: str, done: int, of: int) -> None:
+        if console.err.is_terminal:
+            say(f"{who}: {what} {done:,} of {of:,}")
+        elif what not in told:
+            say(f"{who}: {of:,} {what}")
+        told.add(what)
+
+    return progress
+
+
+def _show(
+    found: Sequence[Evaluation],
+    metric: str,
+    published: str | None,
+    json: bool,
+    html: Path | None,
+    plot: Path | None,
+) -> None:
+    table = compare(found, metric=metric)
+    beside = [compare_to_published(one.model_name, published, one) for one in found] if published else []
+    if json:
+        told = table.as_dict() if len(found) > 1 else found[0].as_dict()
+        told |= {"published": [one.as_dict() for one in beside]} if beside else {}
+        typer.echo(jsonlib.dumps(told, ensure_ascii=False))
+    else:
+        for one in [table.grid] if len(found) > 1 else [grid(found[0])]:
+            show_grid(one)
+        for comparison in beside:
+            show_grid(comparison.grid)
+    if html:
+        where = table.save_html(html) if len(found) > 1 else found[0].save_html(html)
+        console.err.print(f"wrote {escape(str(where))}", soft_wrap=True)
+    if plot:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        table.plot().savefig(plot, dpi=150, bbox_inches="tight")
+        console.err.print(f"wrote {escape(str(plot))}", soft_wrap=True)
+
+
+def show_grid(shown: Grid) -> None:
+    """Print a table and its notes."""
+    table = Table(title=escape(shown.title), title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(shown.head):
+        table.add_column(escape(name), justify="right" if number else "left", no_wrap=not number)
+    for row in shown.rows:
+        table.add_row(*map(escape, row))
+    console.out.print(table)
+    for note in shown.notes:
+        console.out.print(escape(note), soft_wrap=True, highlight=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="eval")(eval_)

@@ -1,0 +1,77 @@
+"""``t2i ui``."""
+
+from __future__ import annotations
+
+from threading import Event
+from typing import Annotated, Any, cast
+
+import typer
+
+from t2i_pipelines import console
+from t2i_pipelines.cli_options import (
+    Backend,
+    Checkpoint,
+    Device,
+    Limit,
+    MinRelevance,
+    Model,
+    Name,
+    OutputFields,
+    Precision,
+    Token,
+    Uri,
+)
+from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.searcher import Searcher
+from t2i_pipelines.ui import build_ui
+
+Port = Annotated[int | None, typer.Option(help="Port on 127.0.0.1; the first that is free from 7860 on.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+NoInsert = Annotated[bool, typer.Option("--no-insert", help="Only search: no tab to insert by.")]
+
+
+def ui(
+    uri: Uri = "milvus.db",
+    token: Token = "",
+    collection_name: Name = "image_collection",
+    model_name: Model = DEFAULT_MODEL,
+    checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+    limit: Limit = 20,
+    min_relevance: MinRelevance = 0.0,
+    output_fields: OutputFields = None,
+    port: Port = None,
+    open_browser: Open = False,
+    no_insert: NoInsert = False,
+) -> None:
+    """Serve a page to search with and insert by, on this machine alone. Ctrl-C ends it."""
+    search = Searcher(
+        uri=uri,
+        token=token,
+        collection_name=collection_name,
+        model_name=model_name,
+        checkpoint_path=checkpoint_path,
+        device=cast(Any, device),
+        precision=cast(Any, precision),
+        backend=cast(Any, backend),
+        limit=limit,
+        min_relevance=min_relevance,
+        output_fields=output_fields or (),
+    )
+    page = build_ui(search, insert=not no_insert)
+    with console.doing() as say:
+        say(f"loading {model_name}")
+        search.embed("a picture")  # without a model there is no use in a page
+    page.launch(server_port=port, inbrowser=open_browser, prevent_thread_lock=True)
+    console.err.print(f"{page.local_url} (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+    try:
+        Event().wait()
+    except KeyboardInterrupt:
+        page.close(verbose=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="ui")(ui)

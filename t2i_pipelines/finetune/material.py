@@ -1,0 +1,136 @@
+"""What a model learns from, or is measured on: numbered pictures and captions, and which belong together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2i_pipelines.encoders.tokenizer import TextTokenizer
+from t2i_pipelines.errors import SourceError
+from t2i_pipelines.evaluate import Pairs
+from t2i_pipelines.finetune.store import Store
+
+TEXTS_A_PASS = 1024
+
+
+class Texts:
+    """Captions by number. Those that the model reads as the same tokens are one."""
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._numbers: dict[bytes, int] = {}
+        self._rows: list[NDArray[np.int64]] = []
+
+    def add(self, texts: Sequence[str]) -> list[int]:
+        """The number of each text."""
+        numbers = []
+        for at in range(0, len(texts), TEXTS_A_PASS):
+            for row in self._tokenizer(texts[at : at + TEXTS_A_PASS]):
+                number = self._numbers.setdefault(row.tobytes(), len(self._rows))
+                if number == len(self._rows):
+                    self._rows.append(row)
+                numbers.append(number)
+        return numbers
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(C, L) tokens."""
+        return np.stack(self._rows)
+
+
+class Material:
+    """Pairs as numbers of a :class:`Store` and of :class:`Texts`.
+
+    :ivar name: for messages.
+    :ivar rows: (M, 2) int64: picture and caption of each pair; each pair once.
+    """
+
+    def __init__(self, name: str, rows: NDArray[np.int64]) -> None:
+        self.name = name
+        self.rows = rows
+
+    @classmethod
+    def of(cls, pairs: Pairs, store: Store, texts: Texts) -> Material:
+        """Read the pictures, which are open to failures, and the captions.
+
+        :raises SourceError: If not one picture can be read.
+        """
+        pictures = store.add(pairs.pictures)
+        captions = texts.add(pairs.texts)
+        known = {
+            (picture, caption): None
+            for caption, right in zip(captions, pairs.shown, strict=True)
+            for number in right
+            if (picture := pictures[number]) is not None
+        }
+        if not known:
+            raise SourceError(
+                f"{pairs.name}: none of {len(pairs.pictures)} pictures can be read, so there is nothing to "
+                f"learn from; the first: {store.failed[-len(pairs.pictures)].reason}"
+            )
+        return cls(pairs.name, np.array(list(known), np.int64))
+
+    @property
+    def pictures(self) -> NDArray[np.int64]:
+        """The pictures' numbers, ascending."""
+        return np.unique(self.rows[:, 0])
+
+    @property
+    def captions(self) -> NDArray[np.int64]:
+        """The captions' numbers, ascending."""
+        return np.unique(self.rows[:, 1])
+
+    def right(self) -> list[list[int]]:
+        """Of each of ``captions`` the right ones, as places in ``pictures``."""
+        found: list[list[int]] = [[] for _ in self.captions]
+        for picture, caption in zip(*_places(self.rows), strict=True):
+            found[caption].append(int(picture))
+        return found
+
+    def split(self, share: float, random: np.random.Generator) -> tuple[Material, Material]:
+        """Hold some pictures out: (to learn from, held out).
+
+        :raises SourceError: If there are too few of them for that.
+        """
+        pictures = random.permutation(self.pictures)
+        count = round(share * len(pictures))
+        if count < 2 or len(pictures) - count < 2:
+            raise SourceError(
+                f"{self.name}: {len(pictures)} different pictures are too few to hold {share:.0%} out for "
+                "validation: at least 2, and 2 to learn from; give more, change validation_share, or give "
+                "pairs of their own by validation="
+            )
+        held_out = np.isin(self.rows[:, 0], pictures[:count])
+        return Material(self.name, self.rows[~held_out]), Material(self.name, self.rows[held_out])
+
+
+class Truth:
+    """Which captions are known to be true of which pictures, over all that a run learns from."""
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        self._width = int(rows[:, 0].max()) + 1
+        self._known = np.unique(rows[:, 1] * self._width + rows[:, 0])
+
+    def __call__(self, captions: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(C, N) bool for C captions and N pictures."""
+        return np.isin(captions[:, None] * self._width + pictures[None, :], self._known)
+
+
+def digest_of(materials: Sequence[Material], store: Store, ids: NDArray[np.int64]) -> str:
+    """32 hex digits: the same for the same contents of pictures, tokens and pairs, in the same order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for one in materials:
+        digest.update(one.rows.tobytes())
+    digest.update(" ".join(store.digests).encode())
+    digest.update(ids.tobytes())
+    return digest.hexdigest()
+
+
+def _places(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of pictures and captions -> their places among the different ones."""
+    pictures = np.unique(rows[:, 0], return_inverse=True)[1]
+    captions = np.unique(rows[:, 1], return_inverse=True)[1]
+    return pictures, captions

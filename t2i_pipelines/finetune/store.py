@@ -1,0 +1,116 @@
+"""The pictures of a run: each content once, fitted to the model, as many in memory as there is room for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from t2i_pipelines.encoders.preprocess import Preprocess
+from t2i_pipelines.errors import FinetuneError, ImageDecodeError
+from t2i_pipelines.finetune.options import Augment
+from t2i_pipelines.images import decode, digest, path_key, read
+from t2i_pipelines.types import Image, Outcome, Reason
+
+ROOM = 2 << 30
+"""Bytes of fitted pictures that are kept; those beyond are read again each time."""
+
+LEAST_AREA = 0.7
+"""Of a picture, in a crop. RandomResizedCrop's 0.08 (torchvision) would cut away what captions name."""
+
+
+class Opened(NamedTuple):
+    """A picture that was read, or why it was not."""
+
+    digest: str
+    fitted: Image | None
+    failed: Outcome | None
+
+
+class Store:
+    """Pictures by number. Adding a content that is there already gives its number.
+
+    :ivar failed: those that could not be read.
+    :ivar digests: of the contents, by number.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.failed: list[Outcome] = []
+        self.digests: list[str] = []
+        self._preprocess = preprocess
+        self._paths: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._kept: dict[int, Image] = {}
+        self._most = ROOM // (preprocess.size**2 * 3)
+        self._threads = ThreadPoolExecutor(os.cpu_count(), "t2i-finetune")
+
+    def add(self, paths: Sequence[str]) -> list[int | None]:
+        """The number of each picture; None for one that cannot be read, which is then in ``failed``."""
+        numbers: list[int | None] = []
+        for path, opened in zip(paths, self._threads.map(self._open, paths), strict=True):
+            if opened.failed is not None:
+                self.failed.append(opened.failed)
+                numbers.append(None)
+                continue
+            number = self._numbers.setdefault(opened.digest, len(self._paths))
+            if number == len(self._paths):
+                self._paths.append(path)
+                self.digests.append(opened.digest)
+                if opened.fitted is not None and len(self._kept) < self._most:
+                    self._kept[number] = opened.fitted
+            numbers.append(number)
+        return numbers
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+    def tensor(
+        self, numbers: Sequence[int], augment: Augment = "none", seed: Sequence[int] = ()
+    ) -> np.ndarray:
+        """(N, 3, S, S) float32, what the image tower takes.
+
+        :param seed: with a picture's number it decides its crop.
+        :raises FinetuneError: If a picture that could be read before cannot be read now.
+        """
+        images = list(self._threads.map(self._get, numbers))
+        if augment != "none":
+            images = [
+                vary(image, augment, np.random.default_rng([*seed, number]))
+                for image, number in zip(images, numbers, strict=True)
+            ]
+        return self._preprocess.tensor(images)
+
+    def _get(self, number: int) -> Image:
+        if (kept := self._kept.get(number)) is not None:
+            return kept
+        opened = self._open(self._paths[number])
+        if opened.fitted is None or opened.digest != self.digests[number]:
+            why = opened.failed.reason if opened.failed else "its content is another now"
+            raise FinetuneError(
+                f"{self._paths[number]} changed while the run lasted: {why}; leave the pictures as they are, "
+                "and run it again"
+            )
+        return opened.fitted
+
+    def _open(self, path: str) -> Opened:
+        try:
+            content = read(path)
+            image = decode(content, path, side=lambda: self._preprocess.size)
+        except ImageDecodeError as err:
+            return Opened("", None, Outcome(path, path_key(path), "failed", Reason(str(err), "decode")))
+        return Opened(digest(content), self._preprocess.fit(image), None)
+
+
+def vary(image: Image, augment: Augment, random: np.random.Generator) -> Image:
+    """A part of a square picture, in its proportions, mirrored or not: (S, S, 3) -> (s, s, 3) uint8."""
+    size = len(image)
+    side = round(size * random.uniform(LEAST_AREA, 1) ** 0.5)
+    top, left = random.integers(0, size - side + 1, 2)
+    part = image[top : top + side, left : left + side]
+    if augment == "crop+flip" and random.random() < 0.5:
+        part = part[:, ::-1]
+    return np.ascontiguousarray(part)

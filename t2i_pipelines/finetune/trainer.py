@@ -1,0 +1,187 @@
+"""The loop: batches in, weights changed, evaluated, saved; the best weights are kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from t2i_pipelines.errors import FinetuneError
+from t2i_pipelines.finetune import saved
+from t2i_pipelines.finetune.clip import Clip, Weights
+from t2i_pipelines.finetune.loss import contrast
+from t2i_pipelines.finetune.material import Truth
+from t2i_pipelines.finetune.options import FinetuneOptions
+from t2i_pipelines.finetune.order import Batch, Order
+from t2i_pipelines.finetune.result import Progress
+from t2i_pipelines.finetune.schedule import rate_at
+from t2i_pipelines.finetune.scoring import Mark, Scoring
+from t2i_pipelines.finetune.sides import Side
+
+log = logging.getLogger("t2i_pipelines.finetune")
+
+CROPS = 3
+
+
+@dataclass
+class Best:
+    """The best weights so far.
+
+    :ivar step: 0 is the starting model.
+    :ivar waited: evaluations since then.
+    """
+
+    mark: Mark
+    step: int
+    weights: Weights
+    waited: int = 0
+
+
+@dataclass
+class Trainer:
+    """One run.
+
+    :ivar run: what the checkpoint is known by, see :mod:`t2i_pipelines.finetune.saved`.
+    :ivar rate: the highest learning rate.
+    """
+
+    clip: Clip
+    order: Order
+    truth: Truth
+    see: Side
+    read: Side
+    validation: Scoring
+    options: FinetuneOptions
+    rate: float
+    folder: Path
+    run: Mapping[str, Any]
+    tell: Callable[[Progress], None]
+    history: list[Progress] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Count the steps, and make what learns."""
+        planned = self.options.epochs * self.order.steps_an_epoch
+        self.steps = min(planned, self.options.max_steps or planned)
+        self.every = min(self.options.eval_steps or self.order.steps_an_epoch, self.steps)
+        self.optimiser = _optimiser(self.clip.learning, self.options.weight_decay)
+
+    def train(self) -> Best:
+        """Learn from where the checkpoint is, or from the start; give the best weights.
+
+        :raises FinetuneError: If the loss, or its gradient, is not a number.
+        """
+        best = self._resume() or Best(self.validation.mark(self.options.recall_at), 0, self.clip.weights())
+        began = time.monotonic() - self.seconds
+        for batch in self.order.batches(self.step, self.steps):
+            if self.is_over(best):
+                break
+            loss, rate, norm = self._learn(batch)
+            self.step = batch.step
+            mark = None
+            if self.step % self.every == 0 or self.step == self.steps:
+                mark = self.validation.mark(self.options.recall_at)
+                best = self._better(best, mark)
+            self.seconds = time.monotonic() - began
+            recall = None if mark is None else mark.recall
+            told = Progress(self.step, self.steps, batch.epoch, loss, rate, norm, recall, self.seconds)
+            if recall is not None:
+                self.history.append(told)
+                self._log(told)
+            if recall is not None or self.step % self.options.save_steps == 0:
+                self._save(best)
+            self.tell(told)
+        return best
+
+    def is_over(self, best: Best) -> bool:
+        """Whether waiting any longer is of no use."""
+        return self.options.patience is not None and best.waited >= self.options.patience
+
+    def _learn(self, batch: Batch) -> tuple[float, float, float]:
+        """(loss, rate, norm of the gradient before it is clipped)."""
+        rate = rate_at(batch.step, self.steps, warmup_ratio=self.options.warmup_ratio, top=self.rate)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        truth = torch.from_numpy(self.truth(batch.captions, batch.pictures)).to(self.clip.running.device)
+        with self.clip.half():
+            pictures = self.see(batch.pictures, (self.options.seed, CROPS, batch.step))
+            captions = self.read(batch.captions, ())
+        loss = contrast(pictures.float(), captions.float(), truth, self.clip.scale)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.clip.learning.values(), self.options.max_grad_norm)
+        for what, value in (("loss", loss), ("gradient of the loss", norm)):
+            if not np.isfinite(value.item()):
+                raise FinetuneError(
+                    f"the {what} is {value.item()} at step {batch.step}, with a learning rate of {rate:.3g}; "
+                    f"lower learning_rate (its highest is {self.rate:.3g}), say precision='fp32', or check "
+                    "the weights it started from"
+                )
+        self.optimiser.step()
+        self.clip.bound_scale()
+        return loss.item(), rate, norm.item()
+
+    def _better(self, best: Best, mark: Mark) -> Best:
+        if mark > best.mark:
+            return Best(mark, self.step, self.clip.weights())
+        return Best(best.mark, best.step, best.weights, best.waited + 1)
+
+    def _save(self, best: Best) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "weights": self.clip.weights(),
+            "optimiser": self.optimiser.state_dict(),
+            "history": [tuple(one) for one in self.history],
+            "best": {
+                "mark": tuple(best.mark),
+                "step": best.step,
+                "weights": best.weights,
+                "waited": best.waited,
+            },
+        }
+        saved.save(self.folder, self.run, state)
+
+    def _resume(self) -> Best | None:
+        if not self.options.resume:
+            return None
+        state = saved.load(self.folder, self.run)
+        if state is None:
+            return None
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.clip.set(state["weights"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.history = [Progress(*one) for one in state["history"]]
+        log.info("going on after step %d of %d", self.step, self.steps)
+        best = state["best"]
+        return Best(Mark(*best["mark"]), best["step"], best["weights"], best["waited"])
+
+    def _log(self, told: Progress) -> None:
+        log.info(
+            "step %d of %d, epoch %d: loss %.3f, rate %.2e, R@%d %.3f, %.0f s",
+            told.step,
+            told.steps,
+            told.epoch,
+            told.loss,
+            told.rate,
+            self.options.recall_at,
+            told.recall,
+            told.seconds,
+        )
+
+
+def _optimiser(learning: Mapping[str, nn.Parameter], decay: float) -> torch.optim.Optimizer:
+    """AdamW that lets matrices decay, and nothing else, as CLIP was trained."""
+    groups = [
+        {"params": [one for one in learning.values() if one.ndim > 1], "weight_decay": decay},
+        {"params": [one for one in learning.values() if one.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6)

@@ -1,0 +1,82 @@
+"""The folder that fine-tuning leaves: open_clip's files, the ONNX export, and the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from t2i_pipelines.encoders.formats import OPENCLIP, WEIGHTS
+from t2i_pipelines.encoders.onnx_folder import export_model
+from t2i_pipelines.encoders.torch_encoder import TorchEncoder
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.finetune import saved
+from t2i_pipelines.finetune.start import Start
+from t2i_pipelines.types import EXACT
+
+REPORT, ONNX = "finetune.json", "onnx"
+FILES = (OPENCLIP, WEIGHTS[OPENCLIP][0], "tokenizer.json", "tokenizer_config.json", REPORT, ONNX)
+
+
+def make_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """See that the folder is there, and that nothing in it is lost that was not meant to be.
+
+    :raises ConfigError: If it holds a finished model, or something else that is not ours.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir={str(folder)!r} is a file; name a folder")
+    if (folder / REPORT).exists() and not overwrite:
+        raise ConfigError(
+            f"output_dir={str(folder)!r} holds a finished model; name another, or say overwrite=True"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = {*FILES, saved.NAME, f"{saved.NAME}.new"}
+    if others := sorted({one.name for one in folder.iterdir()} - ours):
+        raise ConfigError(
+            f"output_dir={str(folder)!r} holds {others[0]!r}, which is not of fine-tuning; name a new folder"
+        )
+    is_finished = (folder / REPORT).exists()
+    for name in FILES:  # of a finished run, or of one that was killed while it wrote
+        _remove(folder / name)
+    if is_finished or not resume:
+        _remove(folder / saved.NAME)
+
+
+def write_model(start: Start, weights: Mapping[str, Any], folder: Path) -> None:
+    """Write what the library, and open_clip, build the model from."""
+    preprocess = asdict(start.preprocess)
+    pad_token = (start.tokenizer.tokenizer.padding or {}).get("pad_token")
+    start.tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    for name, content in (
+        ("tokenizer_config.json", {"pad_token": pad_token}),
+        (OPENCLIP, {"model_cfg": start.model_cfg, "preprocess_cfg": preprocess}),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+    save_file(tensors, folder / WEIGHTS[OPENCLIP][0])
+
+
+def export(folder: Path, name: str) -> Path:
+    """Write the ONNX folder from what was written; the path."""
+    export_model(TorchEncoder(str(folder), name, None, EXACT), folder / ONNX)
+    return folder / ONNX
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write the report, which says that all is there; then the checkpoint of the run is of no more use."""
+    new = folder / f"{REPORT}.new"
+    new.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new.replace(folder / REPORT)
+    _remove(folder / saved.NAME)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""Run notebooks that were written for Towhee's hub, which is gone: ``import t2i_pipelines.hub``.
+
+It registers operators of this library under the hub's names, with the hub's arguments and results:
+
+* ``ops.image_decode.cv2``, ``ops.image_decode.cv2_rgb``
+* ``ops.image_text_embedding.clip``, with ``get_op().supported_model_names()`` and ``get_op().train()``
+* ``ops.towhee.np_normalize``
+* ``ops.ann_insert.milvus_client``, ``ops.ann_search.milvus_client``, and both as ``osschat_milvus``
+
+With them, Towhee's own ``AutoPipes.pipeline()`` of ``text_image_embedding``, ``insert_milvus`` and
+``search_milvus`` run, too. A name that you register yourself is yours, before the import or after it:
+the import passes it by, and a later registration takes the place of an earlier one, as ever.
+
+From the import on, ``.output()`` closes every pipeline by :func:`t2i_pipelines.harden`: the tutorials'
+own pipelines are deep enough to hang once some thousand rows flow. And ``towhee.dc2``, as older notebooks
+call it, is ``towhee``.
+"""
+
+from t2i_pipelines._towhee import known_operator, name_dc2, register
+from t2i_pipelines.hub.ann_insert import MilvusClientInsert, OsschatMilvusInsert
+from t2i_pipelines.hub.ann_search import MilvusClientSearch, OsschatMilvusSearch
+from t2i_pipelines.hub.clip import HubClip
+from t2i_pipelines.hub.image_decode import Cv2, Cv2Rgb
+from t2i_pipelines.hub.np_normalize import NpNormalize
+from t2i_pipelines.hub.output import harden_every_output
+
+OPERATORS = {
+    "image-decode/cv2": Cv2,
+    "image-decode/cv2-rgb": Cv2Rgb,
+    "image-text-embedding/clip": HubClip,
+    "towhee/np-normalize": NpNormalize,
+    "ann-insert/milvus-client": MilvusClientInsert,
+    "ann-search/milvus-client": MilvusClientSearch,
+    "ann-insert/osschat-milvus": OsschatMilvusInsert,
+    "ann-search/osschat-milvus": OsschatMilvusSearch,
+}
+
+for _name, _operator in OPERATORS.items():
+    if known_operator(_name) is None:
+        register(name=_name)(_operator)
+harden_every_output()
+name_dc2()
+
+__all__ = ["OPERATORS"]

@@ -1,0 +1,115 @@
+"""A pipeline draws itself: its operators in their order, branches beside each other."""
+
+import re
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from t2i_pipelines import build_insert_pipeline, build_search_pipeline, harden, search_steps
+from t2i_pipelines._towhee import ops, pipe, register
+from t2i_pipelines.drawing import HEIGHT, INPUT, OPERATOR, OWN, WIDTH
+
+SVG = "{http://www.w3.org/2000/svg}"
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def boxes(pipeline):
+    """(name, columns, left, top) of each box, as drawn."""
+    drawn = []
+    for group in ElementTree.fromstring(pipeline._repr_svg_()).iter(f"{SVG}g"):
+        name, *columns = [text.text for text in group.iter(f"{SVG}text")]
+        place = group.find(f"{SVG}rect")
+        drawn.append((name, "".join(columns), float(place.get("x")), float(place.get("y"))))
+    return drawn
+
+
+def branched(settings):
+    start = pipe.input("words")
+    photos = search_steps(start, query="words", hits="photos", **settings)
+    drawings = search_steps(start, query="words", hits="drawings", **settings)
+    both = photos.concat(drawings).map(("photos", "drawings"), "hits", lambda one, other: one + other)
+    return harden(both.output("hits"))
+
+
+@pytest.mark.parametrize(
+    ("build", "name"), [(build_insert_pipeline, "insert"), (build_search_pipeline, "search")]
+)
+def test_a_pipeline_is_drawn_as_the_readme_draws_it(build, name, settings):
+    shown = re.search(rf"^{name}   (.*)$", README, re.MULTILINE).group(1)
+    operators = [one for one, *_ in boxes(build(**settings))[1:-1] if one != "outcomes"]
+    assert operators == re.split(r" ─+▶ ", shown)[1:]
+
+
+def test_each_box_says_what_it_takes_and_gives(settings):
+    assert [columns for _, columns, *_ in boxes(build_search_pipeline(**settings))] == [
+        "query", "query → hits", "hits → hits", "hits → hits", "hits, query → hits", "query, hits",
+    ]  # fmt: skip
+
+
+def test_a_long_chain_goes_on_below_and_stays_in_the_picture(settings):
+    pipeline = build_insert_pipeline(**settings)
+    width, height = map(float, ElementTree.fromstring(pipeline._repr_svg_()).get("viewBox").split()[2:])
+    rows = {top for *_, top in boxes(pipeline)}
+    assert len(rows) == 2
+    for _, _, left, top in boxes(pipeline):
+        assert 0 <= left <= width - WIDTH
+        assert 0 <= top <= height - HEIGHT
+
+
+def test_branches_are_beside_each_other_and_nothing_overlaps(settings):
+    drawn = boxes(branched(settings))
+    assert len(drawn) == 12
+    found = [(left, top) for name, _, left, top in drawn if name == "milvus_search"]
+    assert found[0][0] == found[1][0]
+    for (*_, left, top), (*_, other_left, other_top) in combinations(drawn, 2):
+        assert abs(left - other_left) >= WIDTH or abs(top - other_top) >= HEIGHT
+
+
+def test_as_many_arrows_are_drawn_as_there_are_ways(settings):
+    ways = sum(len(node.next_nodes or ()) for node in branched(settings).dag_repr.nodes.values())
+    drawn = ElementTree.fromstring(branched(settings)._repr_svg_()).iter(f"{SVG}path")
+    assert len(list(drawn)) == 2 * ways  # a line and its head
+
+
+def test_functions_and_operators_of_others_have_their_names_which_are_escaped():
+    def brighten(image):
+        """Twice as bright <&>."""
+        return image
+
+    brighten.__name__ = "<b>&brighten</b>"
+    start = pipe.input("path").map("path", "image", ops.t2i.image_decode())
+    pipeline = harden(start.map("image", "image", brighten).map("image", "n", lambda image: 1).output("n"))
+    assert [name for name, *_ in boxes(pipeline)] == [
+        "input", "image_decode", "<b>&brighten</b>", "lambda", "output",
+    ]  # fmt: skip
+    assert "Twice as bright &lt;&amp;&gt;." in pipeline._repr_svg_()
+
+
+def test_of_a_name_that_is_too_long_the_last_part_is_shown():
+    @register(name="drawn-by-somebody-else/brighten")
+    def brighten(image):
+        return image
+
+    pipeline = harden(pipe.input("x").map("x", "x", ops.drawn_by_somebody_else.brighten()).output("x"))
+    assert [name for name, *_ in boxes(pipeline)] == ["input", "brighten", "output"]
+
+
+def test_operators_of_yours_have_another_colour_than_ours(settings):
+    start = search_steps(pipe.input("words"), query="words", hits="hits", **settings)
+    pipeline = harden(start.map("hits", "n", len).output("n"))
+    fills = [box.get("fill") for box in ElementTree.fromstring(pipeline._repr_svg_()).iter(f"{SVG}rect")]
+    assert fills == [INPUT[0], *[OPERATOR[0]] * 4, OWN[0], INPUT[0]]
+
+
+def test_a_row_ends_where_one_step_leads_to_one_step(settings):
+    drawn = boxes(branched(settings))
+    assert {name for name, _, left, _ in drawn if left == drawn[0][2]} == {"input", "lambda"}
+
+
+def test_a_terminal_shows_one_line(settings):
+    assert repr(build_search_pipeline(**settings)) == (
+        "(query) ─▶ read_query ─▶ clip ─▶ normalize ─▶ milvus_search ─▶ (query, hits)"
+    )
+    assert "─▶ concat ─▶ lambda ─▶ (hits)" in repr(branched(settings))
