@@ -34,8 +34,7 @@ class Chain:
     """
 
     def __init__(self, dag: Any, pool: OperatorPool) -> None:
-        # the nodes of a nested pipeline come last in `dag.nodes`
-        first, *self._nodes, last = (dag.nodes[name] for name in dag.top_sort)
+        first, *self._nodes, last = dag.nodes.values()
         self._inputs = first.inputs
         self._carried = [[name for name, _ in dag.edges[node.in_edges[0]]["data"]] for node in self._nodes]
         self._outputs = dag.edges[last.in_edges[0]]["data"]
