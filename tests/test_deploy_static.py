@@ -9,8 +9,11 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from click import Context
 from image_by_hand import context, steps
+from typer.main import get_command
 
+from t2i_pipelines.cli import app
 from t2i_pipelines.serve.options import KEY_VARIABLE, ServeOptions
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +42,28 @@ def values(instruction):
 def image_environment():
     (line,) = values("ENV")
     return dict(re.findall(r"(\w+)=(\S+)", line))
+
+
+def test_every_variable_is_an_option_of_the_service():
+    options = get_command(app).commands["serve"]
+    context = Context(options, info_name="serve", **options.context_settings)
+    known = {one.name: one for one in options.params}
+    given = {
+        **image_environment(),
+        **COMPOSE["services"]["t2i"]["environment"],
+        **manifest("ConfigMap")["data"],
+    }
+    variables = {name for name in given if name.startswith("T2I_")} - {KEY_VARIABLE}
+    assert {"T2I_HOST", "T2I_PORT", "T2I_ROOT", "T2I_URI", "T2I_MODEL_NAME"} <= variables
+    for variable in variables:
+        option = known[variable.removeprefix("T2I_").lower()]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(variable, "17")
+            assert option.resolve_envvar_value(context) == "17"
+
+
+def test_the_command_is_the_service():
+    assert [json.loads(value) for value in (*values("ENTRYPOINT"), *values("CMD"))] == [["t2i"], ["serve"]]
 
 
 def test_hadolint_has_nothing_to_say():
