@@ -15,6 +15,7 @@ from t2i_pipelines import (
     cli_bench,
     cli_models,
     cli_search,
+    cli_serve,
     cli_sync,
     console,
     demo,
@@ -58,6 +59,7 @@ app = typer.Typer(
 cli_models.add_to(app)
 cli_bench.add_to(app)
 cli_search.add_to(app)
+cli_serve.add_to(app)
 cli_sync.add_to(app)
 
 
