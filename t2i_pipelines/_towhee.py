@@ -25,10 +25,11 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from logging.handlers import BufferingHandler
 from types import ModuleType
 from typing import Any
 
-from t2i_pipelines.errors import MissingExtraError, UnknownOperatorError
+from t2i_pipelines.errors import CheckpointError, MissingExtraError, UnknownOperatorError
 
 
 def _stand_in_for_pkg_resources() -> None:
@@ -88,7 +89,7 @@ _switch_off_installs()
 from towhee import AutoConfig, AutoPipes, DataCollection, ops, pipe, register  # noqa: E402
 from towhee.datacollection.mixins.display import DisplayMixin  # noqa: E402
 from towhee.hub.cache_manager import CacheManager  # noqa: E402
-from towhee.operator import SharedType  # noqa: E402
+from towhee.operator import NNOperator, SharedType  # noqa: E402
 from towhee.runtime import pipeline_loader  # noqa: E402
 from towhee.runtime.auto_config import set_config_name  # noqa: E402
 from towhee.runtime.auto_pipes import set_pipe_name  # noqa: E402
@@ -113,6 +114,7 @@ __all__ = [
     "DataCollection",
     "DataQueue",
     "Graph",
+    "NNOperator",
     "OPType",
     "OperatorPool",
     "Pipeline",
@@ -120,6 +122,7 @@ __all__ = [
     "SharedType",
     "TimeProfiler",
     "TowheeImage",
+    "build_triton_models",
     "clip_models",
     "known_operator",
     "name_dc2",
@@ -288,3 +291,23 @@ def clip_models() -> ModuleType:
             del sys.modules[name]
             if module is not None:
                 sys.modules[name] = module
+
+
+def build_triton_models(pipeline: RuntimePipeline, root: str) -> None:
+    """``towhee.build_pipeline_model`` for Triton: a model for each operator that can be saved as ONNX.
+
+    Needs onnx and dill.
+
+    :raises CheckpointError: If Towhee reports a failure; the message holds its own.
+    """
+    server: Any = importlib.import_module("towhee.serve.server_builder")
+    # no progress bar
+    server.TritonModelBuilder.build.__globals__["tqdm"] = lambda **_: types.SimpleNamespace(update=id)
+    said, log = BufferingHandler(1000), logging.getLogger("towhee.engine")
+    log.addHandler(said)
+    try:
+        done = server.build_pipeline_model(pipeline, root, ["onnx"], parallelism=1)
+    finally:
+        log.removeHandler(said)
+    if not done:
+        raise CheckpointError(f"Towhee cannot write {root}: {said.buffer[0].getMessage().splitlines()[0]}")

@@ -17,6 +17,7 @@ from t2i_pipelines import (
     cli_finetune,
     cli_models,
     cli_search,
+    cli_serve,
     cli_sync,
     cli_ui,
     console,
@@ -63,6 +64,7 @@ cli_bench.add_to(app)
 cli_eval.add_to(app)
 cli_finetune.add_to(app)
 cli_search.add_to(app)
+cli_serve.add_to(app)
 cli_sync.add_to(app)
 cli_ui.add_to(app)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,9 @@ from t2i_pipelines import console
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import ModelInfo, load_encoder, models, recommend
 from t2i_pipelines.encoders.models import find
+from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.weights import HubEncoder, open_path
-from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.errors import CheckpointError, ConfigError
 from t2i_pipelines.quantize import quantize
 from t2i_pipelines.types import EXACT
 
@@ -62,18 +64,47 @@ def _cells(info: ModelInfo) -> list[str]:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A checkpoint's file or folder, or a model's name.")],
-    folder: Annotated[Path, typer.Argument(help="New folder for the ONNX towers.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint's file or folder, or a model's name.")
+    ] = DEFAULT_MODEL,
+    folder: Annotated[Path | None, typer.Argument(help="New folder for the ONNX towers.")] = None,
     checkpoint_path: Annotated[
         Path | None, typer.Option(help="File or folder, where MODEL is a name.")
     ] = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="New folder for a Triton model repository, in place of FOLDER.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="With --triton: cpu or cuda.")] = "cpu",
 ) -> None:
-    """Write a torch checkpoint as an ONNX folder, which runs without torch."""
-    encoder = to_export(model, checkpoint_path)
-    from t2i_pipelines.encoders.onnx_folder import export_model
+    """Write a torch checkpoint as an ONNX folder, which runs without torch, or a model for Triton."""
+    if (folder is None) == (triton is None):
+        raise ConfigError("name either a folder, as in t2i export MODEL FOLDER, or --triton FOLDER")
+    if triton is not None:
+        _export_to_triton(model, checkpoint_path, triton, device)
+    if folder is not None:
+        encoder = to_export(model, checkpoint_path)
+        from t2i_pipelines.encoders.onnx_folder import export_model
 
-    lowest = export_model(encoder, folder)
-    console.err.print(f"wrote {escape(str(folder))}; lowest cosine to the checkpoint {lowest:.7f}")
+        lowest = export_model(encoder, folder)
+        console.err.print(f"wrote {escape(str(folder))}; lowest cosine to the checkpoint {lowest:.7f}")
+
+
+def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"--device must be cpu or cuda, got {device!r}")
+    from t2i_pipelines.triton import write_triton
+
+    encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision)
+    with tempfile.TemporaryDirectory() as place:
+        if not isinstance(encoder, OnnxEncoder):
+            torch_encoder = to_export(model, checkpoint_path)
+            from t2i_pipelines.encoders.onnx_folder import export_model
+
+            export_model(torch_encoder, Path(place) / "onnx")
+            encoder = OnnxEncoder(f"{place}/onnx", model)
+        write_triton(encoder, folder, cuda=device == "cuda")
+    shown = escape(str(folder))
+    console.err.print(f"wrote {shown}; run: tritonserver --model-repository {shown}", soft_wrap=True)
 
 
 def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:

@@ -62,7 +62,22 @@ class Searcher:
         :raises ConfigError: If an option is wrong.
         :raises ModelMismatchError: If another model made the collection.
         """
-        return self._search(options)(self.embed(query), query)
+        return self.find(self.embed(query), query, **options)
+
+    @overload
+    def find(self, vector: list[Vector], query: Any = None, **options: Unpack[SearchArgs]) -> list[Hits]: ...
+    @overload
+    def find(self, vector: Vector, query: Any = None, **options: Unpack[SearchArgs]) -> Hits: ...
+    def find(
+        self, vector: Vector | list[Vector], query: Any = None, **options: Unpack[SearchArgs]
+    ) -> Hits | list[Hits]:
+        """The second half of a search: the hits of what :meth:`embed` made of ``query``; of a list a list.
+
+        :param query: as for the call; without it hits have no relevance.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        return self._search(options)(vector, query)
 
     def iterate(
         self, query: Asked, *, batch_size: int = 1000, **options: Unpack[SearchArgs]

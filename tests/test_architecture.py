@@ -23,7 +23,7 @@ LAYERS = [
     {"results"},
     {"relevance"},
     {"operators"},
-    {"pipelines", "page", "quantize"},
+    {"pipelines", "page", "quantize", "triton"},
     {"report", "searcher"},
     {"syncing"},
     {"__init__"},

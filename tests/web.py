@@ -73,8 +73,8 @@ def one_after_another(*answers: Any) -> Any:
 
 
 @contextmanager
-def serving() -> Iterator[Web]:
-    """A server on a free port of 127.0.0.1."""
+def serving(host: str = "127.0.0.1") -> Iterator[Web]:
+    """A server on a free port of 127.0.0.1; of every address of this machine, if ``host`` is 0.0.0.0."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -91,7 +91,7 @@ def serving() -> Iterator[Web]:
         def handle_error(self, *_: object) -> None:
             """Say nothing where the other side has hung up."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((host, 0), Handler)
     web = Web(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -18,12 +18,16 @@ TEXTS_KEPT = 4096
 
 
 class CachedTexts:
-    """Texts to vectors, by one model; the least recently used are forgotten. Thread-safe."""
+    """Texts to vectors, by one model; the least recently used are forgotten. Thread-safe.
+
+    :ivar hits: texts that were known; :ivar misses: those that were not.
+    """
 
     def __init__(self, encoder: Encoder, size: int = TEXTS_KEPT) -> None:
         self._encoder = encoder
         self._kept: LRUCache[bytes, Vector] = LRUCache(size)
         self._lock = Lock()
+        self.hits = self.misses = 0
 
     def __call__(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> list[Vector]:
         """N texts -> N vectors (D,) float32, not normalised; what is not known, in one pass.
@@ -33,7 +37,10 @@ class CachedTexts:
         keys = {text: _key(text, templates) for text in texts}
         with self._lock:
             known = {text: self._kept.get(key) for text, key in keys.items()}
-        if unknown := [text for text, vector in known.items() if vector is None]:
+            unknown = [text for text, vector in known.items() if vector is None]
+            self.misses += len(unknown)
+            self.hits += len(known) - len(unknown)
+        if unknown:
             new = dict(zip(unknown, self._embed(unknown, templates), strict=True))
             known |= new
             with self._lock:

@@ -12,7 +12,9 @@ The layout is that which Immich publishes for OpenCLIP and SigLIP models (read b
 
 Immich's towers take one item at a time (N = 1), and its ``tokenizer.json`` neither pads nor cuts: L is
 ``text_cfg.context_length``, 77 if that is absent. Where ``config.json`` is not open_clip's (it has no
-``vision_cfg``), the tokenizer's own padding, truncation and cleaning hold.
+``vision_cfg``), the tokenizer's own padding, truncation and cleaning hold. ``text_ends_at_highest_id`` there,
+which Immich does not write, says that the text tower takes any L, and that its attention is causal: texts are
+then padded no further than they need.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from numpy.typing import NDArray
 from t2i_pipelines.encoders.backends import Tower, choose_onnx, open_tower
 from t2i_pipelines.encoders.int8 import int8_tower
 from t2i_pipelines.encoders.preprocess import Preprocess
-from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, TextTokenizer, read_tokenizer
+from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, TextTokenizer, by_length, read_tokenizer
 from t2i_pipelines.errors import CheckpointError, EncodeError
 from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
@@ -44,6 +46,7 @@ FILES = (
     "textual/tokenizer.json",
 )
 TEXTS_A_PASS = 256
+ENDED = "text_ends_at_highest_id"
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +170,11 @@ class OnnxEncoder:
 
     def _encode(self, texts: Sequence[str]) -> Matrix:
         ids, mask = self._tokenizer.with_mask(texts)
+        if self._config.get(ENDED) is True:
+            vectors = np.empty((len(ids), self._dim), np.float32)
+            for at, some in by_length(ids):
+                vectors[at] = self._run(self._textual, [some])
+            return vectors
         return self._run(self._textual, [ids, mask][: len(self._textual.inputs)])
 
     def _run(self, tower: Tower, arrays: Sequence[np.ndarray]) -> Matrix:

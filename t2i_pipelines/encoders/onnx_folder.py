@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.onnx import ENDED, OnnxEncoder
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import TextTokenizer
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
@@ -45,6 +45,7 @@ class Towers:
     :ivar module: the whole model, in evaluation mode and float32, on the CPU.
     :ivar encode_image: (N, 3, S, S) float32 -> (N, D).
     :ivar encode_text: (N, L) integers -> (N, D).
+    :ivar reads_ended: as in :class:`~t2i_pipelines.encoders.torch_encoder.TorchModel`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Towers:
     encode_text: Callable[[torch.Tensor], torch.Tensor]
     preprocess: Preprocess
     tokenizer: TextTokenizer
+    reads_ended: bool = False
 
     def sample_pixels(self) -> torch.Tensor:
         """Made pictures of several shapes, one of them of one colour: (N, 3, S, S) float32."""
@@ -93,6 +95,7 @@ def export_model(encoder: TorchEncoder, folder: str | Path) -> float:
         encode_text=model.encode_text,
         preprocess=checkpoint.preprocess,
         tokenizer=encoder.tokenizer,
+        reads_ended=model.reads_ended,
     )
     with filled_if_all_is_well(folder) as place:
         trace(towers, place)
@@ -128,6 +131,7 @@ def trace(towers: Towers, place: Path, *, keep_names: bool = False) -> None:
         ("visual", "image", towers.encode_image, towers.sample_pixels()),
         ("textual", "text", towers.encode_text, towers.sample_ids().int()),
     ):
+        lengths = {1: "length"} if name == "textual" and towers.reads_ended else {}
         with _without_fused_attention(), _quiet(), torch.no_grad():
             torch.onnx.export(
                 _Tower(towers.module, encode).eval(),
@@ -137,7 +141,7 @@ def trace(towers: Towers, place: Path, *, keep_names: bool = False) -> None:
                 opset_version=OPSET,
                 input_names=[input_name],
                 output_names=["embedding"],
-                dynamic_axes={input_name: {0: "batch"}, "embedding": {0: "batch"}},
+                dynamic_axes={input_name: {0: "batch", **lengths}, "embedding": {0: "batch"}},
                 **options,
             )
 
@@ -151,7 +155,7 @@ def write_settings(towers: Towers, place: Path, config: Mapping[str, Any], weigh
     tokenizer = towers.tokenizer.tokenizer
     origin = {} if weights is None else {"exported_from": {"file": weights.name, "sha256": _sha256(weights)}}
     for path, content in {
-        "config.json": {**config, **origin},
+        "config.json": {**config, **({ENDED: True} if towers.reads_ended else {}), **origin},
         "visual/preprocess_cfg.json": {**asdict(towers.preprocess), "mode": "RGB", "fill_color": 0},
         "textual/tokenizer_config.json": {"pad_token": (tokenizer.padding or {}).get("pad_token")},
     }.items():

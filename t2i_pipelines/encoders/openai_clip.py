@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from t2i_pipelines._towhee import clip_models
@@ -153,6 +154,31 @@ def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Modul
         if isinstance(module, nn.LayerNorm):
             module.eps = details.epsilon
     return model.eval().requires_grad_(False), sizes
+
+
+def encode_text(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """(N, L) integers, L at most the context length -> (N, D), not normalised.
+
+    Each text's vector is that of its highest id, which ends it. Attention is causal: what stands behind that
+    changes nothing, so texts may be as short as :func:`~t2i_pipelines.encoders.tokenizer.by_length` makes
+    them. Towhee's own method takes texts of the full length only.
+    """
+    x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
+    for block in model.transformer.resblocks:
+        x = x + _attend(block.attn, block.ln_1(x))
+        x = x + block.mlp(block.ln_2(x))
+    ends = x[torch.arange(ids.shape[0]), ids.argmax(1)]
+    out: torch.Tensor = model.ln_final(ends) @ model.text_projection
+    return out
+
+
+def _attend(attention: Any, x: torch.Tensor) -> torch.Tensor:
+    many, length, width = x.shape
+    qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = qkv.view(many, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    out: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(many, length, width))
+    return out
 
 
 def _buildable(sizes: dict[str, Any]) -> dict[str, Any]:

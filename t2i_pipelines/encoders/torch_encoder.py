@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from t2i_pipelines.encoders.backends import choose_torch
 from t2i_pipelines.encoders.checkpoints import read_weights
 from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
 from t2i_pipelines.encoders.models import ModelInfo
-from t2i_pipelines.encoders.openai_clip import build_clip
+from t2i_pipelines.encoders.openai_clip import build_clip, encode_text
 from t2i_pipelines.encoders.openclip import build_openclip
-from t2i_pipelines.encoders.tokenizer import TextTokenizer
+from t2i_pipelines.encoders.tokenizer import TextTokenizer, by_length
 from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
@@ -38,12 +38,15 @@ class TorchModel:
     :ivar checkpoint: how it was stored.
     :ivar encode_image: (N, 3, S, S) float32 -> (N, D).
     :ivar encode_text: (N, L) int64 -> (N, D).
+    :ivar reads_ended: ``encode_text`` takes texts that end with their last token, see
+        :func:`~t2i_pipelines.encoders.tokenizer.by_length`.
     """
 
     module: nn.Module
     checkpoint: Checkpoint
     encode_image: Callable[[torch.Tensor], torch.Tensor]
     encode_text: Callable[[torch.Tensor], torch.Tensor]
+    reads_ended: bool = False
 
 
 class TorchEncoder:
@@ -134,8 +137,16 @@ class TorchEncoder:
         passes = [texts[at : at + TEXTS_A_PASS] for at in range(0, len(texts), TEXTS_A_PASS)]
         if not passes:
             return np.empty((0, self.space.dim), np.float32)
-        encode = self.model.encode_text
-        return np.concatenate([self._run(encode, torch.from_numpy(self.tokenizer(one))) for one in passes])
+        return np.concatenate([self._encode(one) for one in passes])
+
+    def _encode(self, texts: Sequence[str]) -> Matrix:
+        encode, ids = self.model.encode_text, self.tokenizer(texts)
+        if not self.model.reads_ended:
+            return self._run(encode, torch.from_numpy(ids))
+        vectors = np.empty((len(ids), self.space.dim), np.float32)
+        for at, some in by_length(ids):
+            vectors[at] = self._run(encode, torch.from_numpy(some))
+        return vectors
 
     def cut(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the model reads."""
@@ -161,10 +172,7 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
     model, sizes = build_clip(weights, checkpoint.details, where)
     checkpoint.take_sizes(sizes)
     model = model.to(device)
-    # Towhee moves ids to a GPU wherever there is one, whatever the model is on, unless it is told
-    return TorchModel(
-        model, checkpoint, model.encode_image, lambda ids: model.encode_text(ids, device=device)
-    )
+    return TorchModel(model, checkpoint, model.encode_image, partial(encode_text, model), True)
 
 
 def _digest(checkpoint: Checkpoint) -> str:

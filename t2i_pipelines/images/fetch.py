@@ -43,9 +43,10 @@ HOST_LIMIT = 8
 """Requests at a time to one host. Scrapy's ``CONCURRENT_REQUESTS_PER_DOMAIN`` has the same default."""
 
 
-def fetch(url: str) -> bytes:
+def fetch(url: str, *, only_public: bool = False) -> bytes:
     """Get what is at a URL; at most ``limits.MAX_BYTES``.
 
+    :param only_public: connect to public addresses only, see :mod:`t2i_pipelines.images.public`.
     :raises ImageDecodeError: Names the URL, and the status or what else went wrong.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt
@@ -57,7 +58,7 @@ def fetch(url: str) -> bytes:
         reraise=True,
     )
     try:
-        content: bytes = retrying(_get, url, _body)
+        content: bytes = retrying(_get, url, _body, _session(only_public))
     except (_FetchError, ImageDecodeError) as err:
         raise ImageDecodeError(f"cannot read image {url}: {err}") from err
     return content
@@ -69,7 +70,7 @@ def open_url(url: str) -> BinaryIO:
     :raises OSError: If it cannot be opened, or breaks off.
     """
     try:
-        return cast(BinaryIO, io.BufferedReader(_get(url, _Stream), 1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_get(url, _Stream, _session(False)), 1 << 20))
     except _FetchError as err:
         raise OSError(0, str(err)) from err
 
@@ -95,7 +96,7 @@ def _wait(state: Any) -> float:
 
 
 @cache
-def _session() -> Session:
+def _session(only_public: bool) -> Session:
     from http.cookiejar import DefaultCookiePolicy
 
     import requests
@@ -107,22 +108,27 @@ def _session() -> Session:
         {"User-Agent": f"t2i-pipelines/{version('t2i-pipelines')}", "Accept-Encoding": "identity"}
     )
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    if only_public:
+        from t2i_pipelines.images.public import restrict
+
+        restrict(session)
+        return session
     for prefix in ("http://", "https://"):
         session.mount(prefix, HTTPAdapter(pool_connections=100, pool_maxsize=HOST_LIMIT))
     return session
 
 
-def _get(url: str, take: Any) -> Any:
+def _get(url: str, take: Any, session: Session) -> Any:
     """Ask for a URL, follow redirects, and give what ``take`` makes of the response."""
     for _ in range(REDIRECTS + 1):
         with _turn(urlsplit(url).netloc):
             deadline = time.monotonic() + TIMEOUT
             with _named_errors():
-                response = _session().get(
+                response = session.get(
                     url, stream=True, allow_redirects=False, timeout=(min(CONNECT_TIMEOUT, TIMEOUT), TIMEOUT)
                 )
             try:
-                target = _redirected(response)
+                target = _redirected(response, session)
                 if target is None:
                     _check_status(response)
                     with _named_errors():
@@ -137,10 +143,10 @@ def _get(url: str, take: Any) -> Any:
     raise _FetchError(f"more than {REDIRECTS} redirects")
 
 
-def _redirected(response: Response) -> str | None:
+def _redirected(response: Response, session: Session) -> str | None:
     from urllib.parse import urljoin
 
-    target = _session().get_redirect_target(response)
+    target = session.get_redirect_target(response)
     return None if target is None else urljoin(response.url, target)
 
 

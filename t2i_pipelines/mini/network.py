@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from t2i_pipelines._towhee import clip_models
+from t2i_pipelines.encoders.openai_clip import encode_text as encode_text  # texts no longer than need be
 
 SIZES: dict[str, Any] = {
     "embed_dim": 256,
@@ -75,23 +76,3 @@ def encode_image(model: Any, x: torch.Tensor) -> torch.Tensor:
     for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         x = layer(x)
     return _pool(visual.attnpool, x)
-
-
-def _attend(attention: Any, x: torch.Tensor) -> torch.Tensor:
-    many, length, width = x.shape
-    qkv = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = qkv.view(many, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    out: torch.Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(many, length, width))
-    return out
-
-
-def encode_text(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """(N, L) int64, L at most the context length -> (N, D), not normalised."""
-    x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
-    for block in model.transformer.resblocks:
-        x = x + _attend(block.attn, block.ln_1(x))
-        x = x + block.mlp(block.ln_2(x))
-    ends = x[torch.arange(len(ids)), ids.argmax(1)]
-    out: torch.Tensor = model.ln_final(ends) @ model.text_projection
-    return out

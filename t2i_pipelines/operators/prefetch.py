@@ -19,8 +19,8 @@ class Prefetch(Operator):
     in_flight: ClassVar[int | None] = 8
 
     def __call__(self, batch: Batch) -> Batch:
-        """Begin with each record that is still needed, is remote, and did not come with its bytes."""
+        """Begin with each record that is still needed, is remote, and has no bytes or other way to them."""
         for record in batch.pending:
-            if record.content is None and is_remote(record.path):
+            if record.content is None and record.ahead is None and is_remote(record.path):
                 record.ahead = Ahead(record.path).take
         return batch

@@ -15,15 +15,18 @@ r"""A query as one line, for the command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import TypeAlias
 
 from t2i_pipelines.errors import QueryError
 from t2i_pipelines.query.algebra import Img, Like, Operand, Q, Query, joined, number
 from t2i_pipelines.query.texts import check_text
+
+Picture: TypeAlias = Callable[[str], "Img | None"]
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _TOKEN = re.compile(
@@ -37,13 +40,17 @@ _WEIGHT = re.compile(rf"(.*)\^({_NUMBER})", re.DOTALL)
 _PICTURE = re.compile(r"\.{0,2}/|~/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
-def parse(line: str) -> Query:
+def parse(line: str, picture: Picture | None = None) -> Query:
     """Read a query.
 
+    :param picture: gives the picture for what is written as an address, or None where that is words after
+        all; left out, the files of this machine and what is on the web.
     :raises QueryError: If an operand is missing, or is nothing that can be searched for.
     """
     check_text(line)
-    return reduce(add, (-_operand(parts) if sign == "-" else _operand(parts) for sign, parts in _split(line)))
+    at = picture or _picture_at
+    operands = ((sign, _operand(parts, at)) for sign, parts in _split(line))
+    return reduce(add, (-operand if sign == "-" else operand for sign, operand in operands))
 
 
 def line_of(query: Query) -> str:
@@ -78,7 +85,7 @@ def _missing(sign: str, line: str) -> QueryError:
     )
 
 
-def _operand(tokens: list[re.Match[str]]) -> Query:
+def _operand(tokens: list[re.Match[str]], at: Picture) -> Query:
     """One operand with its weight."""
     words, weight = [_unquoted(token) for token in tokens], 1.0
     last = tokens[-1]
@@ -89,7 +96,7 @@ def _operand(tokens: list[re.Match[str]]) -> Query:
     text = " ".join(word for word in words if word)
     if len(tokens) == 1 and last["bare"] is None and last["before"] is None:
         return Q(text) * weight
-    return _meant(text) * weight
+    return _meant(text, at) * weight
 
 
 def _unquoted(token: re.Match[str]) -> str:
@@ -98,12 +105,21 @@ def _unquoted(token: re.Match[str]) -> str:
     return (token["before"] or "") + re.sub(r"\\(.)", r"\1", token["quoted"], flags=re.DOTALL)
 
 
-def _meant(text: str) -> Query:
+def _meant(text: str, at: Picture) -> Query:
     if text.startswith("like:"):
         return Like(text.removeprefix("like:"))
+    return at(text) or Q(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether a picture's address was written: a path that begins as one, or a URL."""
+    return _PICTURE.match(text) is not None
+
+
+def _picture_at(text: str) -> Img | None:
     if text.startswith("~/"):
         return Img(Path(text).expanduser())
-    return Img(text) if _PICTURE.match(text) or _is_file(text) else Q(text)
+    return Img(text) if is_address(text) or _is_file(text) else None
 
 
 def _is_file(text: str) -> bool:

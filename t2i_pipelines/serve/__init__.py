@@ -1,0 +1,59 @@
+"""The HTTP service: what the pipelines do, for many clients at once.
+
+::
+
+    options.py      what may be chosen, and checked before anything starts
+    app.py          the FastAPI application; service.py, what its requests share
+    guard.py        who is let in, and how much of whom; before any route
+    roots.py        the folders whose files may be inserted and shown
+    batches.py      requests that come together are embedded and searched together
+    jobs.py         inserts, which take their time
+    run.py          a server that finishes what it accepted
+
+Importing this package imports nothing of these; they need the extra ``serve``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from t2i_pipelines.errors import MissingExtraError
+from t2i_pipelines.serve.options import ServeOptions
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["ServeOptions", "build_app", "serve"]
+
+
+def build_app(options: ServeOptions | None = None, **settings: Any) -> FastAPI:
+    """The service as an ASGI application, for a server of your own.
+
+    :param options: what it allows.
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If one of them is wrong.
+    :raises MissingExtraError: If the extra ``serve`` is not installed.
+    """
+    try:
+        from t2i_pipelines.serve import app
+    except ModuleNotFoundError as err:
+        raise _missing(err) from err
+    return app.make(options or ServeOptions(), settings)
+
+
+def serve(options: ServeOptions | None = None, **settings: Any) -> bool:
+    """Serve until SIGTERM or Ctrl-C, and then finish what was accepted; see :func:`build_app`.
+
+    :return: whether all of it was finished in ``options.drain`` seconds.
+    :raises ConfigError: If something is wrong, or the port cannot be listened on.
+    :raises CheckpointError: If the model cannot be loaded.
+    """
+    try:
+        from t2i_pipelines.serve import run
+    except ModuleNotFoundError as err:
+        raise _missing(err) from err
+    return run.run(options or ServeOptions(), settings)
+
+
+def _missing(err: ModuleNotFoundError) -> MissingExtraError:
+    return MissingExtraError(f"{err.name} is not installed; run: pip install 't2i-pipelines[serve]'")

@@ -1,0 +1,58 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi_offline import FastAPIOffline
+
+from t2i_pipelines import __version__
+from t2i_pipelines.serve import images_routes, insert_routes, search_routes, state_routes
+from t2i_pipelines.serve.guard import Guard
+from t2i_pipelines.serve.options import ServeOptions
+from t2i_pipelines.serve.problems import add_handlers
+from t2i_pipelines.serve.service import Service
+
+DESCRIPTION = """
+Type words, get the matching pictures.
+
+Errors are problem details (RFC 9457); `code` tells what went wrong, and stays the same. Paths begin with the
+name of a folder that is served. Where a key is needed, send it as `Authorization: Bearer KEY`.
+"""
+
+
+def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
+    """Put it together; see :func:`t2i_pipelines.serve.build_app`."""
+    service = Service(options, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPIOffline(
+        title="t2i_pipelines",
+        version=__version__,
+        description=DESCRIPTION,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    # the guard asks for the key; these two say so in the docs
+    says_so = [
+        Security(HTTPBearer(auto_error=False)),
+        Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+    ]
+    locked = says_so if options.api_key else []
+    app.include_router(search_routes.router(service), dependencies=locked)
+    app.include_router(images_routes.router(service), dependencies=locked)
+    app.include_router(insert_routes.router(service), dependencies=locked)
+    app.include_router(state_routes.router(service, locked))
+    add_handlers(app, service.metrics, service.roots)
+    app.add_middleware(Guard, options=options, metrics=service.metrics)
+    return app

@@ -1,0 +1,161 @@
+"""Queries that come at the same time are embedded and searched at once.
+
+One thread does all searches. While it works, queries wait; then it takes as many of them as share their
+options, up to a limit. A query that finds it idle waits a few milliseconds for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from t2i_pipelines.errors import EncodeError, ImageDecodeError, QueryError, VectorError
+from t2i_pipelines.results import Hits
+from t2i_pipelines.search_options import SearchArgs
+from t2i_pipelines.serve.metrics import Metrics
+from t2i_pipelines.serve.problems import Refusal
+
+Search = Callable[[list[Any], SearchArgs], Sequence[Hits]]
+
+OF_ONE = (QueryError, ImageDecodeError, EncodeError, VectorError)
+"""Errors that one query of several may be to blame for."""
+
+FIRST_GUESS = 0.02
+"""Seconds that a query takes, until some have been measured."""
+
+
+@dataclass
+class _Waiting:
+    query: Any
+    options: SearchArgs
+    key: str
+    answer: asyncio.Future[Hits]
+    since: float
+
+
+class Batches:
+    """Searches for many clients. All methods are for the event loop's thread.
+
+    :param search: finds the hits of a list of queries; called in a thread of its own.
+    :param size: queries at once, at most.
+    :param wait: seconds that a query waits for others while no search runs.
+    :param limit: queries that may wait.
+    """
+
+    def __init__(self, search: Search, metrics: Metrics, *, size: int, wait: float, limit: int) -> None:
+        self._search, self._metrics = search, metrics
+        self._size, self._wait, self._limit = size, wait, limit
+        self._waiting: deque[_Waiting] = deque()
+        self._thread = ThreadPoolExecutor(1, "t2i-search")
+        self._come = asyncio.Event()
+        self._closing = False
+        self._seconds = FIRST_GUESS
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._worker = asyncio.create_task(self._work())
+
+    async def drain(self) -> None:
+        """Answer what waits, and end."""
+        self._closing = True
+        self._come.set()
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
+
+    async def find(self, queries: Sequence[Any], options: SearchArgs) -> list[Hits]:
+        """The hits of each query.
+
+        :raises Refusal: If too many wait.
+        :raises T2IError: What a search raises; of several queries that of the first that has any.
+        """
+        self.check_room(len(queries))
+        loop, key, now = asyncio.get_running_loop(), json.dumps(options, sort_keys=True), time.perf_counter()
+        mine = [_Waiting(query, options, key, loop.create_future(), now) for query in queries]
+        self._waiting.extend(mine)
+        self._metrics.queue.set(len(self._waiting))
+        self._come.set()
+        found = await asyncio.gather(*(one.answer for one in mine), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return [one for one in found if not isinstance(one, BaseException)]
+
+    def check_room(self, count: int) -> None:
+        """Pass if so many more queries may wait.
+
+        :raises Refusal: If not.
+        """
+        if len(self._waiting) + count > self._limit or self._closing:
+            seconds = max(1, round((len(self._waiting) + self._size) * self._seconds + 0.5))
+            raise Refusal(
+                429,
+                f"{len(self._waiting)} queries are waiting already, of at most {self._limit}; try again in "
+                f"{seconds} s",
+                retry_after=seconds,
+            )
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._come.clear()
+                await self._come.wait()
+                if self._size > 1 and not self._closing:
+                    await asyncio.sleep(self._wait)
+                continue
+            batch = self._take()
+            if batch:
+                began = time.perf_counter()
+                found = await loop.run_in_executor(self._thread, self._answer, batch)
+                self._settle(batch, found)
+                self._seconds += 0.1 * ((time.perf_counter() - began) / len(batch) - self._seconds)
+
+    def _take(self) -> list[_Waiting]:
+        """The first that waits, and what can go with it. Whose client has gone is not searched for."""
+        taken: list[_Waiting] = []
+        left: deque[_Waiting] = deque()
+        for one in self._waiting:
+            if one.answer.done():
+                continue
+            fits = len(taken) < self._size and (not taken or one.key == taken[0].key)
+            (taken if fits else left).append(one)
+        self._waiting = left
+        self._metrics.queue.set(len(left))
+        now = time.perf_counter()
+        for one in taken:
+            self._metrics.stage_seconds.labels("queue").observe(now - one.since)
+        if taken:
+            self._metrics.batch_size.observe(len(taken))
+        return taken
+
+    def _answer(self, batch: Sequence[_Waiting]) -> list[Hits | Exception]:
+        """Hits or an error for each. A query that cannot be answered does not spoil the others."""
+        try:
+            return list(self._search([one.query for one in batch], batch[0].options))
+        except OF_ONE as err:
+            if len(batch) == 1:
+                return [err]
+            middle = len(batch) // 2
+            return [*self._answer(batch[:middle]), *self._answer(batch[middle:])]
+        except Exception as err:  # each of them is told
+            return [err] * len(batch)
+
+    @staticmethod
+    def _settle(batch: Sequence[_Waiting], found: Sequence[Hits | Exception]) -> None:
+        for one, hits in zip(batch, found, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(hits, Exception):
+                one.answer.set_exception(hits)
+            else:
+                one.answer.set_result(hits)

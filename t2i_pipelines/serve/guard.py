@@ -1,0 +1,161 @@
+"""Who is let in, how many at a time, and how much each may bring; before any route is looked for."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from t2i_pipelines.serve.metrics import Metrics
+from t2i_pipelines.serve.options import KEY_VARIABLE, ServeOptions
+from t2i_pipelines.serve.problems import Refusal, answer
+
+OPEN = frozenset({"/healthz", "/readyz"})
+"""What an orchestrator asks without a key, and without counting as a request."""
+
+DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
+"""What tells no more than the source code does."""
+
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+
+
+class Guard:
+    """ASGI middleware around the application."""
+
+    def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics) -> None:
+        self._app, self._options, self._metrics = app, options, metrics
+        self._key = options.api_key.encode()
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it in."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            self._metrics.requests.labels(route, _method(scope), str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check_caller(scope)
+            if scope["path"] in OPEN:
+                await self._app(scope, receive, send)
+                return
+            self._check_crowd()
+        except Refusal as err:
+            await answer(err, self._metrics)(scope, receive, send)
+            return
+        self._inside += 1
+        self._metrics.in_flight.set(self._inside)
+        try:
+            body = await self._body(scope, receive)
+            await self._app(scope, _replayed(body, receive), send)
+        except Refusal as err:
+            await answer(err, self._metrics)(scope, receive, send)
+        finally:
+            self._inside -= 1
+            self._metrics.in_flight.set(self._inside)
+
+    def _check_caller(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if self._key:
+            if (
+                scope["path"] not in OPEN
+                and not scope["path"].startswith(DOCS)
+                and not self._knows_key(headers)
+            ):
+                raise Refusal(401, "a key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+            return
+        # without a key, only this machine: neither other machines, nor pages of other sites in its browser
+        if not _is_loopback((scope.get("client") or ("",))[0]) and scope.get("client") is not None:
+            raise Refusal(401, f"only this machine is let in; set {KEY_VARIABLE} to let others in by a key")
+        if not _is_loopback(_host(headers.get("host", ""))):
+            raise Refusal(421, "without a key, the service answers to 127.0.0.1 and localhost only")
+
+    def _knows_key(self, headers: Headers) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return hmac.compare_digest(given.encode("latin-1"), self._key)
+
+    def _check_crowd(self) -> None:
+        if self._inside >= self._options.max_requests:
+            raise Refusal(
+                429,
+                f"{self._inside} requests are being answered, of at most {self._options.max_requests}; "
+                "try again in 1 s",
+                retry_after=1,
+            )
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body, unless it is too long, or too long on its way."""
+        most = self._options.max_body
+        too_large = Refusal(413, f"a request may have {most:,} bytes at most")
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > most:
+            raise too_large
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._options.body_timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refusal(400, "the client has gone")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > most:
+                        raise too_large
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    left = [body]
+
+    async def replay() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return replay
+
+
+def _host(header: str) -> str:
+    """The name in a Host header, without the port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _method(scope: Scope) -> str:
+    """The method, if it is a usual one: a client can make up any number of others."""
+    usual = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+    return scope["method"] if scope["method"] in usual else "other"

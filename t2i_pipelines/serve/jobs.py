@@ -1,0 +1,134 @@
+"""Inserts as jobs: accepted at once, done one after another, and looked at meanwhile."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from t2i_pipelines._towhee import pipe
+from t2i_pipelines.hardening import harden
+from t2i_pipelines.pipelines import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.report import InsertReport
+from t2i_pipelines.serve.metrics import Metrics
+from t2i_pipelines.serve.problems import Refusal
+from t2i_pipelines.types import Outcome, Record
+
+KEPT = 1000
+"""Jobs that are remembered after their end, and failures that each remembers."""
+
+AGAIN_SECONDS = 10
+
+
+@dataclass
+class Job:
+    """One insert.
+
+    :ivar records: what to insert; made when the job begins.
+    :ivar report: what became of it so far; of the failures the first ``KEPT``.
+    :ivar error: what broke it off.
+    """
+
+    records: Callable[[], Iterator[Record]]
+    source: str | None
+    refresh: bool
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    status: Literal["waiting", "running", "done", "failed"] = "waiting"
+    report: InsertReport = field(default_factory=InsertReport)
+    error: Exception | None = None
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: datetime | None = None
+    finished: datetime | None = None
+
+    def take(self, outcome: Outcome) -> None:
+        """Take note of an outcome."""
+        self.report.add(outcome)
+        del self.report.failed[KEPT:]
+
+
+class Jobs:
+    """Runs inserts in a thread. Thread-safe.
+
+    :param settings: of the insert pipeline.
+    :param limit: jobs that wait or run.
+    """
+
+    def __init__(self, settings: dict[str, Any], metrics: Metrics, *, limit: int) -> None:
+        self._settings, self._metrics, self._limit = settings, metrics, limit
+        self._jobs: dict[str, Job] = {}
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="t2i-jobs", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def accept(self, job: Job) -> Job:
+        """Put a job at the end of the queue.
+
+        :raises Refusal: If too many wait.
+        """
+        with self._lock:
+            unfinished = self._unfinished()
+            if unfinished >= self._limit or self._closing:
+                raise Refusal(
+                    429,
+                    f"{unfinished} inserts are waiting or running, of at most {self._limit}; try again later",
+                    retry_after=AGAIN_SECONDS,
+                )
+            self._jobs[job.id] = job
+            self._forget()
+            self._metrics.jobs.set(unfinished + 1)
+            self._queue.put(job)
+        return job
+
+    def find(self, id: str) -> Job | None:
+        """A job that is not forgotten yet."""
+        return self._jobs.get(id)
+
+    def drain(self, seconds: float) -> int:
+        """Accept no more, and wait for what was accepted; how many jobs are unfinished after ``seconds``."""
+        with self._lock:
+            self._closing = True
+            self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return self._unfinished()
+
+    def _unfinished(self) -> int:
+        return sum(job.finished is None for job in self._jobs.values())
+
+    def _forget(self) -> None:
+        ended = [id for id, job in self._jobs.items() if job.finished is not None]
+        for id in ended[: max(0, len(ended) - KEPT)]:
+            del self._jobs[id]
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job.started, job.status = datetime.now(UTC), "running"
+            try:
+                self._insert(job)
+                job.status = "done"
+            except Exception as err:  # whatever it is, it is this job's, and others follow
+                job.error, job.status = err, "failed"
+            job.finished = datetime.now(UTC)
+            with self._lock:
+                self._metrics.jobs.set(self._unfinished())
+            for stage, seconds in job.report.stages.items():
+                self._metrics.insert_seconds.labels(stage).inc(seconds)
+
+    def _insert(self, job: Job) -> None:
+        steps = insert_steps(pipe.input("source"), **{**self._settings, "refresh": job.refresh})
+        # a lambda, since Towhee deep-copies any other callable with all that it holds
+        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: self._take(job, Outcome(*row)))
+        harden(counted.output())(job.records())
+
+    def _take(self, job: Job, outcome: Outcome) -> None:
+        job.take(outcome)
+        self._metrics.images.labels(outcome.status).inc()

@@ -1,0 +1,162 @@
+"""Stored pictures, as far as they may be shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from threading import Lock
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from cachetools import LRUCache
+from PIL import Image as Pillow
+
+from t2i_pipelines.collection import Collection
+from t2i_pipelines.config import Decoding
+from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.hit import Hit
+from t2i_pipelines.images import decode
+from t2i_pipelines.images.address import is_http
+from t2i_pipelines.images.fetch import fetch
+from t2i_pipelines.images.header import identify
+from t2i_pipelines.images.shrink import MARGIN
+from t2i_pipelines.results import Hits
+from t2i_pipelines.results.pictures import shrunk
+from t2i_pipelines.results.thumbnails import LONGEST, Thumbnail
+from t2i_pipelines.serve.asked import HIDDEN
+from t2i_pipelines.serve.models import FailedInput, Found, Links, Result, StoredImage
+from t2i_pipelines.serve.options import ServeOptions
+from t2i_pipelines.serve.problems import Refusal
+from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.types import Outcome
+
+THUMBNAILS = 64 << 20
+"""Bytes of thumbnails that are remembered."""
+
+UNSIGNED = "TGA"
+"""A format that many a file could be said to be in; it is shown as a thumbnail only."""
+
+
+class File(NamedTuple):
+    """A picture's own bytes."""
+
+    content: bytes
+    media_type: str
+
+
+class Pictures:
+    """Reads pictures that are stored and in a root, or on the web where URLs are allowed. Thread-safe.
+
+    :ivar hits: thumbnails that were remembered; :ivar misses: those that were made.
+    """
+
+    def __init__(
+        self, roots: Roots, collection: Collection, decoding: Decoding, options: ServeOptions
+    ) -> None:
+        self._roots, self._collection, self._options = roots, collection, options
+        self._decoding = replace(decoding, truncated="accept")
+        self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(THUMBNAILS, getsizeof=len)
+        self._lock = Lock()
+        self.hits = self.misses = 0
+
+    def stored(self, id: str) -> StoredImage:
+        """What is stored under an id.
+
+        :raises Refusal: If nothing is.
+        """
+        row = self._row(id, ["path", "size", "mtime", "*"])
+        fields = {name: value for name, value in row.items() if name not in HIDDEN and name != "id"}
+        return StoredImage(id=id, path=self._roots.shown(row["path"]), fields=fields, links=links(id))
+
+    def delete(self, id: str) -> None:
+        """Take a picture out of the collection; its file stays.
+
+        :raises Refusal: If there is none.
+        """
+        self._row(id, ["path"])
+        self._collection.delete([id])
+
+    def file(self, id: str) -> File:
+        """The bytes of a stored picture.
+
+        :raises Refusal: If there is none, or it may not be shown, or is no picture any more.
+        """
+        content = self._content(self._row(id, ["path"])["path"])
+        try:
+            kind = identify(content, self._decoding.max_pixels).format or ""
+        except Exception as err:  # whatever the header has: it is no picture
+            raise _not_shown() from err
+        if kind == UNSIGNED or kind not in Pillow.MIME:
+            raise _not_shown()
+        return File(content, Pillow.MIME[kind])
+
+    def thumbnail(self, id: str) -> bytes:
+        """A small picture, WebP, its longer side 256 pixels at most.
+
+        :raises Refusal: As :meth:`file` does.
+        """
+        row = self._row(id, ["path", "digest"])
+        key = (id, row["digest"])
+        with self._lock:
+            if (known := self._kept.get(key)) is not None:
+                self.hits += 1
+                return known
+            self.misses += 1
+        try:
+            pixels = decode(self._content(row["path"]), id, self._decoding, lambda: LONGEST // MARGIN)
+        except ImageDecodeError as err:
+            raise _not_shown() from err
+        made = Thumbnail.of(shrunk(Pillow.fromarray(pixels), LONGEST)).content
+        with self._lock:
+            self._kept[key] = made
+        return made
+
+    def result(self, hits: Hits) -> Result:
+        """Hits as clients see them."""
+        return Result(hits=[self._found(hit) for hit in hits], no_match=hits.no_match)
+
+    def failed(self, outcome: Outcome) -> FailedInput:
+        """A failed input as clients see it."""
+        return FailedInput(
+            path=self._roots.shown(outcome.path),
+            id=outcome.id,
+            stage=getattr(outcome.reason, "stage", ""),
+            reason=self._roots.cleaned(str(outcome.reason)),
+        )
+
+    def _found(self, hit: Hit) -> Found:
+        return Found(
+            id=hit.id,
+            score=hit.score,
+            relevance=hit.relevance,
+            path=self._roots.shown(hit.path),
+            fields={name: value for name, value in hit.fields.items() if name not in HIDDEN},
+            links=links(hit.id),
+        )
+
+    def _row(self, id: str, fields: list[str]) -> dict[str, Any]:
+        row = self._collection.rows([id], fields).get(id)
+        if row is None:
+            raise Refusal(404, f"no picture has the id {id!r:.140}", code="image_not_found")
+        return row
+
+    def _content(self, address: str) -> bytes:
+        try:
+            if is_http(address) and self._options.allow_urls:
+                return fetch(address, only_public=True)
+            return self._roots.read(address)
+        except ImageDecodeError as err:
+            raise _not_shown() from err
+
+
+def links(id: str) -> Links:
+    """Where a picture is served."""
+    image = f"/v1/images/{quote(id, safe='')}"
+    return Links(image=image, file=f"{image}/file", thumbnail=f"{image}/thumbnail")
+
+
+def _not_shown() -> Refusal:
+    return Refusal(
+        404,
+        "this picture cannot be shown: its file is gone, is no picture, or is in no folder that is served",
+        code="image_not_shown",
+    )

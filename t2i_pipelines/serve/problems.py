@@ -1,0 +1,178 @@
+"""Errors as problem details (RFC 9457), each with a code that stays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from t2i_pipelines import errors
+from t2i_pipelines.errors import T2IError
+from t2i_pipelines.serve.metrics import Metrics
+from t2i_pipelines.serve.roots import Roots
+
+MEDIA_TYPE = "application/problem+json"
+AGAIN_SECONDS = 1
+"""``Retry-After`` where the database does not answer."""
+
+log = logging.getLogger("t2i_pipelines.serve")
+
+
+class _Meaning(NamedTuple):
+    status: int
+    code: str
+    said: str = ""
+    """What clients are told in place of the message, which is for whoever runs the service."""
+
+
+_BUSY = "the database does not answer; try again"
+_OURS = "the service is not set up as it should be; its log tells more"
+
+MEANINGS: Mapping[type[T2IError], _Meaning] = {
+    errors.T2IError: _Meaning(500, "internal_error", _OURS),
+    errors.ConfigError: _Meaning(422, "invalid_option"),
+    errors.UnknownModelError: _Meaning(500, "unknown_model", _OURS),
+    errors.UnknownOperatorError: _Meaning(500, "unknown_operator", _OURS),
+    errors.QueryError: _Meaning(422, "invalid_query"),
+    errors.SourceError: _Meaning(422, "invalid_source"),
+    errors.ImageDecodeError: _Meaning(422, "unreadable_image"),
+    errors.EncodeError: _Meaning(500, "cannot_embed", "the model cannot embed this"),
+    errors.CheckpointError: _Meaning(500, "model_unavailable", _OURS),
+    errors.DeletionRefusedError: _Meaning(409, "deletion_refused"),
+    errors.MissingExtraError: _Meaning(500, "not_installed", _OURS),
+    errors.StoreError: _Meaning(500, "store_failed", "the database refused this or failed"),
+    errors.StoreUnavailableError: _Meaning(503, "store_unavailable", _BUSY),
+    errors.StoreAuthError: _Meaning(503, "store_refuses_service", _OURS),
+    errors.StoreTimeoutError: _Meaning(503, "store_timeout", _BUSY),
+    errors.StoreLockedError: _Meaning(503, "store_locked", "another process has the database; try again"),
+    errors.StoreFormatError: _Meaning(500, "store_unreadable", _OURS),
+    errors.CollectionNotFoundError: _Meaning(404, "collection_not_found", "nothing is stored yet"),
+    errors.ModelMismatchError: _Meaning(500, "model_mismatch", "the collection is of another model"),
+    errors.VectorError: _Meaning(422, "no_vector", "what was asked for has no vector to compare"),
+}
+"""What each of our errors is over HTTP; of one that is not here, what its base is."""
+
+STATUS_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+    415: "unsupported_media_type",
+    421: "wrong_host",
+    422: "invalid_request",
+    429: "too_busy",
+    500: "internal_error",
+    503: "unavailable",
+}
+"""The codes of what the service itself finds wrong, by status."""
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Too Many Requests",
+                    "status": 429,
+                    "detail": "256 queries are waiting already; try again in 2 s",
+                    "code": "too_busy",
+                }
+            ]
+        }
+    )
+
+    type: str = Field(default="about:blank", description="Always about:blank: `code` tells what it is.")
+    title: str = Field(description="The status in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was wrong with this request, and the way out.")
+    code: str = Field(description="What went wrong, in a word that stays the same.")
+    errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
+
+
+class Refusal(Exception):
+    """A request that is not answered."""
+
+    def __init__(self, status: int, detail: str, *, code: str = "", retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.code = status, detail, code or STATUS_CODES[status]
+        self.headers: dict[str, str] = {}
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, round(retry_after)))
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+
+def meaning_of(err: T2IError) -> _Meaning:
+    """What an error is over HTTP."""
+    return next(MEANINGS[kind] for kind in type(err).__mro__ if kind in MEANINGS)
+
+
+def refusal_of(err: Exception, roots: Roots) -> Refusal:
+    """Any error as a refusal. What clients are not told is logged."""
+    if isinstance(err, Refusal):
+        return err
+    if isinstance(err, T2IError):
+        meaning = meaning_of(err)
+        if meaning.said:
+            log.warning("%s: %s", meaning.code, err)
+        return Refusal(
+            meaning.status,
+            meaning.said or roots.cleaned(str(err)),
+            code=meaning.code,
+            retry_after=AGAIN_SECONDS if meaning.status == 503 else None,
+        )
+    log.error("%s", err, exc_info=err)
+    return Refusal(500, "something went wrong here, and is in the log")
+
+
+def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
+    """A refusal as a response; it is counted."""
+    metrics.failures.labels(refusal.code).inc()
+    title = HTTPStatus(refusal.status).phrase
+    body = Problem(
+        title=title, status=refusal.status, detail=refusal.detail, code=refusal.code, errors=errors
+    )
+    return JSONResponse(
+        body.model_dump(exclude_none=True), refusal.status, refusal.headers, media_type=MEDIA_TYPE
+    )
+
+
+def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
+    """Let every error of a route become a problem."""
+
+    async def ours(request: Request, err: Exception) -> JSONResponse:
+        return answer(refusal_of(err, roots), metrics)
+
+    async def invalid(request: Request, err: Exception) -> JSONResponse:
+        assert isinstance(err, RequestValidationError)
+        found = [
+            {"field": ".".join(map(str, one["loc"])), "reason": str(one["msg"])[:300]} for one in err.errors()
+        ]
+        told = "; ".join(f"{one['field']}: {one['reason']}" for one in found[:3])
+        return answer(Refusal(422, roots.cleaned(told)), metrics, found)
+
+    async def of_http(request: Request, err: Exception) -> JSONResponse:
+        assert isinstance(err, HTTPException)
+        code = STATUS_CODES.get(err.status_code, STATUS_CODES[400 if err.status_code < 500 else 500])
+        refusal = Refusal(err.status_code, str(err.detail), code=code)
+        refusal.headers |= dict(err.headers or {})
+        return answer(refusal, metrics)
+
+    app.add_exception_handler(Refusal, ours)
+    app.add_exception_handler(T2IError, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, ours)

@@ -1,0 +1,156 @@
+"""What the requests of one application share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from t2i_pipelines.collection import open_collection
+from t2i_pipelines.encoders.registry import load
+from t2i_pipelines.errors import StoreError
+from t2i_pipelines.operators.image_decode import ImageDecode
+from t2i_pipelines.pipelines import checked
+from t2i_pipelines.results import Hits
+from t2i_pipelines.search_options import SearchArgs
+from t2i_pipelines.searcher import Searcher
+from t2i_pipelines.serve.asked import Reader
+from t2i_pipelines.serve.batches import Batches
+from t2i_pipelines.serve.jobs import Jobs
+from t2i_pipelines.serve.metrics import Metrics
+from t2i_pipelines.serve.models import SearchRequest
+from t2i_pipelines.serve.options import ServeOptions
+from t2i_pipelines.serve.pictures import Pictures
+from t2i_pipelines.serve.roots import Roots
+
+_T = TypeVar("_T")
+
+WARM = "a picture"
+"""Searched for before the service is ready: that loads the model and calibrates relevance."""
+
+LOOK_AGAIN = 2.0
+"""Seconds for which a look at the database is believed, and between two tries to become ready."""
+
+ANSWERS_WITHIN = 5.0
+"""Seconds in which a database that is ready says so."""
+
+THREADS = 16
+"""For what waits for the database or the disk."""
+
+log = logging.getLogger("t2i_pipelines.serve")
+
+
+class Service:
+    """The pipelines, the limits, and what is counted.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If one is wrong.
+    """
+
+    def __init__(self, options: ServeOptions, settings: dict[str, Any]) -> None:
+        settings = {"max_pixels": options.max_pixels, **settings}
+        model, place, chosen = checked(settings)
+        self.options = options
+        self.roots = Roots(options.named_roots)
+        self.metrics = Metrics()
+        self.collection = open_collection(**place)
+        self.reader = Reader(options, self.roots, ImageDecode(**model, **asdict(chosen.decoding)))
+        self.pictures = Pictures(self.roots, self.collection, chosen.decoding, options)
+        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
+        self._searcher = Searcher(**settings)
+        self._loaded = load(**model)
+        self._decoders = CapacityLimiter(os.cpu_count() or 1)
+        self._threads = CapacityLimiter(THREADS)
+        self.batches = Batches(
+            self._search,
+            self.metrics,
+            size=options.batch_size,
+            wait=options.batch_wait,
+            limit=options.max_queue,
+        )
+        texts = self._loaded.texts
+        self.metrics.watch_cache("texts", lambda: (texts.hits, texts.misses))
+        self.metrics.watch_cache("thumbnails", lambda: (self.pictures.hits, self.pictures.misses))
+        self._warming: asyncio.Task[None] | None = None
+        self._warm = False
+        self._believed_until = float("-inf")
+        self.unfinished = 0
+
+    async def start(self) -> None:
+        """Begin to work; it is ready some time later."""
+        self.batches.start()
+        self.jobs.start()
+        self._warming = asyncio.create_task(self._warm_up())
+
+    async def stop(self) -> None:
+        """Finish what was accepted."""
+        if self._warming is not None:
+            self._warming.cancel()
+        await self.batches.drain()
+        self.unfinished = await self.run(self.jobs.drain, self.options.drain)
+        if self.unfinished:
+            log.error("%d inserts were not finished within %g s", self.unfinished, self.options.drain)
+
+    async def _warm_up(self) -> None:
+        while not self._warm:
+            try:
+                await self.batches.find([WARM], SearchArgs())
+                self._warm = True
+            except Exception as err:  # it is asked again, and /readyz says no meanwhile
+                log.warning("not ready: %s", err)
+                await asyncio.sleep(LOOK_AGAIN)
+
+    async def is_ready(self) -> bool:
+        """Whether the model is loaded and the database answers."""
+        if not self._warm:
+            return False
+        if time.monotonic() < self._believed_until:
+            return True
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN):
+                await to_thread.run_sync(self.collection.count, abandon_on_cancel=True)
+        except (StoreError, TimeoutError) as err:
+            log.warning("not ready: %s", err)
+            return False
+        self._believed_until = time.monotonic() + LOOK_AGAIN
+        return True
+
+    async def find(self, request: SearchRequest) -> list[Hits]:
+        """The hits of each query of a request.
+
+        :raises T2IError: As searching does.
+        :raises Refusal: If a limit is passed.
+        """
+        options = self.reader.search_options(request)
+        self.batches.check_room(len(request.asked))
+        queries = []
+        for asked in request.asked:
+            if asked.expression is None and asked.image is None:
+                queries.append(self.reader.query(asked))
+                continue
+            with self.metrics.stage("decode"):
+                queries.append(await to_thread.run_sync(self.reader.query, asked, limiter=self._decoders))
+        return await self.batches.find(queries, options)
+
+    async def run(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what waits for the database or the disk in a thread."""
+        return await to_thread.run_sync(work, *arguments, limiter=self._threads)
+
+    def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Hits]:
+        with self.metrics.stage("encode"):
+            vectors = self._searcher.embed(queries)
+        with self.metrics.stage("search"):
+            return self._searcher.find(vectors, queries, **options)
+
+    def load(self) -> None:
+        """Load the model.
+
+        :raises T2IError: If that cannot be done.
+        """
+        self._loaded.encoder.space  # noqa: B018 - loads

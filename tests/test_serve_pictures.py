@@ -1,0 +1,244 @@
+"""Stored pictures over HTTP, inserts as jobs, and what is counted."""
+
+import io
+import json
+import re
+import tarfile
+import threading
+
+import pytest
+from conftest import COLOURS, paint
+from milvus_backends import wait_until
+from PIL import Image
+from serving import insert, names, problem, search, serving
+
+from t2i_pipelines import InsertReport, build_insert_pipeline
+from t2i_pipelines.serve import jobs
+
+
+@pytest.fixture
+def http(tmp_path, pictures):
+    with serving(tmp_path, roots=[pictures]) as client:
+        yield client
+
+
+def id_of(http, name):
+    return next(hit["id"] for hit in search(http, text=name, limit=1))
+
+
+def test_a_folder_is_inserted_as_the_pipeline_inserts_it(http, pictures, settings):
+    (pictures / "broken.png").write_bytes(b"no picture")
+    report = insert(http, source="pictures")
+    assert report["status"] == "done"
+    assert report["counts"] == {"inserted": len(COLOURS), "failed": 1}
+    (failed,) = report["failed"]
+    assert (failed["path"], failed["stage"]) == ("pictures/broken.png", "decode")
+    assert failed["reason"].startswith("cannot read image pictures/broken.png: ")
+    assert str(pictures) not in json.dumps(report)
+    again = InsertReport.collect(build_insert_pipeline(**settings)(str(pictures)))
+    assert again.counts["unchanged"] == len(COLOURS)
+    assert insert(http, source="pictures/red.png")["counts"] == {"unchanged": 1}
+    assert insert(http, source="pictures/red.png", refresh=True)["counts"] == {"unchanged": 1}
+
+
+def test_tables_and_tars_in_a_root_are_inserted(http, pictures):
+    (pictures / "table.csv").write_text("path,kind\nred.png,warm\nblue.png,cold\n")
+    with tarfile.open(pictures / "some.tar", "w") as tar:
+        tar.add(pictures / "green.png", "green.png")
+    assert insert(http, source="pictures/table.csv")["counts"] == {"inserted": 2}
+    assert insert(http, source="pictures/some.tar")["counts"] == {"inserted": 1}
+    assert names(search(http, text="blue", where={"kind": "cold"})) == ["blue"]
+    (green,) = search(http, text="green", limit=1)
+    assert green["path"] == "tar://green.png::pictures/some.tar"
+    assert http.get(green["links"]["thumbnail"]).headers["content-type"] == "image/webp"
+
+
+def test_a_picture_its_file_and_its_thumbnail(http, pictures):
+    paint(pictures / "red.png", "red", (1000, 20))
+    insert(http, source="pictures")
+    id = id_of(http, "red")
+    stored = http.get(f"/v1/images/{id}").json()
+    assert (stored["id"], stored["path"]) == (id, "pictures/red.png")
+    assert stored["fields"].keys() == {"size", "mtime"}
+    file = http.get(stored["links"]["file"])
+    assert (file.content, file.headers["content-type"]) == ((pictures / "red.png").read_bytes(), "image/png")
+    assert file.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in file.headers["content-security-policy"]
+    small = http.get(stored["links"]["thumbnail"])
+    with Image.open(io.BytesIO(small.content)) as picture:
+        assert (picture.format, max(picture.size)) == ("WEBP", 256)
+
+
+def test_what_is_deleted_is_found_no_more_and_its_file_stays(http, pictures):
+    insert(http, source="pictures")
+    id = id_of(http, "red")
+    assert http.delete(f"/v1/images/{id}").status_code == 204
+    assert id not in [hit["id"] for hit in search(http, text="red")]
+    assert (pictures / "red.png").exists()
+    for answer in (
+        http.delete(f"/v1/images/{id}"),
+        http.get(f"/v1/images/{id}"),
+        http.get(f"/v1/images/{id}/file"),
+    ):
+        assert problem(answer, 404, "image_not_found") == f"no picture has the id {id!r}"
+
+
+def test_ids_of_all_kinds_have_links_that_lead_there(tmp_path, pictures, settings):
+    ids = ["a b/c", "ä?#%", "thumbnail"]
+    build_insert_pipeline(**settings)([{"path": str(pictures / "red.png"), "id": id} for id in ids])
+    with serving(tmp_path, roots=[pictures]) as http:
+        for hit in search(http, text="red"):
+            assert http.get(hit["links"]["image"]).json()["id"] == hit["id"]
+            assert http.get(hit["links"]["thumbnail"]).status_code == 200
+
+
+def test_a_file_that_is_gone_or_no_picture_any_more_is_not_shown(http, pictures):
+    insert(http, source="pictures")
+    red, blue = id_of(http, "red"), id_of(http, "blue")
+    (pictures / "red.png").unlink()
+    (pictures / "blue.png").write_text("root:x:0:0:")
+    for id in (red, blue):
+        for part in ("file", "thumbnail"):
+            assert "cannot be shown" in problem(http.get(f"/v1/images/{id}/{part}"), 404, "image_not_shown")
+    assert http.get(f"/v1/images/{red}").status_code == 200
+
+
+def test_a_source_that_holds_nothing_is_a_failed_job_with_its_code(http, pictures):
+    (pictures / "empty").mkdir()
+    report = insert(http, source="pictures/empty")
+    assert report["status"] == "failed"
+    assert report["error"]["code"] == "invalid_source"
+    assert report["error"]["detail"].startswith("no picture in folder 'pictures/empty'")
+
+
+def test_what_cannot_be_a_source_is_refused_at_once(http):
+    assert "give either source or urls" in problem(http.post("/v1/insert", json={}), 422, "invalid_request")
+    assert "no file or folder 'pictures/nothing'" in problem(
+        http.post("/v1/insert", json={"source": "pictures/nothing"}), 422, "invalid_query"
+    )
+    assert problem(
+        http.post("/v1/insert", content=b"{", headers={"content-type": "application/json"}),
+        422,
+        "invalid_request",
+    )
+    assert "no job has the id" in problem(http.get("/v1/jobs/none"), 404, "job_not_found")
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Inserts wait until this is set."""
+    go = threading.Event()
+    insert = jobs.Jobs._insert
+    monkeypatch.setattr(jobs.Jobs, "_insert", lambda self, job: (go.wait(60), insert(self, job)))
+    yield go
+    go.set()
+
+
+def test_too_many_inserts_are_429_and_those_accepted_are_finished(tmp_path, pictures, held):
+    with serving(tmp_path, roots=[pictures], max_jobs=2) as http:
+        ids = [
+            http.post("/v1/insert", json={"source": f"pictures/{name}.png"}).json()["id"]
+            for name in ("red", "blue")
+        ]
+        answer = http.post("/v1/insert", json={"source": "pictures"})
+        assert "2 inserts are waiting or running, of at most 2" in problem(answer, 429, "too_busy")
+        assert int(answer.headers["retry-after"]) >= 1
+        held.set()
+    # the end of the service has waited for them
+    with serving(tmp_path, roots=[pictures]) as http:
+        assert sorted(names(search(http, text="red"))) == ["blue", "red"]
+        assert problem(http.get(f"/v1/jobs/{ids[0]}"), 404, "job_not_found")
+
+
+def test_an_end_that_is_not_waited_for_says_so(tmp_path, pictures, held, caplog):
+    with serving(tmp_path, roots=[pictures], drain=0.1) as http:
+        service = http.app.state.service
+        http.post("/v1/insert", json={"source": "pictures"})
+    assert service.unfinished == 1
+    assert "1 inserts were not finished within 0.1 s" in caplog.text
+
+
+def test_ended_jobs_and_many_failures_are_forgotten(http, pictures, monkeypatch):
+    monkeypatch.setattr(jobs, "KEPT", 2)
+    for n in range(5):
+        (pictures / f"{n}.png").write_bytes(b"x")
+    first = insert(http, source="pictures")
+    assert (first["counts"]["failed"], len(first["failed"])) == (5, 2)
+    for _ in range(4):
+        insert(http, source="pictures/red.png")
+    assert problem(http.get(f"/v1/jobs/{first['id']}"), 404, "job_not_found")
+
+
+def test_a_service_that_only_reads_neither_inserts_nor_deletes(tmp_path, pictures, settings):
+    build_insert_pipeline(**settings)(str(pictures))
+    with serving(tmp_path, roots=[pictures], read_only=True) as http:
+        assert problem(http.post("/v1/insert", json={"source": "pictures"}), 403, "read_only")
+        assert problem(http.delete(f"/v1/images/{id_of(http, 'red')}"), 403, "read_only")
+        assert id_of(http, "red")
+
+
+def measured(http):
+    lines = [line for line in http.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def test_prometheus_is_told_what_happened(http):
+    before = measured(http)
+    insert(http, source="pictures")
+    for _ in range(4):
+        (hit, *_) = search(http, text="red, which nobody else has asked for like this")
+    id = hit["id"]
+    for _ in range(2):
+        http.get(f"/v1/images/{id}/thumbnail")
+    http.post("/v1/search", json={"text": ""})
+    now = measured(http)
+
+    def more(name):
+        return now[name] - before.get(name, 0)
+
+    assert more('t2i_requests_total{method="POST",route="/v1/search",status="200"}') == 4
+    assert more('t2i_requests_total{method="POST",route="/v1/search",status="422"}') == 1
+    assert more('t2i_failures_total{code="invalid_query"}') == 1
+    assert more('t2i_insert_images_total{status="inserted"}') == len(COLOURS)
+    assert more('t2i_cache_hits_total{cache="texts"}') == 3
+    assert more('t2i_cache_misses_total{cache="texts"}') == 1
+    assert (
+        more('t2i_cache_hits_total{cache="thumbnails"}'),
+        more('t2i_cache_misses_total{cache="thumbnails"}'),
+    ) == (1, 1)
+    for stage in ("queue", "encode", "search"):
+        assert more(f't2i_stage_seconds_count{{stage="{stage}"}}') == 4
+    assert now['t2i_stage_seconds_count{stage="thumbnail"}'] == 2
+    assert more("t2i_batch_size_count") == 4
+    assert now["t2i_queue_length"] == 0
+    assert now["t2i_requests_in_flight"] == 1  # this one
+    assert now["t2i_jobs"] == 0
+    assert more('t2i_request_seconds_count{route="/v1/images/{id:path}/thumbnail"}') == 2
+
+
+def test_it_is_there_before_it_is_ready(tmp_path, monkeypatch):
+    from t2i_pipelines.errors import StoreUnavailableError
+    from t2i_pipelines.serve import service
+
+    def gone(*_, **__):
+        raise StoreUnavailableError("nobody answers")
+
+    monkeypatch.setattr(service, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(service.Searcher, "find", gone)
+    with serving(tmp_path, ready=False) as http:
+        assert http.get("/healthz").json() == {"status": "ok"}
+        answer = http.get("/readyz")
+        assert problem(answer, 503, "not_ready")
+        monkeypatch.undo()
+        wait_until(lambda: http.get("/readyz").status_code == 200, "getting ready", 60)
+
+
+def test_the_docs_come_from_here_alone(http):
+    page = http.get("/docs")
+    assert page.status_code == 200
+    outside = [
+        url for url in re.findall(r"(?:src|href)=[\"']([^\"']+)", page.text) if not url.startswith("/")
+    ]
+    assert outside == []
+    for url in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page.text):
+        assert http.get(url).status_code == 200

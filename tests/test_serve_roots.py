@@ -1,0 +1,203 @@
+"""Nothing outside the folders that are served is read, shown or named."""
+
+import json
+import os
+
+import pytest
+from conftest import paint
+from serving import insert, problem, search, serving
+
+from t2i_pipelines import build_insert_pipeline
+from t2i_pipelines.errors import ConfigError, ImageDecodeError
+from t2i_pipelines.serve import ServeOptions
+from t2i_pipelines.serve.models import Asked
+from t2i_pipelines.serve.roots import Roots
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A picture that is in no root."""
+    return paint(tmp_path / "private" / "magenta.png", "magenta")
+
+
+@pytest.fixture
+def http(tmp_path, pictures):
+    with serving(tmp_path, roots=[pictures]) as client:
+        yield client
+
+
+OUTSIDE = [
+    "private/magenta.png", "./private/magenta.png", "pictures/../private/magenta.png",
+    "../private/magenta.png", "pictures/./../private/magenta.png", "pictures//../private/magenta.png",
+    "pictures/link/magenta.png", "pictures/magenta-link.png", "{outside}", "file://{outside}",
+    "file:{outside}", "//{outside}", "tar://x::{outside}", "pictures/..", "pictures/../..", "~/x.png",
+    "pictures/magenta.png\0.png", "", ".", "/", "pictures/%2e%2e/private/magenta.png", "s3://bucket/a.png",
+    "https://example.org/a.png", "local://{outside}", "simplecache::file://{outside}",
+    "pictures\\..\\private\\magenta.png", "pictures/*.png", "PICTURES/red.png",
+]  # fmt: skip
+
+
+@pytest.fixture
+def traps(pictures, secret):
+    """Links in the root that lead out of it."""
+    (pictures / "link").symlink_to(secret.parent)
+    (pictures / "magenta-link.png").symlink_to(secret)
+    return secret
+
+
+@pytest.mark.parametrize("source", OUTSIDE)
+def test_nothing_outside_the_roots_is_inserted(http, traps, source):
+    source = source.format(outside=traps)
+    assert "it begins with the name of a folder that is served: pictures" in problem(
+        http.post("/v1/insert", json={"source": source}), 422, "invalid_query"
+    )
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+def test_nothing_outside_the_roots_is_read_for_a_query(http, traps, place, monkeypatch):
+    monkeypatch.chdir(traps.parent)  # were it read from here, magenta.png would be a file
+    place = place.format(outside=traps)
+    for line in (place, f"./{place}", f'./"{place}"', "magenta.png"):
+        answer = http.post("/v1/search", json={"expression": line})
+        said = answer.json().get("detail", "")
+        assert answer.status_code in (200, 403, 422), answer.text
+        assert str(traps.parent) not in said.replace(str(traps), "")  # which the client wrote
+        if answer.status_code == 200:  # then it is words
+            reader = http.app.state.service.reader
+            assert "magenta" not in repr(reader.query(Asked(expression=line))).replace(repr(line), "")
+
+
+def test_rows_of_a_table_lead_nowhere_else(http, pictures, traps, caplog):
+    rows = [traps, "../private/magenta.png", "link/magenta.png", "magenta-link.png", f"file://{traps}",
+            "s3://bucket/a.png", "http://127.0.0.1:1/a.png", "/nothing/there.png", f"tar://a.png::{traps}",
+            "red.png"]  # fmt: skip
+    (pictures / "rows.csv").write_text("\n".join(["path", *map(str, rows)]))
+    report = insert(http, source="pictures/rows.csv")
+    assert report["counts"] == {"inserted": 1, "failed": 9}
+    for failed in report["failed"]:
+        assert failed["reason"].endswith("which is not allowed here"), failed
+    told = json.dumps(report)
+    assert str(traps.parent) not in told
+    assert str(pictures) not in told
+    assert "/nothing" not in told
+
+
+def test_links_in_a_folder_lead_nowhere_else(http, traps):
+    report = insert(http, source="pictures")
+    assert report["counts"]["failed"] == 1
+    assert "magenta-link" in report["failed"][0]["reason"]
+
+
+def test_what_was_stored_from_elsewhere_is_found_but_not_shown(tmp_path, pictures, traps, settings):
+    build_insert_pipeline(**settings)(
+        [str(traps), str(pictures / "magenta-link.png"), str(pictures / "red.png")]
+    )
+    with serving(tmp_path, roots=[pictures]) as http:
+        found = {hit["id"]: hit for hit in search(http, text="magenta", output_fields=["*"])}
+        assert str(tmp_path) not in json.dumps(found)
+        shown = 0
+        for hit in found.values():
+            for part in ("file", "thumbnail"):
+                answer = http.get(hit["links"][part])
+                shown += answer.status_code == 200
+                if answer.status_code != 200:
+                    assert problem(answer, 404, "image_not_shown")
+        assert shown == 2  # of red.png
+        assert sorted(str(hit["path"]) for hit in found.values()) == [
+            "None",
+            "pictures/magenta-link.png",
+            "pictures/red.png",
+        ]
+
+
+def test_a_link_that_changes_after_it_was_looked_at_leads_nowhere(pictures, secret, monkeypatch):
+    roots = Roots({"pictures": pictures})
+    link = pictures / "now.png"
+    link.symlink_to(pictures / "red.png")
+    assert roots.read(str(link)) == (pictures / "red.png").read_bytes()
+    admits = Roots.admits
+
+    def then_changed(self, address):
+        found = admits(self, address)
+        link.unlink()
+        link.symlink_to(secret)
+        return found
+
+    monkeypatch.setattr(Roots, "admits", then_changed)
+    with pytest.raises(ImageDecodeError, match="in none of the folders"):
+        roots.read(str(link))
+
+
+def test_a_link_that_changes_back_leads_nowhere_either(pictures, secret, monkeypatch):
+    """It leads out while it is opened, and is a good one again when it is looked at."""
+    roots = Roots({"pictures": pictures})
+    link = pictures / "now.png"
+    link.symlink_to(pictures / "red.png")
+    opening = os.open
+
+    def opened(path, *rest, **more):
+        if str(path) != str(link):
+            return opening(path, *rest, **more)
+        link.unlink()
+        link.symlink_to(secret)
+        handle = opening(path, *rest, **more)
+        link.unlink()
+        link.symlink_to(pictures / "red.png")
+        return handle
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(ImageDecodeError, match="in none of the folders"):
+        roots.read(str(link))
+
+
+def test_pipes_folders_and_giants_are_no_files(pictures):
+    roots = Roots({"pictures": pictures})
+    os.mkfifo(pictures / "pipe.png")
+    with (pictures / "giant.png").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    for name, said in (
+        ("pipe.png", "not a file"),
+        (".", "not a file|Is a directory"),
+        ("giant.png", "larger than the"),
+    ):
+        with pytest.raises(ImageDecodeError, match=said):
+            roots.read(str(pictures / name))
+
+
+def test_a_folder_whose_name_begins_like_a_roots_is_not_in_it(tmp_path, pictures):
+    beside = paint(tmp_path / "pictures-private" / "red.png", "red")
+    roots = Roots({"pictures": pictures})
+    assert not roots.holds(str(beside))
+    assert roots.shown(str(beside)) is None
+    assert roots.cleaned(f"cannot read {beside}") == "cannot read <path>"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot read image {root}/a b.png: no", "cannot read image pictures/a b.png: no"),
+        ("at /var/lib/milvus.db failed", "at <path> failed"),
+        ("'/etc/passwd', and ~/x", "'<path>', and <path>"),
+        ("tar://a.png::/srv/x.tar", "tar://a.png::<path>"),
+        ("https://user:pass@host.example/a.png?sig=secret is", "https://host.example/a.png is"),
+        ("postgres://user:pass@db/x", "postgres://..."),
+        ("year > 2015 and/or 3/4", "year > 2015 and/or 3/4"),
+    ],
+)
+def test_messages_lose_paths_and_passwords(pictures, text, shown):
+    assert Roots({"pictures": pictures}).cleaned(text.format(root=pictures)) == shown
+
+
+def test_roots_are_folders_with_names_of_their_own(tmp_path, pictures):
+    with pytest.raises(ConfigError, match="a root must be a folder that is there, got '.*nothing'"):
+        ServeOptions(roots=[tmp_path / "nothing"])
+    other = tmp_path / "other" / "pictures"
+    other.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="two roots are called 'pictures'"):
+        ServeOptions(roots=[pictures, other])
+    assert ServeOptions(roots=[pictures, f"more={other}"]).named_roots == {
+        "pictures": pictures,
+        "more": other,
+    }
+    with pytest.raises(ConfigError, match="needs a name"):
+        ServeOptions(roots=["/"])

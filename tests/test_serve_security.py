@@ -1,0 +1,210 @@
+"""Who is not let in, and what is too much."""
+
+import base64
+import json
+import logging
+import threading
+
+import pytest
+from conftest import paint
+from milvus_backends import wait_until
+from serving import LOCAL, insert, names, problem, search, serving
+
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.serve import ServeOptions, guard
+
+KEY = "correct horse battery staple"
+ELSEWHERE = {"base_url": "http://service.example", "client": ("203.0.113.9", 4711)}
+
+
+@pytest.fixture
+def http(tmp_path, pictures):
+    with serving(tmp_path, roots=[pictures]) as client:
+        yield client
+
+
+# the key
+
+
+def test_without_a_key_nobody_else_can_connect():
+    with pytest.raises(ConfigError, match=r"listening on '0\.0\.0\.0' lets others in: set T2I_API_KEY"):
+        ServeOptions(host="0.0.0.0")
+    for host in ("::", "192.0.2.1", "service.example", ""):
+        with pytest.raises(ConfigError, match="lets others in"):
+            ServeOptions(host=host)
+        ServeOptions(host=host, api_key=KEY)
+    for host in ("127.0.0.1", "::1", "localhost", "127.8.9.1"):
+        ServeOptions(host=host)
+
+
+@pytest.mark.parametrize("key", ["short", "é" * 20, "line\nbreak is no good key"])
+def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused(key):
+    with pytest.raises(
+        ConfigError, match="T2I_API_KEY must have at least 16 characters, all printable ASCII"
+    ) as err:
+        ServeOptions(api_key=key)
+    assert key not in str(err.value)
+
+
+@pytest.fixture
+def locked(tmp_path, pictures):
+    with serving(tmp_path, roots=[pictures], host="0.0.0.0", api_key=KEY, client=ELSEWHERE) as client:
+        yield client
+
+
+CALLS = [
+    ("POST", "/v1/search"), ("POST", "/v1/insert"), ("GET", "/v1/jobs/x"), ("GET", "/v1/images/x"),
+    ("DELETE", "/v1/images/x"), ("GET", "/v1/images/x/file"), ("GET", "/v1/images/x/thumbnail"),
+    ("GET", "/metrics"), ("GET", "/nothing"), ("GET", "/docs/../metrics"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": f"Basic {KEY}"},
+     {"X-API-Key": KEY[:-1]}, {"X-API-Key": KEY + "x"}, {"X-API-Key": ""}, {"Authorization": "Bearer "}],
+    ids=str,
+)  # fmt: skip
+def test_nothing_is_answered_without_the_key(locked, method, path, headers):
+    answer = locked.request(method, path, headers=headers, json={"text": "red"} if method == "POST" else None)
+    assert "a key is needed" in problem(answer, 401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_every_route_needs_the_key_but_two(locked):
+    paths = locked.app.openapi()["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            status = locked.request(method.upper(), path.replace("{id}", "x")).status_code
+            assert (status == 401) == (path not in ("/healthz", "/readyz")), path
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"X-API-Key": KEY}]
+)
+def test_the_key_opens(locked, headers):
+    assert locked.post("/v1/search", json={"text": "red"}, headers=headers).status_code == 200
+    assert locked.get("/metrics", headers=headers).status_code == 200
+
+
+def test_keys_are_compared_in_constant_time(locked, monkeypatch):
+    compared = []
+    monkeypatch.setattr(guard.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+    locked.get("/metrics", headers={"X-API-Key": "some guess"})
+    assert compared == [(b"some guess", KEY.encode())]
+
+
+def test_the_key_is_in_no_log_and_in_no_answer(locked, caplog):
+    caplog.set_level(logging.DEBUG)
+    for headers in ({"X-API-Key": KEY}, {"X-API-Key": KEY + "x"}):
+        for path in ("/metrics", "/nothing", "/openapi.json", "/v1/images/x"):
+            assert KEY not in locked.get(path, headers=headers).text
+    assert KEY not in caplog.text
+    assert KEY not in repr(locked.app.state.service.options)
+
+
+# who else
+
+
+@pytest.mark.parametrize(
+    ("client", "status", "code"),
+    [
+        ({**LOCAL, "client": ("203.0.113.9", 4711)}, 401, "unauthorized"),
+        ({**LOCAL, "base_url": "http://attacker.example"}, 421, "wrong_host"),
+        ({**LOCAL, "base_url": "http://127.0.0.1.attacker.example"}, 421, "wrong_host"),
+        ({**LOCAL, "base_url": "http://192.168.1.5:8000"}, 421, "wrong_host"),
+    ],
+)
+def test_without_a_key_other_machines_and_other_sites_are_refused(tmp_path, client, status, code):
+    """As a page of another site that makes its own name mean 127.0.0.1."""
+    with serving(tmp_path, client=client, ready=False) as http:
+        for path in ("/v1/images/x", "/metrics", "/healthz"):
+            assert problem(http.get(path), status, code)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "http://[::1]:8000", "http://127.0.0.1"])
+def test_this_machine_is_let_in_by_each_of_its_names(tmp_path, url):
+    with serving(tmp_path, client={**LOCAL, "base_url": url}) as http:
+        assert http.get("/metrics").status_code == 200
+
+
+def test_a_form_of_another_site_changes_nothing(http):
+    """Browsers send these without asking first; JSON they ask about, and are not answered."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        answer = http.post("/v1/insert", content=b'{"source": "pictures"}', headers={"content-type": kind})
+        assert answer.status_code in (415, 422)
+    assert (
+        "access-control-allow-origin"
+        not in http.options("/v1/insert", headers={"Origin": "http://x.example"}).headers
+    )
+    assert search(http, text="red") == []
+
+
+# how much
+
+
+def test_a_request_that_is_too_large_is_413(tmp_path):
+    with serving(tmp_path, max_body=1000) as http:
+        body = json.dumps({"text": "x" * 2000}).encode()
+        headers = {"content-type": "application/json"}
+        assert problem(http.post("/v1/search", content=body, headers=headers), 413, "too_large") == (
+            "a request may have 1,000 bytes at most"
+        )
+        pieces = (body[at : at + 100] for at in range(0, len(body), 100))  # sent without a length
+        assert problem(http.post("/v1/search", content=pieces, headers=headers), 413, "too_large")
+        assert problem(http.post("/v1/search", files={"image": b"x" * 2000}), 413, "too_large")
+        assert http.post("/v1/search", json={"text": "x"}).status_code == 200
+
+
+def test_a_picture_of_too_many_pixels_is_422(tmp_path, pictures):
+    big = paint(pictures / "big.png", "red", (40, 30)).read_bytes()
+    with serving(tmp_path, roots=[pictures], max_pixels=1000) as http:
+        for answer in (
+            http.post("/v1/search", json={"image": base64.b64encode(big).decode()}),
+            http.post("/v1/search", files={"image": big}),
+        ):
+            assert "30 x 40 are 1,200 pixels" in problem(answer, 422, "unreadable_image")
+        (failed,) = insert(http, source="pictures/big.png")["failed"]
+        assert "more than max_pixels=1,000" in failed["reason"]
+
+
+def test_an_expression_names_a_few_pictures_only(http):
+    line = " + ".join(["./pictures/red.png"] * 9)
+    assert "8 pictures at most" in problem(
+        http.post("/v1/search", json={"expression": line}), 422, "invalid_query"
+    )
+    line = " + ".join(["./pictures/red.png"] * 8)
+    insert(http, source="pictures")
+    assert names(search(http, expression=line, limit=1)) == ["red"]
+
+
+def test_too_many_requests_at_a_time_are_429(tmp_path, monkeypatch):
+    inside, go = threading.Semaphore(0), threading.Event()
+    with serving(tmp_path, max_requests=2) as http:
+        service = http.app.state.service
+        monkeypatch.setattr(service, "_searcher", type("Slow", (), {
+            "embed": lambda self, queries: (inside.release(), go.wait(60), queries)[2],
+            "find": lambda self, vectors, queries, **options: [[] for _ in queries],
+        })())  # fmt: skip
+        monkeypatch.setattr(service.pictures, "result", lambda hits: {"hits": [], "no_match": None})
+        answers = []
+        threads = [
+            threading.Thread(
+                target=lambda: answers.append(http.post("/v1/search", json={"text": "red"}).status_code)
+            )
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        assert inside.acquire(timeout=60)
+        wait_until(lambda: service.metrics.in_flight._value.get() == 2, "both requests", 60)
+        answer = http.post("/v1/search", json={"text": "red"})
+        assert "2 requests are being answered, of at most 2" in problem(answer, 429, "too_busy")
+        assert answer.headers["retry-after"] == "1"
+        assert http.get("/healthz").status_code == 200
+        go.set()
+        for thread in threads:
+            thread.join(60)
+        assert answers == [200, 200]
+        assert http.get("/metrics").status_code == 200

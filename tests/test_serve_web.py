@@ -1,0 +1,163 @@
+"""Pictures on the web: off unless allowed, and then of public places alone."""
+
+import socket
+
+import pytest
+from serving import insert, problem, search, serving
+from web import send
+from web import serving as web_server
+
+from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.images import fetch as fetching
+from t2i_pipelines.images.fetch import fetch
+
+
+@pytest.fixture
+def http(tmp_path, pictures):
+    with serving(tmp_path, roots=[pictures]) as client:
+        yield client
+
+
+@pytest.fixture
+def public(monkeypatch):
+    """What the DNS says: name -> its addresses, one after another; the last stays."""
+    looked_up = {}
+    real = socket.getaddrinfo
+
+    def told(host, port, *rest, **more):
+        if host in looked_up:
+            answers = looked_up[host]
+            address = answers.pop(0) if len(answers) > 1 else answers[0]
+            return real(address, port, *rest, **more)
+        return real(host, port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", told)
+    monkeypatch.setattr(fetching, "TRIES", 1)
+    return looked_up
+
+
+PRIVATE = [
+    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.8", "172.16.5.4", "192.168.0.1", "169.254.169.254",
+    "100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192", "198.18.0.1", "224.0.0.1",
+    "255.255.255.255", "240.0.0.1", "::1", "::", "fe80::1", "fc00::1", "fd00:ec2::254", "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses_are_not_connected_to(address, public, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("connected"))
+    host = f"[{address}]" if ":" in address else address
+    with pytest.raises(ImageDecodeError, match="its host has no public address"):
+        fetch(f"http://{host}/a.png", only_public=True)
+    public["named.example"] = [address]
+    with pytest.raises(ImageDecodeError, match="its host has no public address"):
+        fetch("https://named.example/a.png", only_public=True)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "localhost",
+        "LOCALHOST",
+        "127.0.0.1.",
+        "localhost.",
+        "user@127.0.0.1",
+        "example.org@127.0.0.1",
+    ],
+)
+def test_other_ways_to_write_an_address_are_seen_through(host, public, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("connected"))
+    public["localhost."] = public["127.0.0.1."] = ["127.0.0.1"]
+    with pytest.raises(ImageDecodeError, match="no public address"):
+        fetch(f"http://{host}:8000/a.png", only_public=True)
+
+
+@pytest.fixture
+def one_is_public(monkeypatch):
+    """127.0.0.2, where the web server of a test listens too, counts as public."""
+    import requests_hardened.ip_filter as ip_filter
+
+    refused = ip_filter.get_ip_address
+
+    def told(hostname, port, allow_loopback):
+        found = socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM)[0][4]
+        if found[0] == "127.0.0.2":
+            return ip_filter.ipaddress.ip_address(found[0]), port
+        return refused(found[0], port, allow_loopback)
+
+    monkeypatch.setattr(ip_filter, "get_ip_address", told)
+
+
+@pytest.fixture
+def web():
+    with web_server(host="0.0.0.0") as server:
+        yield server
+
+
+def at(web, host, path="/a.png"):
+    return f"http://{host}:{web.url.rpartition(':')[2]}{path}"
+
+
+def test_a_public_address_is_fetched_from(public, one_is_public, web):
+    public["cdn.example"] = ["127.0.0.2"]
+    web.pages["/a.png"] = b"picture"
+    assert fetch(at(web, "cdn.example"), only_public=True) == b"picture"
+    assert web.headers["Host"].startswith("cdn.example:")
+
+
+def test_a_redirect_to_a_private_address_is_not_followed(public, one_is_public, web):
+    public["cdn.example"] = ["127.0.0.2"]
+    web.pages["/a.png"] = lambda request: send(request, 302, Location=at(web, "127.0.0.1", "/metadata"))
+    web.pages["/metadata"] = b"secret"
+    with pytest.raises(ImageDecodeError, match="no public address"):
+        fetch(at(web, "cdn.example"), only_public=True)
+    assert (web.asked["/a.png"], web.asked["/metadata"]) == (1, 0)
+
+
+def test_a_name_that_changes_its_address_is_asked_once(public, one_is_public, web):
+    """DNS rebinding: public when it is checked, private when it is connected to."""
+    public["rebind.example"] = ["127.0.0.2", "127.0.0.1"]
+    web.pages["/a.png"] = lambda request: send(request, 200, request.connection.getsockname()[0].encode())
+    assert fetch(at(web, "rebind.example"), only_public=True) == b"127.0.0.2"
+
+
+def test_a_proxy_of_the_environment_is_not_used(public, web, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", web.url)
+    monkeypatch.setenv("http_proxy", web.url)
+    with pytest.raises(ImageDecodeError, match="no public address"):
+        fetch("http://10.0.0.1/a.png", only_public=True)
+    assert not web.asked
+
+
+def test_urls_are_off_unless_allowed(http):
+    for answer in (
+        http.post("/v1/insert", json={"urls": ["https://example.org/a.png"]}),
+        http.post("/v1/search", json={"expression": "https://example.org/a.png + red"}),
+    ):
+        assert problem(answer, 403, "urls_not_allowed") == "pictures on the web are not allowed here"
+
+
+def test_allowed_urls_are_of_public_places(tmp_path, pictures, public, one_is_public, web):
+    public["cdn.example"] = ["127.0.0.2"]
+    web.pages["/a.png"] = (pictures / "red.png").read_bytes()
+    good, bad = at(web, "cdn.example"), at(web, "127.0.0.1")
+    (pictures / "rows.csv").write_text(f"url\n{good}\n{bad}\n")
+    with serving(tmp_path, roots=[pictures], allow_urls=True) as http:
+        report = insert(http, urls=[good, bad])
+        assert report["counts"] == {"inserted": 1, "failed": 1}
+        assert report["failed"][0]["reason"].endswith("its host has no public address")
+        assert insert(http, source="pictures/rows.csv")["counts"] == {"unchanged": 1, "failed": 1}
+        assert len(search(http, expression=good, limit=1)) == 1
+        assert problem(http.post("/v1/search", json={"expression": bad}), 422, "unreadable_image")
+        (hit,) = search(http, text="red", limit=1)
+        assert http.get(hit["links"]["thumbnail"]).status_code == 200
+        for url in ("file:///etc/passwd", "ftp://example.org/a.png", "a.png"):
+            assert "must begin with http" in problem(
+                http.post("/v1/insert", json={"urls": [url]}), 422, "invalid_source"
+            )
+    with serving(tmp_path, roots=[pictures]) as http:
+        assert problem(http.get(hit["links"]["thumbnail"]), 404, "image_not_shown")
