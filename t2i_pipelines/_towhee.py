@@ -14,9 +14,7 @@ What goes wrong at run time is cured in :mod:`t2i_pipelines.hardening`.
 
 from __future__ import annotations
 
-import base64
 import functools
-import html
 import importlib
 import importlib.util
 import logging
@@ -30,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from t2i_pipelines.errors import CheckpointError, MissingExtraError, UnknownOperatorError
+from t2i_pipelines.notebook_cells import mend_cells
 
 
 def _stand_in_for_pkg_resources() -> None:
@@ -209,46 +208,16 @@ def _escaping(show: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(show)
     def show_escaped(self: Any, limit: int = 5, tablefmt: str | None = None) -> None:
         if importlib.util.find_spec("IPython") is not None:  # without it there is no notebook
-            _escape_cells(importlib.import_module("towhee.utils.html_table"))
+            table, plain = (
+                importlib.import_module(f"towhee.utils.{one}_table") for one in ("html", "console")
+            )
+            mend_cells(table, plain._to_plain_cell, TowheeImage | VideoFrame | AudioFrame)
         show(self, limit, tablefmt)
 
     return show_escaped
 
 
-def _escape_cells(table: Any) -> None:
-    if hasattr(table, "_cell_of_media"):
-        return
-    table._cell_of_media = table._to_html_td
-    draw = table._image_to_html_cell
-    table._image_to_html_cell = lambda one, *size: (
-        _thumbnail(one) if one.dtype == "uint8" else draw(one, *size)
-    )
-
-    def cell(data: Any) -> str:
-        from towhee.utils.console_table import _to_plain_cell
-
-        first = data[0] if isinstance(data, list | tuple) and data else data
-        if isinstance(first, TowheeImage | VideoFrame | AudioFrame):
-            return str(table._cell_of_media(data))
-        as_html = getattr(data, "_repr_html_", None)
-        content = as_html() if as_html else html.escape(_to_plain_cell(data))
-        return f'<td style="text-align: left; vertical-align: top">{content}</td>'
-
-    table._to_html_td = cell
-
-
 DisplayMixin.show = _escaping(DisplayMixin.show)
-
-
-def _thumbnail(image: Any) -> str:
-    """In its own colours and proportions, which Towhee's are not, and without its need of matplotlib."""
-    cv2 = importlib.import_module("cv2")
-    scale = min(1, 128 / image.width, 128 / image.height)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small = cv2.resize(image.__array__(), size, interpolation=cv2.INTER_AREA)
-    is_rgb = image.channel == 3 and image.mode != "BGR"
-    _, png = cv2.imencode(".png", small[..., ::-1] if is_rgb else small)
-    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 class _NoTransform:
