@@ -167,6 +167,15 @@ def test_precisions_and_indexes_are_evaluated_and_compared_at_once(pictures, tmp
     assert [row.label for row in named.rows] == ["mine"]
 
 
+def test_columns_that_say_nothing_are_left_out(pictures, tmp_path):
+    pairs = [(pictures / f"{name}.png", name) for name in COLOURS]
+    exact = evaluate_many(pairs, [{}], model_name="colour", resamples=10)
+    indexed = evaluate_many(pairs, [{}], model_name="colour", resamples=10, uri=tmp_path / "milvus.db")
+    assert "index recall" not in str(exact)
+    assert "index recall" in str(indexed)
+    assert "queries/s" in str(exact)
+
+
 def test_what_cannot_be_compared_is_refused(pictures):
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare([])

@@ -158,6 +158,8 @@ class EvaluationTable:
             "intervals of the paired bootstrap",
             f"Pareto: nothing else is as fast and has as high a {self.metric}",
         ]
+        filled = [at for at, _ in enumerate(head) if at == 0 or any(row[at] for row in rows)]
+        head, rows = [head[at] for at in filled], [[row[at] for at in filled] for row in rows]
         return Grid(str(self.evaluations[0].pairs), head, rows, notes)
 
     def __str__(self) -> str:
