@@ -74,9 +74,13 @@ def interrupted(code: str, *arguments: object, cwd: Path) -> tuple[int, str]:
     program = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(program, cwd=cwd, **pipes, text=True) as process:
-        assert process.stdout.readline() == "at work\n", process.stderr.read()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "at work\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        except BaseException:
+            process.kill()
+            raise
     return process.returncode, err
 
 
