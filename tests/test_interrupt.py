@@ -44,7 +44,8 @@ WORKING = f"""
         if here == where:
             after -= 1
         if here == where and after < 0:
-            print("at work", flush=True)
+            sys.stdout.write("at work\\n")  # at once: several threads may be
+            sys.stdout.flush()
             {FOR_EVER}
 
     class Slow(ColourEncoder):
