@@ -44,7 +44,8 @@ WORKING = f"""
         if here == where:
             after -= 1
         if here == where and after < 0:
-            print("at work", flush=True)
+            sys.stdout.write("at work\\n")  # at once: several threads may be
+            sys.stdout.flush()
             {FOR_EVER}
 
     class Slow(ColourEncoder):
@@ -74,9 +75,13 @@ def interrupted(code: str, *arguments: object, cwd: Path) -> tuple[int, str]:
     program = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(program, cwd=cwd, **pipes, text=True) as process:
-        assert process.stdout.readline() == "at work\n", process.stderr.read()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "at work\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        except BaseException:
+            process.kill()
+            raise
     return process.returncode, err
 
 
