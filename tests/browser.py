@@ -62,8 +62,11 @@ class Visit:
         self.page.on("websocket", lambda socket: self._note(socket.url))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._heard)
+        # playwright catches file dialogs while somebody listens, and begins with that only some time later
+        self.page.on("filechooser", lambda _: None)
         self.page.goto(url)
-        self.words.wait_for()
+        # the page takes the focus there once it listens
+        self.page.wait_for_function("document.activeElement?.matches('#t2i-words input')")
 
     @property
     def words(self) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import load_exact, open_clip
+from clips import PICTURES, load_exact, open_clip, transformers_clip
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from tuning import QUICK, coloured, small_clip, weights_of
@@ -288,3 +288,20 @@ def test_the_temperature_stays_where_clip_keeps_it(start, tune, tmp_path):
     save_file(weights, hot / "open_clip_model.safetensors")
     scale = weights_of(tune(model_name=str(hot), max_steps=1, warmup_ratio=1.0))["logit_scale"].item()
     assert scale == pytest.approx(np.log(100))
+
+
+def transformers_start(folder):
+    """A CLIPModel whose heads are not width / 64."""
+    transformers_clip(folder, "gelu")
+
+
+@pytest.mark.parametrize("make", [transformers_start, lambda folder: small_clip(folder, resnet=True)])
+def test_what_is_not_changed_comes_out_as_it_went_in(make, tune, tmp_path):
+    make(tmp_path / "start")
+    result = tune(model_name=str(tmp_path / "start"), alpha=0.0, max_steps=1)
+    before, after = load_exact(str(tmp_path / "start")), load_exact(str(result.path))
+    texts = ["a red picture", "Café"]
+    np.testing.assert_allclose(after.encode_texts(texts), before.encode_texts(texts), rtol=1e-4, atol=1e-4)
+    seen = [one.encode_images(PICTURES) for one in (after, before)]
+    np.testing.assert_allclose(*seen, rtol=1e-3, atol=1e-3 * np.abs(seen[0]).max())
+    assert after.space.preprocessing == before.space.preprocessing

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clips import SMALL, openclip_clip
 from safetensors.torch import load_file, save_file
 from tuning import QUICK, coloured, small_clip
 
@@ -140,13 +141,18 @@ def test_a_finished_model_is_not_written_over_unless_that_is_meant(tune, tmp_pat
     assert (tune(seed=1, overwrite=True).path / "open_clip_model.safetensors").read_bytes() != first
 
 
-def test_a_folder_with_other_things_is_left_alone(tune, tmp_path):
+def test_a_folder_with_other_things_is_left_alone(start, tune, tmp_path):
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/thesis.tex").write_text("years of work")
     with pytest.raises(
         ConfigError, match=r"holds 'thesis\.tex', which is not of fine-tuning; name a new folder"
     ):
         tune(overwrite=True)
+    with pytest.raises(ConfigError, match=r"holds 'open_clip_config\.json', which is not of fine-tuning"):
+        tune(output_dir=shutil.copytree(start, tmp_path / "model"), overwrite=True)
+    assert (tmp_path / "model/open_clip_model.safetensors").exists()
+    with pytest.raises(ConfigError, match=r"clip' is the model to start from; name a new folder"):
+        tune(output_dir=start, overwrite=True)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match=r"is a file; name a folder"):
         tune(output_dir=tmp_path / "file")
@@ -183,6 +189,12 @@ def test_the_checkpoint_of_another_run_is_not_taken_up(other, words, tune, pairs
 def test_models_that_cannot_be_trained_are_refused(name, error, words, tune):
     with pytest.raises(error, match=words):
         tune(model_name=name)
+
+
+def test_what_is_not_of_openais_architecture_is_refused(tune, tmp_path):
+    openclip_clip(tmp_path / "custom", quick_gelu=False, cfg={**SMALL, "custom_text": True})
+    with pytest.raises(CheckpointError, match=r"is not of OpenAI's architecture, which alone can be"):
+        tune(model_name=str(tmp_path / "custom"))
 
 
 def test_an_onnx_folder_without_the_names_of_its_weights_is_refused(tune, tmp_path):

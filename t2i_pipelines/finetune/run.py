@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from t2i_pipelines.encoders.backends import choose_torch
+from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Pairs
 from t2i_pipelines.finetune import write
 from t2i_pipelines.finetune.blend import blended, choose_alpha
@@ -66,6 +67,9 @@ def run(
     """Fine-tune; see :func:`t2i_pipelines.finetune.finetune`."""
     running = choose_torch(Compute(options.device, options.precision, "torch"))
     given = [None if one is None else Pairs.of(one) for one in (pairs, validation, outside, replay)]
+    for path in (model_name, checkpoint_path):
+        if path is not None and Path(path).expanduser().resolve() == folder.resolve():
+            raise ConfigError(f"output_dir={str(folder)!r} is the model to start from; name a new folder")
     start = open_start(model_name, checkpoint_path)
     write.make_room(folder, resume=options.resume, overwrite=options.overwrite)
     store, texts = Store(start.preprocess), Texts(start.tokenizer)

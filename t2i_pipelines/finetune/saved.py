@@ -11,7 +11,7 @@ import torch
 
 from t2i_pipelines.errors import ConfigError
 
-NAME = "training.pt"
+NAME, NEW = "training.pt", "training.pt.new"
 
 
 def save(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -19,7 +19,7 @@ def save(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None
 
     :param run: what makes the run this run: its options, its model, its pairs.
     """
-    new = folder / f"{NAME}.new"
+    new = folder / NEW
     with new.open("wb") as file:
         torch.save({"run": dict(run), "state": dict(state)}, file)
         file.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from t2i_pipelines.types import Image, Outcome, Reason
 
 ROOM = 2 << 30
 """Bytes of fitted pictures that are kept; those beyond are read again each time."""
+
+AHEAD = 256
 
 LEAST_AREA = 0.7
 """Of a picture, in a crop. RandomResizedCrop's 0.08 (torchvision) would cut away what captions name."""
@@ -50,7 +52,7 @@ class Store:
     def add(self, paths: Sequence[str]) -> list[int | None]:
         """The number of each picture; None for one that cannot be read, which is then in ``failed``."""
         numbers: list[int | None] = []
-        for path, opened in zip(paths, self._threads.map(self._open, paths), strict=True):
+        for path, opened in self._opened(paths):
             if opened.failed is not None:
                 self.failed.append(opened.failed)
                 numbers.append(None)
@@ -63,6 +65,12 @@ class Store:
                     self._kept[number] = opened.fitted
             numbers.append(number)
         return numbers
+
+    def _opened(self, paths: Sequence[str]) -> Iterator[tuple[str, Opened]]:
+        """Each picture; not more than ``AHEAD`` of them are open at the same time."""
+        for at in range(0, len(paths), AHEAD):
+            some = paths[at : at + AHEAD]
+            yield from zip(some, self._threads.map(self._open, some), strict=True)
 
     def close(self) -> None:
         """End the threads."""

@@ -26,7 +26,7 @@ FILES = (OPENCLIP, WEIGHTS[OPENCLIP][0], "tokenizer.json", "tokenizer_config.jso
 def make_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """See that the folder is there, and that nothing in it is lost that was not meant to be.
 
-    :raises ConfigError: If it holds a finished model, or something else that is not ours.
+    :raises ConfigError: If it holds a finished model, or anything that no run of fine-tuning left there.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output_dir={str(folder)!r} is a file; name a folder")
@@ -35,8 +35,9 @@ def make_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
             f"output_dir={str(folder)!r} holds a finished model; name another, or say overwrite=True"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    ours = {*FILES, saved.NAME, f"{saved.NAME}.new"}
-    if others := sorted({one.name for one in folder.iterdir()} - ours):
+    found = {one.name for one in folder.iterdir()}
+    is_ours = found & {REPORT, saved.NAME, saved.NEW}
+    if others := sorted(found - {*FILES, saved.NAME, saved.NEW} if is_ours else found):
         raise ConfigError(
             f"output_dir={str(folder)!r} holds {others[0]!r}, which is not of fine-tuning; name a new folder"
         )
