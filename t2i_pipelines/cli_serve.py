@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from t2i_pipelines import console
+from t2i_pipelines import console, interrupt
 from t2i_pipelines.cli_options import (
     Backend,
     BatchSize,
@@ -50,7 +50,7 @@ MaxQueue = Annotated[int, typer.Option(help="Queries that wait; more get 429.")]
 MaxRequests = Annotated[int, typer.Option(help="Requests at a time; more get 429.")]
 MaxJobs = Annotated[int, typer.Option(help="Inserts that wait or run; more get 429.")]
 SearchBatch = Annotated[int, typer.Option(help="Queries embedded and searched at once; 1 is one by one.")]
-SearchWait = Annotated[float, typer.Option(help="Milliseconds that a query waits for others.")]
+SearchWait = Annotated[float, typer.Option(help="Milliseconds that a query waits for others, at most.")]
 Drain = Annotated[float, typer.Option(help="Seconds that the end waits for accepted inserts.")]
 
 _DEFAULT = ServeOptions()
@@ -118,7 +118,11 @@ def run(
         "batch_size": batch_size,
         "timeout": timeout,
     }
-    if not serve(options, **settings):
+    try:
+        finished = serve(options, **settings)
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupt.EXIT_CODE) from None
+    if not finished:
         console.err.file.flush()
         os._exit(1)  # threads that are still inserting would keep the process
 

@@ -3,13 +3,19 @@
 from contextlib import contextmanager
 from pathlib import Path
 
-from milvus_backends import wait_until
 from starlette.testclient import TestClient
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model
 from t2i_pipelines.serve import ServeOptions, build_app
 
 LOCAL = {"base_url": "http://127.0.0.1:8000", "client": ("127.0.0.1", 50000)}
+
+
+def wait_until(condition, what, seconds=300):
+    """As in ``milvus_backends``, which is a plugin: it must not be imported while tests are collected."""
+    from milvus_backends import wait_until
+
+    wait_until(condition, what, seconds)
 
 
 @contextmanager

@@ -96,18 +96,39 @@ def test_a_batch_is_no_larger_than_it_may_be():
     assert [queries for queries, _ in engine.calls] == [[0], [1], [2]]
 
 
-def test_those_that_come_within_the_wait_go_together():
+async def one_after_another(batches, names, pause=0.01):
+    """Ask for each some time after the one before, whether that is answered or not."""
+
+    async def later(n, name):
+        await asyncio.sleep(pause * n)
+        return await batches.find([name], {})
+
+    return await asyncio.gather(*(later(n, name) for n, name in enumerate(names)))
+
+
+def test_as_many_as_were_answered_are_waited_for():
     engine = Engine()
 
     async def scenario(batches):
-        return await asyncio.gather(*(later(batches, n) for n in range(3)))
+        await batches.find(["a", "b", "c"], {})
+        began = asyncio.get_running_loop().time()
+        await one_after_another(batches, ["d", "e", "f"])
+        return asyncio.get_running_loop().time() - began
 
-    async def later(batches, n):
-        await asyncio.sleep(0.01 * n)
-        return await batches.find([n], {})
+    assert run(engine, scenario, wait=30.0) < 20  # it did not wait for a fourth
+    assert [queries for queries, _ in engine.calls] == [["a", "b", "c"], ["d", "e", "f"]]
 
-    run(engine, scenario, wait=1.0)
-    assert [queries for queries, _ in engine.calls] == [[0, 1, 2]]
+
+def test_those_that_do_not_come_are_waited_for_once_and_not_for_long():
+    engine = Engine()
+
+    async def scenario(batches):
+        await batches.find(["a", "b", "c"], {})
+        await batches.find(["d"], {})
+        await one_after_another(batches, ["e", "f"], pause=0.3)
+
+    run(engine, scenario, wait=0.05)
+    assert [queries for queries, _ in engine.calls] == [["a", "b", "c"], ["d"], ["e"], ["f"]]
 
 
 @pytest.mark.parametrize("error", [QueryError, EncodeError])

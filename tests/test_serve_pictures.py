@@ -8,9 +8,8 @@ import threading
 
 import pytest
 from conftest import COLOURS, paint
-from milvus_backends import wait_until
 from PIL import Image
-from serving import insert, names, problem, search, serving
+from serving import insert, names, problem, search, serving, wait_until
 
 from t2i_pipelines import InsertReport, build_insert_pipeline
 from t2i_pipelines.serve import jobs

@@ -2,15 +2,18 @@
 
 import json
 import os
+from contextlib import suppress
 
 import pytest
 from conftest import paint
 from serving import insert, problem, search, serving
 
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.errors import ConfigError, ImageDecodeError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError, QueryError
+from t2i_pipelines.query import Q
 from t2i_pipelines.serve import ServeOptions
 from t2i_pipelines.serve.models import Asked
+from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.serve.roots import Roots
 
 
@@ -33,7 +36,8 @@ OUTSIDE = [
     "file:{outside}", "//{outside}", "tar://x::{outside}", "pictures/..", "pictures/../..", "~/x.png",
     "pictures/magenta.png\0.png", "", ".", "/", "pictures/%2e%2e/private/magenta.png", "s3://bucket/a.png",
     "https://example.org/a.png", "local://{outside}", "simplecache::file://{outside}",
-    "pictures\\..\\private\\magenta.png", "pictures/*.png", "PICTURES/red.png",
+    "pictures\\..\\private\\magenta.png", "pictures/../pictures/red.png", "pictures/*.png",
+    "PICTURES/red.png",
 ]  # fmt: skip
 
 
@@ -62,9 +66,18 @@ def test_nothing_outside_the_roots_is_read_for_a_query(http, traps, place, monke
         said = answer.json().get("detail", "")
         assert answer.status_code in (200, 403, 422), answer.text
         assert str(traps.parent) not in said.replace(str(traps), "")  # which the client wrote
-        if answer.status_code == 200:  # then it is words
-            reader = http.app.state.service.reader
-            assert "magenta" not in repr(reader.query(Asked(expression=line))).replace(repr(line), "")
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+def test_no_query_opens_or_decodes_a_file_outside_the_roots(http, traps, place, monkeypatch):
+    monkeypatch.chdir(traps.parent)
+    reader = http.app.state.service.reader
+    monkeypatch.setattr(reader, "_decode", None)  # whatever is read would be decoded
+    place = place.format(outside=traps)
+    for line in (place, f"./{place}", f'./"{place}"', "magenta.png", "red + magenta.png"):
+        with suppress(QueryError, Refusal):
+            query = reader.query(Asked(expression=line))
+            assert {type(operand) for _, operand in query.terms} == {Q}
 
 
 def test_rows_of_a_table_lead_nowhere_else(http, pictures, traps, caplog):

@@ -7,8 +7,7 @@ import threading
 
 import pytest
 from conftest import paint
-from milvus_backends import wait_until
-from serving import LOCAL, insert, names, problem, search, serving
+from serving import LOCAL, insert, names, problem, search, serving, wait_until
 
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.serve import ServeOptions, guard

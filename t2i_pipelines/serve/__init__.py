@@ -45,6 +45,7 @@ def serve(options: ServeOptions | None = None, **settings: Any) -> bool:
     """Serve until SIGTERM or Ctrl-C, and then finish what was accepted; see :func:`build_app`.
 
     :return: whether all of it was finished in ``options.drain`` seconds.
+    :raises KeyboardInterrupt: If Ctrl-C ended it; after all was finished.
     :raises ConfigError: If something is wrong, or the port cannot be listened on.
     :raises CheckpointError: If the model cannot be loaded.
     """

@@ -1,7 +1,8 @@
 """Queries that come at the same time are embedded and searched at once.
 
 One thread does all searches. While it works, queries wait; then it takes as many of them as share their
-options, up to a limit. A query that finds it idle waits a few milliseconds for others.
+options, up to a limit. Who was just answered is likely to ask again: it waits some milliseconds for as many
+queries as there were before. A single client waits for nobody.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,7 @@ class Batches:
 
     :param search: finds the hits of a list of queries; called in a thread of its own.
     :param size: queries at once, at most.
-    :param wait: seconds that a query waits for others while no search runs.
+    :param wait: seconds that a query waits for others while no search runs, at most.
     :param limit: queries that may wait.
     """
 
@@ -54,6 +56,7 @@ class Batches:
         self._waiting: deque[_Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, "t2i-search")
         self._come = asyncio.Event()
+        self._expected = 1
         self._closing = False
         self._seconds = FIRST_GUESS
         self._worker: asyncio.Task[None] | None = None
@@ -110,15 +113,25 @@ class Batches:
                     return
                 self._come.clear()
                 await self._come.wait()
-                if self._size > 1 and not self._closing:
-                    await asyncio.sleep(self._wait)
                 continue
+            await self._others()
             batch = self._take()
             if batch:
                 began = time.perf_counter()
                 found = await loop.run_in_executor(self._thread, self._answer, batch)
                 self._settle(batch, found)
+                self._expected = len(batch) + len(self._waiting)
                 self._seconds += 0.1 * ((time.perf_counter() - began) / len(batch) - self._seconds)
+
+    async def _others(self) -> None:
+        """Wait until there are as many queries as there were before, or the first has waited long enough."""
+        latest = self._waiting[0].since + self._wait
+        wanted = min(self._expected, self._size)
+        with suppress(TimeoutError):
+            while len(self._waiting) < wanted and not self._closing:
+                self._come.clear()
+                async with asyncio.timeout(max(0.0, latest - time.perf_counter())):
+                    await self._come.wait()
 
     def _take(self) -> list[_Waiting]:
         """The first that waits, and what can go with it. Whose client has gone is not searched for."""

@@ -38,7 +38,7 @@ class ServeOptions:
     :ivar max_requests: requests at a time (429).
     :ivar max_jobs: inserts that wait or run (429).
     :ivar batch_size: queries that are embedded and searched at once; 1 turns it off.
-    :ivar batch_wait: seconds that a query waits for others while nothing else is done.
+    :ivar batch_wait: seconds that a query waits for others while nothing else is done, at most.
     :ivar body_timeout: seconds in which a request must have come (408).
     :ivar drain: seconds that the end of the service waits for accepted inserts.
     """
@@ -58,7 +58,7 @@ class ServeOptions:
     max_requests: int = 512
     max_jobs: int = 16
     batch_size: int = 32
-    batch_wait: float = 0.002
+    batch_wait: float = 0.01
     body_timeout: float = 30.0
     drain: float = 300.0
 

@@ -36,8 +36,12 @@ def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
         )
         host, port = listener.getsockname()[:2]
         log.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        # uvicorn raises the signal once more after its end, which is the end that was wanted
-        before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGTERM, signal.SIGINT)}
+        # uvicorn raises the signals that it heard once more after its end, which is the end that was wanted
+        heard: list[int] = []
+        before = {
+            one: signal.signal(one, lambda number, _: heard.append(number))
+            for one in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
@@ -45,6 +49,8 @@ def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
                 signal.signal(one, handler)
             if not service.unfinished:
                 close()
+    if signal.SIGINT in heard and not service.unfinished:
+        raise KeyboardInterrupt
     return not service.unfinished
 
 

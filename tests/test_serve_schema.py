@@ -1,0 +1,129 @@
+"""What the OpenAPI document says is what happens, whatever is sent."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import schemathesis
+import uvicorn
+from conftest import paint
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from serving import wait_until
+
+import t2i_pipelines
+import t2i_pipelines.testing
+from t2i_pipelines import build_insert_pipeline
+from t2i_pipelines.serve import ServeOptions, build_app
+
+pytestmark = pytest.mark.slow
+
+KEY = "correct horse battery staple"
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """In this process, on a port of its own, with two pictures."""
+    folder = tmp_path_factory.mktemp("served")
+    for name in ("red", "blue"):
+        paint(folder / "pictures" / f"{name}.png", name)
+    chosen = {"uri": folder / "milvus.db", "model_name": "colour"}
+    build_insert_pipeline(**chosen)(
+        [{"path": str(folder / "pictures" / f"{name}.png"), "id": name} for name in ("red", "blue")]
+    )
+    app = build_app(ServeOptions(roots=[folder / "pictures"], api_key=KEY), **chosen)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started, "the service")
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield SimpleNamespace(app=app, url=f"http://127.0.0.1:{port}")
+    server.should_exit = True
+    thread.join(60)
+    t2i_pipelines.close()
+
+
+OPERATIONS = [
+    ("POST", "/v1/search"),
+    ("POST", "/v1/insert"),
+    ("GET", "/v1/jobs/{id}"),
+    ("GET", "/v1/images/{id}"),
+    ("DELETE", "/v1/images/{id}"),
+    ("GET", "/v1/images/{id}/file"),
+    ("GET", "/v1/images/{id}/thumbnail"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+]
+
+
+def test_all_operations_are_tried(service):
+    paths = service.app.openapi()["paths"]
+    assert sorted(OPERATIONS) == sorted(
+        (method.upper(), path) for path, one in paths.items() for method in one
+    )
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+@pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
+def test_nothing_that_is_sent_breaks_it(service, method, path, mode):
+    """What the document allows, and what it does not."""
+    operation = schemathesis.openapi.from_url(f"{service.url}/openapi.json")[path][method]
+    statuses = set()
+
+    @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def attack(case):
+        answer = case.call(headers={"Authorization": f"Bearer {KEY}"})
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=CHECKS)
+
+    try:
+        attack()
+    except Unsatisfiable:  # nothing about it can be wrong
+        assert mode is GenerationMode.NEGATIVE
+    assert statuses or mode is GenerationMode.NEGATIVE
+    if path == "/v1/search" and mode is GenerationMode.POSITIVE:
+        assert 200 in statuses
+
+
+def test_the_document_has_examples_that_work(service):
+    import httpx2
+
+    document = service.app.openapi()
+    request = document["paths"]["/v1/search"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    bodies = [one for one in request["examples"] if "year" not in str(one)]
+    assert len(request["examples"]) >= 3
+    for body in bodies:
+        body = {name: value for name, value in body.items()}
+        if "queries" in body:
+            body["queries"][1]["like"] = "red"
+        answer = httpx2.post(f"{service.url}/v1/search", json=body, headers={"X-API-Key": KEY})
+        assert answer.status_code == 200, answer.text
+
+
+def test_every_operation_is_described(service):
+    for path, methods in service.app.openapi()["paths"].items():
+        for method, operation in methods.items():
+            assert operation["summary"], (method, path)
+            assert operation["description"], (method, path)
+            if path not in ("/healthz", "/readyz"):
+                assert operation["security"], (method, path)
+            problems = [
+                one["content"] for status, one in operation["responses"].items() if int(status) >= 400
+            ]
+            assert problems
+            assert all("application/problem+json" in one for one in problems), (method, path)
