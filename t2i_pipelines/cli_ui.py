@@ -65,8 +65,8 @@ def ui(
         say(f"loading {model_name}")
         search.embed("a picture")  # without a model there is no use in a page
     page.launch(server_port=port, inbrowser=open_browser, prevent_thread_lock=True)
-    console.err.print(f"{page.local_url} (Ctrl-C ends it)", soft_wrap=True, highlight=False)
     try:
+        console.err.print(f"{page.local_url} (Ctrl-C ends it)", soft_wrap=True, highlight=False)
         Event().wait()
     except KeyboardInterrupt:
         page.close(verbose=False)

@@ -20,6 +20,7 @@ CODES = {
     "ImageDecodeError": (422, "unreadable_image"),
     "EncodeError": (500, "cannot_embed"),
     "CheckpointError": (500, "model_unavailable"),
+    "FinetuneError": (500, "training_failed"),
     "DeletionRefusedError": (409, "deletion_refused"),
     "MissingExtraError": (500, "not_installed"),
     "StoreError": (500, "store_failed"),

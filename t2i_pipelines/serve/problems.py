@@ -45,6 +45,7 @@ MEANINGS: Mapping[type[T2IError], _Meaning] = {
     errors.ImageDecodeError: _Meaning(422, "unreadable_image"),
     errors.EncodeError: _Meaning(500, "cannot_embed", "the model cannot embed this"),
     errors.CheckpointError: _Meaning(500, "model_unavailable", _OURS),
+    errors.FinetuneError: _Meaning(500, "training_failed", _OURS),
     errors.DeletionRefusedError: _Meaning(409, "deletion_refused"),
     errors.MissingExtraError: _Meaning(500, "not_installed", _OURS),
     errors.StoreError: _Meaning(500, "store_failed", "the database refused this or failed"),
