@@ -22,6 +22,7 @@ def small(monkeypatch):
         "SCENES": 4,
         "OUTSIDE": 4,
         "EPOCHS": 1,
+        "PHOTO_EPOCHS": 1,
     }.items():
         monkeypatch.setattr(gains, name, value)
     monkeypatch.setattr(gains, "A_LABEL", 3)

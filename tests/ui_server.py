@@ -22,6 +22,6 @@ def watch(event, told):
 
 sys.addaudithook(watch)
 
-from t2i_pipelines import cli  # noqa: E402
+import t2i_command  # noqa: E402
 
-cli.main()
+t2i_command.main()
