@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # the photographs that `make quality` and `make bench-search` measure on: CIFAR-10's training files as one tar of JPEGs
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 
-.PHONY: demo test check fast fix quality bench bench-ingest bench-search wheel clean
+.PHONY: demo test check fast fix quality bench bench-ingest bench-search bench-serve wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -52,6 +52,9 @@ bench-ingest: $(TEST)
 
 bench-search: $(TEST)
 	$(BIN)/python benchmarks/search.py $(if $(PHOTOS),--photos $(PHOTOS))
+
+bench-serve: $(TEST)
+	$(BIN)/python benchmarks/serve.py
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
