@@ -126,6 +126,12 @@ def test_a_new_service_finds_nothing(tmp_path):
         ({"text": "x", "range_filter": 0.5}, "invalid_option", "range_filter"),
         ({"text": "x" * 1001}, "query_too_long", "1,001 characters; at most 1,000"),
         ({"text": "x", "filter": "y" * 1001}, "query_too_long", "filter has 1,001"),
+        (
+            {"text": "x", "where": {"year": {"op": "in", "value": list(range(20000))}}},
+            "query_too_long",
+            "where is",
+        ),
+        ({"text": "x", "output_fields": ["a"] * 65}, "invalid_request", "at most 64 items"),
         ({"queries": [{"text": "x"}] * 33}, "too_many_queries", "33 queries; a request may have 32"),
         ({"image": base64.b64encode(b"nothing").decode()}, "unreadable_image", "not a picture"),
         ({"image": ""}, "unreadable_image", "cannot read image"),
@@ -133,6 +139,26 @@ def test_a_new_service_finds_nothing(tmp_path):
 )
 def test_what_is_wrong_is_a_problem_that_says_so(http, body, code, said):
     assert said in problem(http.post("/v1/search", json=body), 422, code)
+
+
+NO_JSON = [b"", b"{", b"[" * 100_000, b'{"text": "\xff"}', b'{"limit": 1e999, "text": "x"}', b"null"]
+
+
+@pytest.mark.parametrize("body", NO_JSON, ids=lambda body: str(body[:9]))
+def test_what_is_no_json_is_a_problem(http, body):
+    for path in ("/v1/search", "/v1/insert"):
+        answer = http.post(path, content=body, headers={"content-type": "application/json"})
+        unread = path == "/v1/insert" and answer.status_code == 400
+        assert problem(answer, *((400, "bad_request") if unread else (422, "invalid_request")))
+
+
+@pytest.mark.parametrize(
+    "where", ["{", "[" * 100_000, '{"year": NaN}', "[]", '{"a": {"op": "eval", "value": 1}}']
+)
+def test_what_is_no_json_in_a_form_is_a_problem(http, pictures, where):
+    red = (pictures / "red.png").read_bytes()
+    answer = http.post("/v1/search", files={"image": red}, data={"where": where})
+    assert problem(answer, 422, answer.json()["code"])
 
 
 def test_another_type_of_request_is_a_problem(http):

@@ -125,12 +125,17 @@ def test_a_name_that_changes_its_address_is_asked_once(public, one_is_public, we
     assert fetch(at(web, "rebind.example"), only_public=True) == b"127.0.0.2"
 
 
-def test_a_proxy_of_the_environment_is_not_used(public, web, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", web.url)
-    monkeypatch.setenv("http_proxy", web.url)
-    with pytest.raises(ImageDecodeError, match="no public address"):
-        fetch("http://10.0.0.1/a.png", only_public=True)
-    assert not web.asked
+def test_a_proxy_of_the_environment_is_not_used(public, one_is_public, web, monkeypatch):
+    """It would look names up by itself, and connect in our place."""
+    public["cdn.example"] = ["127.0.0.2"]
+    web.pages["/a.png"] = b"picture"
+    with web_server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert fetch(at(web, "cdn.example"), only_public=True) == b"picture"
+        with pytest.raises(ImageDecodeError, match="no public address"):
+            fetch("http://10.0.0.1/a.png", only_public=True)
+        assert not proxy.asked
 
 
 def test_urls_are_off_unless_allowed(http):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import reduce
@@ -25,6 +26,9 @@ from t2i_pipelines.types import Record
 
 PICTURES = 8
 """Pictures that an expression may name."""
+
+CONDITIONS = 1 << 16
+"""Characters of JSON that ``where`` may have: some thousand ids to choose from."""
 
 HIDDEN = frozenset({"path", "vector", "digest"})
 """Columns that clients neither see nor ask about: where this machine keeps its files, and what is large."""
@@ -121,12 +125,14 @@ class Reader:
                 code="page_too_large",
             )
         self.check_length("filter", request.filter)
+        if len(json.dumps(where := _where(request))) > CONDITIONS:
+            raise Refusal(422, f"where is longer than {CONDITIONS:,} characters", code="query_too_long")
         _check_hidden(request)
         options = SearchArgs(
             limit=request.limit,
             offset=request.offset,
             filter=request.filter,
-            where=_where(request),
+            where=where,
             output_fields=tuple(request.output_fields),
             radius=request.radius,
             range_filter=request.range_filter,

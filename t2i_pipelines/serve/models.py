@@ -69,7 +69,9 @@ class SearchRequest(Asked):
         None, description="Field -> the value it must have, or a condition, or several. All must hold."
     )
     filter: str = Field("", description="A Milvus filter expression.", examples=["year > 2015"])
-    output_fields: list[str] = Field([], description="Further fields of each hit; `*` for all.")
+    output_fields: list[str] = Field(
+        [], max_length=64, description="Further fields of each hit; `*` for all."
+    )
     radius: Finite | None = Field(None, description="Only hits of a higher cosine, -1 to 1.")
     range_filter: Finite | None = Field(None, description="Only hits of at most this cosine; needs `radius`.")
     group_by: str | None = Field(None, description="A field: of the rows with one value only the best.")
@@ -155,7 +157,7 @@ class InsertRequest(_Strict):
         "by that folder's name.",
     )
     urls: list[str] | None = Field(
-        None, description="Pictures on the web, if URLs are allowed.", min_length=1
+        None, description="Pictures on the web, if URLs are allowed.", min_length=1, max_length=10_000
     )
     refresh: bool = Field(False, description="Look again at what counts as unchanged.")
 

@@ -91,6 +91,6 @@ async def _value(form: FormData, name: str) -> Any:
     if name in STRUCTURED:
         try:
             return json.loads(value)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise Refusal(422, f"{name} is not JSON: {err}") from err
     return value
