@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test check fast fix quality bench bench-ingest bench-search wheel clean
+.PHONY: demo demo-ui test check fast fix quality bench bench-ingest bench-search notebooks wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -66,6 +66,10 @@ bench-ingest: $(TEST)
 
 bench-search: $(TEST)
 	$(BIN)/python benchmarks/search.py $(if $(PHOTOS),--photos $(PHOTOS))
+
+# runs the notebooks afresh and stores what they give; `make test` runs them, too, and compares
+notebooks: $(TEST)
+	$(BIN)/python tests/running_notebooks.py
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
