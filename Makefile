@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test check fast fix quality bench bench-ingest bench-search bench-serve wheel clean
+.PHONY: demo demo-ui test check fast fix quality bench bench-ingest bench-search bench-serve notebooks wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -69,6 +69,10 @@ bench-search: $(TEST)
 
 bench-serve: $(TEST)
 	$(BIN)/python benchmarks/serve.py
+
+# runs the notebooks afresh and stores what they give; `make test` runs them, too, and compares
+notebooks: $(TEST)
+	$(BIN)/python tests/running_notebooks.py
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
