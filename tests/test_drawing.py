@@ -63,6 +63,8 @@ def test_branches_are_beside_each_other_and_nothing_overlaps(settings):
     assert len(drawn) == 12
     found = [(left, top) for name, _, left, top in drawn if name == "milvus_search"]
     assert found[0][0] == found[1][0]
+    (_, _, _, begin), *_ = drawn
+    assert begin == (found[0][1] + found[1][1]) / 2, "what both follow stands in the middle"
     for (*_, left, top), (*_, other_left, other_top) in combinations(drawn, 2):
         assert abs(left - other_left) >= WIDTH or abs(top - other_top) >= HEIGHT
 
@@ -97,10 +99,15 @@ def test_of_a_name_that_is_too_long_the_last_part_is_shown():
 
 
 def test_operators_of_yours_have_another_colour_than_ours(settings):
+    @register(name="drawn-by-somebody-else/count")
+    def count(hits):
+        return len(hits)
+
     start = search_steps(pipe.input("words"), query="words", hits="hits", **settings)
-    pipeline = harden(start.map("hits", "n", len).output("n"))
+    start = start.map("hits", "hits", lambda hits: hits[1:])
+    pipeline = harden(start.map("hits", "n", ops.drawn_by_somebody_else.count()).output("n"))
     fills = [box.get("fill") for box in ElementTree.fromstring(pipeline._repr_svg_()).iter(f"{SVG}rect")]
-    assert fills == [INPUT[0], *[OPERATOR[0]] * 4, OWN[0], INPUT[0]]
+    assert fills == [INPUT[0], *[OPERATOR[0]] * 4, OWN[0], OWN[0], INPUT[0]]
 
 
 def test_a_row_ends_where_one_step_leads_to_one_step(settings):
