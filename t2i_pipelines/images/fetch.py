@@ -58,7 +58,7 @@ def fetch(url: str, *, only_public: bool = False) -> bytes:
         reraise=True,
     )
     try:
-        content: bytes = retrying(_get, url, _body, _session(only_public))
+        content: bytes = retrying(_get, url, _body, _public_session() if only_public else _session())
     except (_FetchError, ImageDecodeError) as err:
         raise ImageDecodeError(f"cannot read image {url}: {err}") from err
     return content
@@ -70,7 +70,7 @@ def open_url(url: str) -> BinaryIO:
     :raises OSError: If it cannot be opened, or breaks off.
     """
     try:
-        return cast(BinaryIO, io.BufferedReader(_get(url, _Stream, _session(False)), 1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_get(url, _Stream, _session()), 1 << 20))
     except _FetchError as err:
         raise OSError(0, str(err)) from err
 
@@ -96,11 +96,28 @@ def _wait(state: Any) -> float:
 
 
 @cache
-def _session(only_public: bool) -> Session:
+def _session() -> Session:
+    from requests.adapters import HTTPAdapter
+
+    session = _new_session()
+    for prefix in ("http://", "https://"):
+        session.mount(prefix, HTTPAdapter(pool_connections=100, pool_maxsize=HOST_LIMIT))
+    return session
+
+
+@cache
+def _public_session() -> Session:
+    from t2i_pipelines.images.public import restrict
+
+    session = _new_session()
+    restrict(session)
+    return session
+
+
+def _new_session() -> Session:
     from http.cookiejar import DefaultCookiePolicy
 
     import requests
-    from requests.adapters import HTTPAdapter
 
     session = requests.Session()
     session.headers.update(
@@ -108,13 +125,6 @@ def _session(only_public: bool) -> Session:
         {"User-Agent": f"t2i-pipelines/{version('t2i-pipelines')}", "Accept-Encoding": "identity"}
     )
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    if only_public:
-        from t2i_pipelines.images.public import restrict
-
-        restrict(session)
-        return session
-    for prefix in ("http://", "https://"):
-        session.mount(prefix, HTTPAdapter(pool_connections=100, pool_maxsize=HOST_LIMIT))
     return session
 
 
