@@ -17,7 +17,7 @@ def web(monkeypatch):
     monkeypatch.setattr("t2i_pipelines.images.fetch.FIRST_WAIT", 0.001)
     with serving() as server:
         yield server
-        door._session(False).close()  # connections, not the session
+        door._session().close()  # connections, not the session
 
 
 def failing(status: int, **headers: str):
