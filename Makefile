@@ -22,8 +22,6 @@ $(BASE): setup.cfg pyproject.toml
 
 $(TEST): $(BASE) constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
-	# gradio 6.31 asks for Pillow below 13 and runs with 13, which reads TIFFs in YCbCr that 12 does not
-	$(PIP) install --quiet --no-deps "pillow>=13,<14"
 	touch $@
 
 $(UI): $(BASE) constraints.txt

@@ -160,6 +160,31 @@ def test_other_modes_become_rgb(mode):
         assert near(image[10, 5], RED)
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize(("seen", "side"), [(None, 512), (64, 256)], ids=["whole", "reduced"])
+def test_a_tiff_in_ycbcr_has_the_colours_that_went_in(compression, seen, side):
+    colours = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8)
+    picture = Image.fromarray(colours).convert("YCbCr").resize((512, 512), Image.Resampling.NEAREST)
+    stream = io.BytesIO()
+    picture.save(stream, "TIFF", compression=compression)
+    image = decode(stream.getvalue(), side=lambda: seen)
+    assert image.shape == (side, side, 3)
+    middles = image[side // 4 :: side // 2, side // 4 :: side // 2]
+    assert np.abs(middles.astype(int) - colours).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_in_ycbcr_is_turned_upright_once(orientation):
+    colours = np.repeat(np.array([[RED, RED], [GREEN, BLUE], [WHITE, WHITE]], np.uint8), 8, 0).repeat(16, 1)
+    upright = []
+    for mode in ("RGB", "YCbCr"):
+        stream = io.BytesIO()
+        Image.fromarray(colours).convert(mode).save(stream, "TIFF", tiffinfo={274: orientation})
+        upright.append(decode(stream.getvalue()).astype(int))
+    assert upright[0].shape == upright[1].shape
+    assert np.abs(upright[0] - upright[1]).max() <= 2
+
+
 def png16(pixels) -> bytes:
     """By OpenCV, which writes what Pillow cannot."""
     return cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes()

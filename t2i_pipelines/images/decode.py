@@ -1,7 +1,8 @@
 """Bytes to pixels: (H, W, 3) uint8 sRGB, upright, over a background.
 
-OpenCV decodes what it reads faithfully: 8-bit grey and colour without alpha or palette. Pillow does the
-rest. :mod:`t2i_pipelines.images.isolate` does the same in processes of its own.
+OpenCV decodes what it reads faithfully: 8-bit grey and colour without alpha or palette, and TIFFs in YCbCr,
+which Pillow reads from 13 on only. Pillow does the rest. :mod:`t2i_pipelines.images.isolate` does the same in
+processes of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from contextlib import suppress
 import cv2
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageFile
+from PIL import ImageFile, TiffImagePlugin
 
 from t2i_pipelines.config import Decoding
 from t2i_pipelines.errors import ImageDecodeError
@@ -29,6 +30,7 @@ _FAITHFUL = {
     "WEBP": {"RGB"},
 }
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+_YCBCR = 6  # TIFF 6.0, section 21
 _DEFAULT = Decoding()
 
 
@@ -63,6 +65,8 @@ def pixels_of(picture: Pillow.Image, decoding: Decoding = _DEFAULT) -> Image:
 
 def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
     header = identify(content, decoding.max_pixels)
+    if _is_ycbcr_tiff(header) and (image := _upright_tiff(content, side)) is not None:
+        return to_srgb(image, header.info.get("icc_profile"))
     smaller = plan(header.size, side)
     image = _with_opencv(content, header, smaller)
     if image is not None:
@@ -96,6 +100,26 @@ def _with_opencv(content: bytes, header: ImageFile.ImageFile, smaller: Plan) -> 
     width, height = header.size
     covered = width / smaller.by, height / smaller.by
     return regrid(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), covered, smaller.grid)
+
+
+def _is_ycbcr_tiff(header: ImageFile.ImageFile) -> bool:
+    """Of one picture, and not compressed as JPEG, which Pillow reads."""
+    if not isinstance(header, TiffImagePlugin.TiffImageFile) or header.info.get("compression") == "jpeg":
+        return False
+    return header.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _YCBCR and not is_animation(
+        header
+    )
+
+
+def _upright_tiff(content: bytes, side: Side | None) -> Image | None:
+    """OpenCV turns a TIFF upright whatever it is told. None where it cannot read it."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
+    if pixels is None:
+        return None
+    return shrink(Pillow.fromarray(pixels), plan((pixels.shape[1], pixels.shape[0]), side))
 
 
 def _with_pillow(
