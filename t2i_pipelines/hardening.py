@@ -23,8 +23,9 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -108,10 +109,6 @@ class _Call(Graph):  # type: ignore[misc]
                 if isinstance(failure, T2IError):
                     raise failure from None
             raise err from (self._failures[0] if self._failures else None)
-        except KeyboardInterrupt:
-            self.stop()
-            wait(self.features)  # a node that is left at work may wait for ever for what Python takes down
-            raise
 
     def stop(self) -> None:
         """Make every node end after the item that it is working on."""
@@ -125,6 +122,19 @@ def _in_flight(node: Any) -> int | None:
     if node.op_info.type != OPType.HUB:
         return None
     return getattr(operator_class(node.op_info.operator), "in_flight", None)
+
+
+@contextmanager
+def _stopped_by_ctrl_c(calls: Sequence[_Call]) -> Iterator[None]:
+    """Leave no node of these calls at work, wherever between handing in and the result Ctrl-C came."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for call in calls:
+            call.stop()
+        for call in calls:
+            wait(call.features or ())  # one left at work may wait for ever for what Python takes down
+        raise
 
 
 class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
@@ -166,7 +176,8 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         if self._chain is not None and not (profiler or tracer):
             return self._chain(inputs), None, None
         call = _Call(self, TimeProfiler(profiler), trace_edges)
-        result = call(inputs)
+        with _stopped_by_ctrl_c([call]):
+            result = call(inputs)
         return (
             result,
             [call.time_profiler] if profiler else None,
@@ -177,11 +188,12 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         self, batch_inputs: Any, profiler: bool, tracer: bool, trace_edges: Any = None
     ) -> tuple[Any, Any, Any]:
         calls = [_Call(self, TimeProfiler(profiler), trace_edges) for _ in batch_inputs]
-        pending = [
-            call.async_call((inputs,) if call.input_col_size == 1 else inputs)
-            for call, inputs in zip(calls, batch_inputs, strict=True)
-        ]
-        results = [one.result() for one in pending]
+        with _stopped_by_ctrl_c(calls):
+            pending = [
+                call.async_call((inputs,) if call.input_col_size == 1 else inputs)
+                for call, inputs in zip(calls, batch_inputs, strict=True)
+            ]
+            results = [one.result() for one in pending]
         return (
             results,
             [call.time_profiler for call in calls] if profiler else None,

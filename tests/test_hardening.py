@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from t2i_pipelines import harden
+from t2i_pipelines import harden, hardening
 from t2i_pipelines._towhee import Pipeline, RuntimePipeline, ops, pipe, register
 from t2i_pipelines.errors import ConfigError, QueryError, UnknownOperatorError
 
@@ -241,6 +241,27 @@ def test_hardening_checks_every_name(monkeypatch):
     monkeypatch.delitem(OperatorRegistry.REGISTRY, "t2i-test/slow")
     with pytest.raises(UnknownOperatorError, match="no operator 't2i-test/slow' is registered here"):
         harden(pipeline)
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["call", "batch"])
+@pytest.mark.parametrize("moment", ["async_call", "result"])
+def test_ctrl_c_leaves_no_node_at_work_whenever_it_comes(monkeypatch, many, moment):
+    worked = []
+
+    def interrupted(call, *inputs):
+        if moment == "async_call":
+            handed_in(call, *inputs)
+        raise KeyboardInterrupt
+
+    handed_in = hardening._Call.async_call
+    monkeypatch.setattr(hardening._Call, moment, interrupted)
+    steps = pipe.input("n").flat_map("n", "i", range)
+    p = harden(steps.map("i", "j", lambda i: (time.sleep(0.001), worked.append(i))).output("j"))
+    with pytest.raises(KeyboardInterrupt):
+        p.batch([20_000, 20_000]) if many else p(20_000)
+    done = len(worked)
+    p._thread_pool.shutdown(wait=True)
+    assert len(worked) == done < 20_000
 
 
 @pytest.mark.slow
