@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.checks import check_known
+from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.duplicates import ALIKE, Member
 from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.errors import QueryError
@@ -46,6 +47,14 @@ class Searcher:
         self.settings = cast("SettingsArgs", {**settings, **read})
         self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
         self._to_hits = MilvusSearch(**self._find)
+
+    @property
+    def collection(self) -> Collection:
+        """The collection that is searched, by its real name; see :mod:`t2i_pipelines.collection.aliases`.
+
+        :raises ModelMismatchError: If another model made it.
+        """
+        return self._to_hits.answering()
 
     @overload
     def __call__(self, query: list[Asked], **options: Unpack[SearchArgs]) -> list[Hits]: ...
@@ -105,7 +114,7 @@ class Searcher:
         :param filter: with ``where``, which pictures; as for a search.
         :raises ConfigError: If one of them is wrong.
         """
-        return self._search({}).collection.duplicates(threshold, filter=filter, where=where)
+        return self.collection.duplicates(threshold, filter=filter, where=where)
 
     @overload
     def embed(self, query: list[Asked]) -> list[Vector]: ...

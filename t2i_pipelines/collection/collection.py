@@ -88,14 +88,13 @@ class Collection:
         :raises ConfigError: If another field is wrong. Then nothing was stored.
         :raises CollectionNotFoundError: If :meth:`prepare` has not been called.
         """
-        entry = self._entry()
-        if entry is None:
+        if (entry := self._entry()) is None:
             raise CollectionNotFoundError(
                 f"{self._where} does not exist yet; call prepare(space) before upsert"
             )
         for batch in batches(check_rows(rows, entry.space.dim)):
             self._send(batch)
-            if self._connection.is_full(self.name):
+            if self._connection.is_full(self._catalog.real_name):
                 self._write("flush", slow=True)
 
     def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
@@ -201,9 +200,9 @@ class Collection:
 
     def finish(self) -> None:
         """Flush if this process stored rows since it last did so here."""
-        if self.name in self._connection.unflushed:
+        if (name := self._catalog.real_name) in self._connection.unflushed:
             self.flush()
-            self._connection.unflushed.pop(self.name, None)
+            self._connection.unflushed.pop(name, None)
 
     def drop(self) -> None:
         """Delete the collection with all its rows, if there is one and this library made it."""
@@ -254,10 +253,8 @@ class Collection:
         if self._entry() is None:
             return None
         try:
-            level = self._consistency()
-            return self._loaded(
-                lambda: self._call(method, seconds=seconds, consistency_level=level, **arguments)
-            )
+            newest = {"consistency_level": self._consistency()}
+            return self._loaded(lambda: self._call(method, seconds=seconds, **newest, **arguments))
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None
@@ -266,14 +263,14 @@ class Collection:
         if self._entry() is None:
             return
         with self._connection.writing(self._timeout) as seconds:
-            seconds = max(seconds, SLOW) if slow else seconds
-            self._loaded(lambda: self._call(method, seconds=seconds, **arguments))
-        self._connection.wrote(method, self.name, arguments.get("data", ()))
+            allowed = max(seconds, SLOW) if slow else seconds
+            self._loaded(lambda: self._call(method, seconds=allowed, **arguments))
+        self._connection.wrote(method, self._catalog.real_name, arguments.get("data", ()))
 
     def _consistency(self) -> str:
         """``Session``: reads see this process's writes. A server tells no time for a deletion, though."""
-        since = time.monotonic() - self._connection.deletions.get(self.name, float("-inf"))
-        return "Strong" if since < DELETION_SETTLES else "Session"
+        deleted = self._connection.deletions.get(self._catalog.real_name, float("-inf"))
+        return "Strong" if time.monotonic() - deleted < DELETION_SETTLES else "Session"
 
     def _send(self, batch: list[dict[str, Any]]) -> None:
         """Store a batch, in halves if it is too large for the server."""
@@ -290,11 +287,11 @@ class Collection:
     def _loaded(self, call: Callable[[], T]) -> T:
         try:
             return call()
-        except NotLoadedError:  # released from elsewhere, or the server was started anew
-            self._catalog.load(self._timeout)
-            return call()
+        except (NotLoadedError, CollectionNotFoundError) as err:
+            self._catalog.mend(err, self._timeout)
+        return call()
 
     def _call(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
-        doing = f"{method} in collection {self.name!r}"
+        doing, name = f"{method} in collection {self.name!r}", self._catalog.real_name
         timeout = self._timeout if seconds is None else seconds
-        return self._connection.call(method, self.name, doing=doing, timeout=timeout, **arguments)
+        return self._connection.call(method, name, doing=doing, timeout=timeout, **arguments)
