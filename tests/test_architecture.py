@@ -28,7 +28,7 @@ LAYERS = [
     {"syncing"},
     {"__init__"},
     {"testing", "evaluate", "distributed", "demo", "bench"},
-    {"finetune"},
+    {"finetune", "reembedding"},
     {"hub"},
     {"mini"},
     {"serve", "ui", "console", "interrupt"},
