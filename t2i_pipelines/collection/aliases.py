@@ -16,8 +16,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from t2i_pipelines.collection import lite, schema
-from t2i_pipelines.collection.catalog import BESIDE, RECHECK, RENAMED, Catalog, Entry
+from t2i_pipelines.collection import catalog, lite, schema
+from t2i_pipelines.collection.catalog import BESIDE, RENAMED, Catalog, Entry
 from t2i_pipelines.collection.connection import SLOW
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from t2i_pipelines.types import Space
@@ -113,7 +113,7 @@ def move(collection: Collection, real_name: str) -> None:
 def wait_for_others(collection: Collection) -> None:
     """Until all who use this library have seen the last change of names. A local database has no others."""
     if collection._connection.address.path is None:
-        time.sleep(RECHECK + 1)
+        time.sleep(catalog.RECHECK + 1)
 
 
 def newest(collection: Collection) -> None:

@@ -69,10 +69,14 @@ class Catalog:
         path = self._connection.address.path
         if path is not None and not lite.exists(path):
             return None
-        try:
-            found = self._described(timeout)
-        except CollectionNotFoundError:
-            return None
+        # between a collection's renaming and its alias, there is none of this name
+        for name in filter(None, (self._name, self._connection.renamed.get(self._name))):
+            with suppress(CollectionNotFoundError):
+                return self._look_up(name, timeout)
+        return None
+
+    def _look_up(self, name: str, timeout: float) -> Entry:
+        found = self._call("describe_collection", timeout, name)
         where, real_name = str(self._connection.address), found["collection_name"]
         identity = (found.get("collection_id"), found.get("created_timestamp"))
         space = schema.read_space(found, where)
@@ -82,16 +86,6 @@ class Catalog:
         until = float(notes.get(CHANGING, 0))
         beside = tuple(filter(None, notes.get(BESIDE, "").split(",")))
         return Entry(identity, real_name, space, self._index_type(timeout, real_name), until, beside)
-
-    def _described(self, timeout: float) -> Any:
-        """Between a collection's renaming and its alias, it is asked for by its new name."""
-        names = [self._name]
-        if self.is_renamed:
-            names.append(self._connection.renamed[self._name])
-        for name in names[:-1]:
-            with suppress(CollectionNotFoundError):
-                return self._call("describe_collection", timeout, name)
-        return self._call("describe_collection", timeout, names[-1])
 
     @property
     def is_renamed(self) -> bool:
@@ -120,7 +114,12 @@ class Catalog:
                     return None
                 if time.time() >= entry.changing_until:
                     if before is None or before[1] != entry:
-                        self.load(timeout, entry)
+                        try:
+                            self.load(timeout, entry)
+                        except CollectionNotFoundError:
+                            if self.is_renamed:  # just now
+                                continue
+                            raise
                     self._connection.entries[self._name] = (time.monotonic(), entry)
                     return entry
             time.sleep(A_LOOK)
@@ -149,16 +148,17 @@ class Catalog:
             time.sleep(A_LOOK)
             entry = self.find(timeout)
         path = self._connection.address.path
+        name = entry.real_name if entry is not None else ""
         if entry is not None and not entry.index_type:
             self._finish(entry, timeout)
         try:
-            self._call("load_collection", SLOW)
+            self._call("load_collection", SLOW, name)
         except CollectionNotFoundError:
             raise
         except StoreError as err:
-            if path is None and entry is not None and not self._index_type(timeout):
+            if path is None and entry is not None and not self._index_type(timeout, name):
                 self._finish(entry, timeout)  # somebody was about to change the index
-                self._call("load_collection", SLOW)
+                self._call("load_collection", SLOW, name)
                 return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
                 raise
@@ -166,7 +166,7 @@ class Catalog:
                 "collection %r at %s did not load (%s); its index files were deleted and are built "
                 "again, no rows are lost", self._name, path, err,
             )  # fmt: skip
-            self._call("load_collection", SLOW)
+            self._call("load_collection", SLOW, name)
 
     def mend(self, err: StoreError, timeout: float) -> None:
         """Make a call possible again that failed so, or raise it again.

@@ -88,7 +88,7 @@ class Collection:
         :raises ConfigError: If another field is wrong. Then nothing was stored.
         :raises CollectionNotFoundError: If :meth:`prepare` has not been called.
         """
-        if (entry := self._entry()) is None:
+        if (entry := self._entry(of_model=True)) is None:
             raise CollectionNotFoundError(
                 f"{self._where} does not exist yet; call prepare(space) before upsert"
             )
@@ -132,7 +132,7 @@ class Collection:
         :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """
         asked = replace(options or SearchOptions(), **more)
-        entry = self._entry()
+        entry = self._entry(of_model=True)
         queries = hits.check_queries(vectors, entry.space.dim if entry else None)
         if entry is None or not len(queries):
             return [[] for _ in queries]
@@ -157,7 +157,7 @@ class Collection:
         """
         asked = replace(options or SearchOptions(), **more)
         check_whole_number("batch_size", batch_size, MAX_LIMIT)
-        entry = self._entry()
+        entry = self._entry(of_model=True)
         (query,) = hits.check_queries(np.asarray(vector)[None], entry.space.dim if entry else None)
         found = iter(()) if entry is None else Finder(self, entry, asked).every(query)
         return iter(lambda: list(islice(found, batch_size)), [])
@@ -240,17 +240,17 @@ class Collection:
     def _where(self) -> str:
         return f"collection {self.name!r} at {self._connection.address}"
 
-    def _entry(self) -> Entry | None:
-        """The collection, loaded and of the right model; None if there is none."""
+    def _entry(self, *, of_model: bool = False) -> Entry | None:
+        """The collection, loaded, and where vectors come or go of the right model; None if there is none."""
         self._connection.join(self)
         entry = self._catalog.ready(self._timeout)
-        if entry is not None and self._wanted is not None:
+        if of_model and entry is not None and self._wanted is not None:
             schema.check_same(entry.space, self._wanted, self._where)
         return entry
 
     def read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
         """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
-        if self._entry() is None:
+        if self._entry(of_model=method == "search") is None:
             return None
         try:
             newest = {"consistency_level": self._consistency()}
@@ -260,7 +260,7 @@ class Collection:
             return None
 
     def _write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
-        if self._entry() is None:
+        if self._entry(of_model=bool(arguments.get("data"))) is None:
             return
         with self._connection.writing(self._timeout) as seconds:
             allowed = max(seconds, SLOW) if slow else seconds

@@ -83,7 +83,8 @@ class Work:
 
     def _look(self) -> list[str]:
         aliases.newest(self.old)
-        return self._account.look(Inventory(self.old.scan(FIELDS)))
+        with self.report.clocks[0].busy("scan"):
+            return self._account.look(Inventory(self.old.scan(FIELDS)))
 
     def _stored(self) -> Inventory:
         aliases.newest(self.new)
