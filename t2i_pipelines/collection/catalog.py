@@ -175,14 +175,16 @@ class Catalog:
         """
         if isinstance(err, NotLoadedError):
             self.load(timeout)
-        elif self.is_renamed:
-            self.forget()
+            return
+        if not self.is_renamed:
+            raise err
+        with self._connection.mending:
+            if self.real_name != self._name:  # another has done it
+                return
             if (entry := self.find(timeout)) is None:
                 raise err
-            self.load(timeout, entry)
+            self._call("load_collection", SLOW, entry.real_name)
             self._connection.entries[self._name] = (time.monotonic(), entry)
-        else:
-            raise err
 
     def forget(self) -> None:
         """Ask the database next time."""

@@ -285,10 +285,11 @@ class Collection:
             self._send(batch[len(batch) // 2 :])
 
     def _loaded(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except (NotLoadedError, CollectionNotFoundError) as err:
-            self._catalog.mend(err, self._timeout)
+        for _ in range(2):  # it may be renamed, and then not be loaded
+            try:
+                return call()
+            except (NotLoadedError, CollectionNotFoundError) as err:
+                self._catalog.mend(err, self._timeout)
         return call()
 
     def _call(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:

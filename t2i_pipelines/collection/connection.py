@@ -42,7 +42,7 @@ class Connection:
 
     def __init__(self, address: Address, token: str) -> None:
         self.address = address
-        self.loading = Lock()
+        self.loading, self.mending = Lock(), Lock()
         self._lock = Lock()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
