@@ -50,6 +50,13 @@ def name_for(collection: Collection, space: Space, *, beside: bool = True) -> st
     return entry.real_name
 
 
+def space_of(collection: Collection) -> Space | None:
+    """What the vectors mean of what the name stood for lately; None without collection."""
+    collection._connection.join(collection)
+    entry = collection._catalog.ready(collection._timeout)
+    return entry.space if entry is not None else None
+
+
 def generation(name: str, space: Space) -> str:
     """What the collection of a model is called where ``name`` is the alias: the same at every run."""
     made = "|".join([space.weights, space.preprocessing, str(space.dim), space.metric])
