@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import COLOURS, paint
+from serving import search, serving
 from test_cli import t2i  # noqa: F401 - a fixture
 from two_models import Searching, Turned, answer
 
@@ -294,6 +295,18 @@ def test_a_name_that_was_lost_between_two_names_is_found_again(place, pictures, 
     open_collection(**place)._connection.renamed.clear()  # as a new process
     reembed(model_name="turned", **place)
     assert answer(Searcher(model_name="turned", **place), "red") == "right"
+
+
+def test_a_service_goes_on_by_the_model_that_it_has(place, pictures, tmp_path):
+    insert(str(pictures), place)
+    with serving(tmp_path, settings=place, roots=[pictures]) as http:
+        (before, *_) = search(http, text="red", limit=1)
+        reembed(model_name="turned", **place)
+        assert search(http, text="red", limit=1) == [before]
+        assert http.get(before["links"]["image"]).json()["path"] == "pictures/red.png"
+        assert http.get(before["links"]["thumbnail"]).status_code == 200
+        http.app.state.service._believed_until = 0.0
+        assert http.get("/readyz").status_code == 200
 
 
 def test_what_cannot_be_moved_is_said(place, pictures):

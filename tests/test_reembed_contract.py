@@ -20,8 +20,14 @@ RECHECK = 0.4
 
 @pytest.fixture
 def place(milvus_backend, monkeypatch):
-    """Where a collection is made, and all that becomes of it is dropped; others are believed after 1.4 s."""
+    """Where a collection is made and dropped; others are taken to know its names after 1.4 s."""
     monkeypatch.setattr(catalog, "RECHECK", RECHECK)
+    with emptied(milvus_backend) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def emptied(milvus_backend):
     yield {"uri": milvus_backend.uri, "token": milvus_backend.token, "collection_name": NAME}
     collection = milvus_backend.open(NAME)
     client = collection._connection._open(30)
@@ -122,3 +128,20 @@ def test_searches_go_on_while_everything_is_embedded_moved_and_rolled_back(
     assert drop_old(**place) == [result.old]
     with pytest.raises(ModelMismatchError, match="holds vectors of 'turned'"):
         Searcher(model_name="colour", **place)("red")
+
+
+@pytest.mark.slow
+def test_a_name_is_moved_no_sooner_than_another_process_knows_the_names_behind_it(
+    lite_server_backend, tmp_path, monkeypatch
+):
+    """With three pictures all would be done long before."""
+    monkeypatch.setattr(catalog, "RECHECK", 2.0)
+    for name in ("red", "green", "blue"):
+        paint(tmp_path / "few" / f"{name}.png", name)
+    with emptied(lite_server_backend) as place:
+        insert(str(tmp_path / "few"), place)
+        with SearchingElsewhere("colour", 2.0, **place) as there:
+            time.sleep(1)
+            reembed(model_name="turned", **place)
+            time.sleep(2)
+    assert set(there.answers) == {"right"}
