@@ -187,8 +187,12 @@ class Catalog:
             self._connection.entries[self._name] = (time.monotonic(), entry)
 
     def forget(self) -> None:
-        """Ask the database next time."""
-        self._connection.entries.pop(self._name, None)
+        """Ask the database next time, by whatever name it is asked for."""
+        entries, real_name = self._connection.entries, self.real_name
+        entries.pop(self._name, None)
+        for name, (_, entry) in list(entries.items()):
+            if entry.real_name == real_name:
+                entries.pop(name, None)
 
     def keep_index(self, rows: int, timeout: float) -> None:
         """Change the index for that of a larger collection, if this one has become one. No row is touched.
