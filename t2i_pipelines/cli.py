@@ -16,6 +16,7 @@ from t2i_pipelines import (
     cli_eval,
     cli_finetune,
     cli_models,
+    cli_reembed,
     cli_search,
     cli_serve,
     cli_sync,
@@ -63,6 +64,7 @@ cli_models.add_to(app)
 cli_bench.add_to(app)
 cli_eval.add_to(app)
 cli_finetune.add_to(app)
+cli_reembed.add_to(app)
 cli_search.add_to(app)
 cli_serve.add_to(app)
 cli_sync.add_to(app)
@@ -157,7 +159,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-ENDED_AT_ONCE = ("insert", "sync", "demo", "finetune")
+ENDED_AT_ONCE = ("insert", "sync", "demo", "finetune", "reembed")
 """Commands that Ctrl-C may end at any moment: they leave nothing behind that must be cleaned up."""
 
 

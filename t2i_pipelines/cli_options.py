@@ -13,8 +13,8 @@ Name = Annotated[str, typer.Option(help="Collection; insert and search must name
 Model = Annotated[
     str,
     typer.Option(
-        help="Name (see `t2i models`) or path; insert and search must give the same. A name's weights are "
-        "downloaded once; those of t2i_mini are bundled."
+        help="Name (see `t2i models`) or path; insert and search must give the same, or search `auto`, the "
+        "collection's. A name's weights are downloaded once; those of t2i_mini are bundled."
     ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]

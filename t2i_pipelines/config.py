@@ -125,7 +125,8 @@ class Settings:
     :ivar uri: a local file ending in ``.db`` (Milvus Lite), or a server's ``http://host:19530``.
     :ivar token: the server's ``user:password`` or API key.
     :ivar collection_name: letters, digits and underscores.
-    :ivar model_name: a known model; insert and search must name the same.
+    :ivar model_name: a known model; insert and search must name the same. Of a search ``auto`` is the one
+        that the collection is of, by its name.
     :ivar checkpoint_path: a folder with the model's files, in place of those that the name stands for.
     :ivar device: ``auto``, ``cpu`` or ``cuda``.
     :ivar precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 where that is fast, else

@@ -13,6 +13,7 @@
     ├── CheckpointError (ValueError)        weights are missing, truncated or of another model
     ├── FinetuneError (RuntimeError)        training went wrong; says at which step and what to change
     ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
+    ├── SwapRefusedError (RuntimeError)     reembed made a collection that should not take the old one's place
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
     └── StoreError (RuntimeError)           Milvus
         ├── StoreUnavailableError           the server does not answer; names the uri
@@ -71,6 +72,10 @@ class FinetuneError(T2IError, RuntimeError):
 
 class DeletionRefusedError(T2IError, RuntimeError):
     """``sync`` would delete so many rows that the source is more likely out of reach."""
+
+
+class SwapRefusedError(T2IError, RuntimeError):
+    """``reembed`` made a collection that failed its checks, so the name stands for the old one still."""
 
 
 class MissingExtraError(T2IError, ImportError):

@@ -21,7 +21,9 @@ from t2i_pipelines.collection import open_collection
 from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.config import Settings, SettingsArgs
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.hardening import harden
+from t2i_pipelines.operators.following import AS_STORED
 
 OUTCOME_COLUMNS = ("path", "id", "status", "reason")
 
@@ -64,6 +66,9 @@ def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     best first, ``[]`` where nothing is stored. A list of queries is embedded and searched at once and gives
     a list of lists. :class:`t2i_pipelines.Searcher` is the same without Towhee's pipeline around it.
 
+    ``model_name="auto"`` is the model that the collection is of, asked anew for each query: it follows a name
+    that :func:`~t2i_pipelines.reembedding.reembed` moves to the collection of another model.
+
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
     """
@@ -105,6 +110,8 @@ def search_steps(
     :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
     """
     read, embed, find = search_arguments(settings)
+    if find["model_name"] == AS_STORED:
+        return p.map(query, hits, ops.t2i.milvus_follow(read=read, embed=embed, find=find))
     # the vector travels in the column of the hits, so that no column of yours is overwritten
     return (
         p.map(query, hits, ops.t2i.read_query(**read))
@@ -116,7 +123,7 @@ def search_steps(
 
 def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
-    model, place, chosen = checked(settings)
+    model, place, chosen = checked(settings, follows=True)
     return (
         {**place, **model, **asdict(chosen.decoding)},
         {**model, "modality": "text", "templates": chosen.templates},
@@ -124,10 +131,12 @@ def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dic
     )
 
 
-def checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
+def checked(settings: Any, *, follows: bool = False) -> tuple[dict[str, Any], dict[str, Any], Settings]:
     """Split the settings into the model's, the collection's, and all; refuse what is wrong already here.
 
     Paths are made absolute, so that a later change of folder moves neither database nor model.
+
+    :param follows: the model may be that of the collection, whatever it is at the moment.
     """
     chosen = Settings.of(**settings)
     checkpoint = chosen.checkpoint_path
@@ -144,7 +153,12 @@ def checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
         "collection_name": chosen.collection_name,
         "timeout": chosen.timeout,
     }
-    load_encoder(**model)
+    if not follows or chosen.model_name != AS_STORED:
+        load_encoder(**model)
+    elif checkpoint is not None:
+        raise ConfigError(
+            f"model_name='auto' is the collection's model, and checkpoint_path={checkpoint!r} may be another"
+        )
     open_collection(**place)
     return model, place, chosen
 

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.checks import check_known
+from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.duplicates import ALIKE, Member
 from t2i_pipelines.config import SettingsArgs
-from t2i_pipelines.errors import QueryError
+from t2i_pipelines.errors import ConfigError, QueryError
 from t2i_pipelines.operators.clip import Clip
+from t2i_pipelines.operators.following import AS_STORED, MilvusFollow
 from t2i_pipelines.operators.milvus_search import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.read_query import ReadQuery
@@ -44,8 +46,27 @@ class Searcher:
     def __init__(self, **settings: Unpack[SettingsArgs]) -> None:
         read, embed, self._find = search_arguments(settings)
         self.settings = cast("SettingsArgs", {**settings, **read})
+        self._follow = MilvusFollow(read, embed, self._find) if read["model_name"] == AS_STORED else None
         self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
         self._to_hits = MilvusSearch(**self._find)
+
+    def now(self) -> Searcher:
+        """Itself; with ``model_name="auto"`` one by the model that the collection is of at the moment.
+
+        :raises CollectionNotFoundError: If there is no collection that would tell.
+        """
+        if self._follow is None:
+            return self
+        settings = {**self.settings, "model_name": self._follow.model_name()}
+        return Searcher(**cast("SettingsArgs", settings))
+
+    @property
+    def collection(self) -> Collection:
+        """The collection that is searched, by its real name; see :mod:`t2i_pipelines.collection.aliases`.
+
+        :raises ModelMismatchError: If another model made it.
+        """
+        return self.now()._to_hits.answering()
 
     @overload
     def __call__(self, query: list[Asked], **options: Unpack[SearchArgs]) -> list[Hits]: ...
@@ -62,6 +83,8 @@ class Searcher:
         :raises ConfigError: If an option is wrong.
         :raises ModelMismatchError: If another model made the collection.
         """
+        if self._follow is not None:
+            return cast("Hits | list[Hits]", self._follow.asked(options)(query))
         return self.find(self.embed(query), query, **options)
 
     @overload
@@ -77,6 +100,7 @@ class Searcher:
         :raises ConfigError: If an option is wrong.
         :raises ModelMismatchError: If another model made the collection.
         """
+        self._check_named()
         return self._search(options)(vector, query)
 
     def iterate(
@@ -92,7 +116,8 @@ class Searcher:
         """
         if isinstance(query, list):
             raise QueryError(f"iterate takes one query; got a list of {len(query)}")
-        return self._search(options).iterate(self.embed(query), query, batch_size)
+        now = self.now()
+        return now._search(options).iterate(now.embed(query), query, batch_size)
 
     def duplicates(
         self, threshold: float = ALIKE, *, filter: str = "", where: Mapping[str, Any] | None = None
@@ -105,7 +130,7 @@ class Searcher:
         :param filter: with ``where``, which pictures; as for a search.
         :raises ConfigError: If one of them is wrong.
         """
-        return self._search({}).collection.duplicates(threshold, filter=filter, where=where)
+        return self.collection.duplicates(threshold, filter=filter, where=where)
 
     @overload
     def embed(self, query: list[Asked]) -> list[Vector]: ...
@@ -116,10 +141,18 @@ class Searcher:
 
         :raises QueryError: If a query is nothing that can be searched for.
         """
+        self._check_named()
         data: Any = query
         for operator in self._to_vectors:
             data = operator(data)
         return cast("Vector | list[Vector]", data)
+
+    def _check_named(self) -> None:
+        if self._follow is not None:
+            raise ConfigError(
+                "model_name='auto' may be another model when the hits are found than when the query is "
+                "embedded; let searcher.now() do both"
+            )
 
     def _search(self, options: SearchArgs) -> MilvusSearch:
         if not options:

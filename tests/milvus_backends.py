@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,12 +37,16 @@ class Backend:
     :ivar uri: of the database.
     :ivar token: that it wants.
     :ivar pid: of the server's process, 0 for Milvus Lite in process.
+    :ivar pids: of the real server's processes, one after the other.
+    :ivar restart: kills the real server and starts it anew on the same data.
     """
 
     name: str
     uri: str
     token: str = ""
     pid: int = 0
+    pids: tuple[int, ...] | list[int] = ()
+    restart: Callable[[], None] | None = None
 
     def open(self, collection_name: str = "contract", **settings: object) -> Collection:
         return open_collection(self.uri, self.token, collection_name, **settings)
@@ -115,18 +120,20 @@ def lite_server_backend(tmp_path_factory):
 
 
 # Runs the server as its own child until its standard input ends, so that the server goes even if the
-# tests are killed. MilvusServer.start() would wait by itself, without bound.
+# tests are killed. MilvusServer.start() would wait by itself, without bound. A line starts it anew.
 _KEEPER = """
 import sys
 from milvus import MilvusServer, MilvusServerConfig
-config = MilvusServerConfig(data_dir=sys.argv[1])
-config.set("common.security.authorizationEnabled", "true")
-server = MilvusServer(config, wait_for_started=False)
-server.start()
-print(server.listen_port, server.server_proc.pid, flush=True)
-sys.stdin.read()
-server.server_proc.kill()
-server.server_proc.wait()
+going_on = True
+while going_on:
+    config = MilvusServerConfig(data_dir=sys.argv[1])
+    config.set("common.security.authorizationEnabled", "true")
+    server = MilvusServer(config, wait_for_started=False)
+    server.start()
+    print(server.listen_port, server.server_proc.pid, flush=True)
+    going_on = bool(sys.stdin.readline())
+    server.server_proc.kill()
+    server.server_proc.wait()
 """
 
 
@@ -167,10 +174,18 @@ def milvus_server_backend():
             text=True,
             start_new_session=True,  # a signal to the tests must not end it before its server
         )
-        pid = 0
+        pids = []
+
+        def restart() -> None:
+            keeper.stdin.write("again\n")
+            keeper.stdin.flush()
+            pids.append(int(keeper.stdout.readline().split()[1]))
+            wait_until(lambda: _is_ready(backend), "the Milvus server's start")
+
         try:
             port, pid = map(int, keeper.stdout.readline().split())
-            backend = Backend("server", f"http://127.0.0.1:{port}", SERVER_TOKEN, pid)
+            pids.append(pid)
+            backend = Backend("server", f"http://127.0.0.1:{port}", SERVER_TOKEN, pid, pids, restart)
             wait_until(lambda: _is_ready(backend), "the Milvus server's start")
             yield backend
             close(backend.uri)
@@ -178,8 +193,8 @@ def milvus_server_backend():
             keeper.communicate(timeout=PATIENCE)
             wait_until(lambda: not any(map(answers, SERVER_PORTS)), "the Milvus server's end", 60)
             shutil.rmtree(data_dir, ignore_errors=True)
-            for left in Path("/tmp/milvus").glob(f"server_id_{pid}"):  # hard-coded in the server
-                left.unlink()
+            for pid in pids:
+                Path(f"/tmp/milvus/server_id_{pid}").unlink(missing_ok=True)  # hard-coded in the server
 
 
 def _is_ready(backend: Backend) -> bool:

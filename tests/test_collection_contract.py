@@ -21,6 +21,7 @@ from t2i_pipelines.types import Space
 pytest_plugins = ["milvus_backends"]
 
 DIM = 16
+ABSENT = "absent_" + "x" * 248  # the longest name that there may be
 SPACE = Space("fake", "a1" * 32, "squash 64", DIM)
 OTHER = dataclasses.replace(SPACE, model_name="other", weights="b2" * 32)
 
@@ -69,7 +70,7 @@ def store(prepared):
 @pytest.fixture
 def absent(milvus_backend):
     """A collection that is not there, and is dropped if a test makes it."""
-    collection = milvus_backend.open("absent")
+    collection = milvus_backend.open(ABSENT)
     yield collection
     collection.drop()
 
@@ -319,7 +320,7 @@ def test_a_collection_that_is_not_there_is_read_as_empty_and_refuses_rows(milvus
 
 
 def test_a_reader_sees_a_collection_as_soon_as_it_is_made(absent, milvus_backend):
-    reader = milvus_backend.open("absent", timeout=29.0)
+    reader = milvus_backend.open(ABSENT, timeout=29.0)
     assert reader is not absent
     assert reader.search(unit(0)) == [[]]
     absent.prepare(SPACE)
@@ -359,11 +360,11 @@ def test_a_collection_whose_maker_died_before_the_index_is_finished(absent):
     connection = absent._connection
     half = schema.creation(MilvusClient, SPACE, "FLAT", is_lite=connection.is_lite(30))
     half["index_params"] = None
-    connection.call("create_collection", "absent", doing="make", timeout=60, **half)
+    connection.call("create_collection", ABSENT, doing="make", timeout=60, **half)
     absent.prepare(SPACE)
     absent.upsert(rows(5))
     assert len(absent.search(unit(0))[0]) == 5
-    assert connection.call("list_indexes", "absent", doing="look", timeout=30) == ["vector"]
+    assert connection.call("list_indexes", ABSENT, doing="look", timeout=30) == ["vector"]
 
 
 def test_closing_does_not_end_a_collection(store, milvus_backend):

@@ -22,6 +22,7 @@ CODES = {
     "CheckpointError": (500, "model_unavailable"),
     "FinetuneError": (500, "training_failed"),
     "DeletionRefusedError": (409, "deletion_refused"),
+    "SwapRefusedError": (409, "swap_refused"),
     "MissingExtraError": (500, "not_installed"),
     "StoreError": (500, "store_failed"),
     "StoreUnavailableError": (503, "store_unavailable"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 from t2i_pipelines.collection import indexes, lite, schema
 from t2i_pipelines.collection.connection import SLOW, Connection
+from t2i_pipelines.collection.failures import NotLoadedError
 from t2i_pipelines.errors import CollectionNotFoundError, StoreError
 from t2i_pipelines.types import Space
 
@@ -26,6 +27,12 @@ CHANGE_TAKES = 300.0
 A_LOOK = 0.1
 """Seconds between two looks whether that is done."""
 
+BESIDE = "t2i_pipelines.beside"
+"""Names of the collections that an alias stood for before, the latest first, with commas between."""
+
+RENAMED = "t2i_pipelines.renamed_to"
+"""What a collection is about to be called, so that its name can become an alias."""
+
 TRIES = 20
 """How often a collection is released again when others, who search it, load it meanwhile."""
 
@@ -36,6 +43,7 @@ class Entry(NamedTuple):
     :ivar identity: changes when the collection is dropped and made again.
     :ivar real_name: what the collection is called if it was asked for by an alias.
     :ivar changing_until: the index is being changed, for no longer than until then, seconds since 1970.
+    :ivar beside: real names of what its alias stood for before, see :mod:`..collection.aliases`.
     """
 
     identity: Any
@@ -43,6 +51,7 @@ class Entry(NamedTuple):
     space: Space
     index_type: str
     changing_until: float = 0.0
+    beside: tuple[str, ...] = ()
 
 
 class Catalog:
@@ -60,15 +69,34 @@ class Catalog:
         path = self._connection.address.path
         if path is not None and not lite.exists(path):
             return None
-        try:
-            found = self._call("describe_collection", timeout)
-        except CollectionNotFoundError:
-            return None
-        where = str(self._connection.address)
+        # between a collection's renaming and its alias, there is none of this name
+        for name in filter(None, (self._name, self._connection.renamed.get(self._name))):
+            with suppress(CollectionNotFoundError):
+                return self._look_up(name, timeout)
+        return None
+
+    def _look_up(self, name: str, timeout: float) -> Entry:
+        found = self._call("describe_collection", timeout, name)
+        where, real_name = str(self._connection.address), found["collection_name"]
         identity = (found.get("collection_id"), found.get("created_timestamp"))
         space = schema.read_space(found, where)
-        until = float((found.get("properties") or {}).get(CHANGING, 0))
-        return Entry(identity, found["collection_name"], space, self._index_type(timeout), until)
+        notes = found.get("properties") or {}
+        if real_name == self._name and notes.get(RENAMED):
+            self._connection.renamed[self._name] = notes[RENAMED]
+        until = float(notes.get(CHANGING, 0))
+        beside = tuple(filter(None, notes.get(BESIDE, "").split(",")))
+        return Entry(identity, real_name, space, self._index_type(timeout, real_name), until, beside)
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether the collection is about to get another name, or has it."""
+        return self._name in self._connection.renamed
+
+    @property
+    def real_name(self) -> str:
+        """What the collection is called, as far as it was looked up; an alias may be moved meanwhile."""
+        _, entry = self._connection.entries.get(self._name, (0.0, None))
+        return entry.real_name if entry is not None else self._name
 
     def ready(self, timeout: float) -> Entry | None:
         """The collection, loaded, or None. Asks the database only if it must, and waits for a new index."""
@@ -86,7 +114,12 @@ class Catalog:
                     return None
                 if time.time() >= entry.changing_until:
                     if before is None or before[1] != entry:
-                        self.load(timeout, entry)
+                        try:
+                            self.load(timeout, entry)
+                        except CollectionNotFoundError:
+                            if self.is_renamed:  # just now
+                                continue
+                            raise
                     self._connection.entries[self._name] = (time.monotonic(), entry)
                     return entry
             time.sleep(A_LOOK)
@@ -115,16 +148,17 @@ class Catalog:
             time.sleep(A_LOOK)
             entry = self.find(timeout)
         path = self._connection.address.path
+        name = entry.real_name if entry is not None else ""
         if entry is not None and not entry.index_type:
             self._finish(entry, timeout)
         try:
-            self._call("load_collection", SLOW)
+            self._call("load_collection", SLOW, name)
         except CollectionNotFoundError:
             raise
         except StoreError as err:
-            if path is None and entry is not None and not self._index_type(timeout):
+            if path is None and entry is not None and not self._index_type(timeout, name):
                 self._finish(entry, timeout)  # somebody was about to change the index
-                self._call("load_collection", SLOW)
+                self._call("load_collection", SLOW, name)
                 return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
                 raise
@@ -132,11 +166,33 @@ class Catalog:
                 "collection %r at %s did not load (%s); its index files were deleted and are built "
                 "again, no rows are lost", self._name, path, err,
             )  # fmt: skip
-            self._call("load_collection", SLOW)
+            self._call("load_collection", SLOW, name)
+
+    def mend(self, err: StoreError, timeout: float) -> None:
+        """Make a call possible again that failed so, or raise it again.
+
+        :param err: the collection was released from elsewhere or its server started anew, or it is renamed.
+        """
+        if isinstance(err, NotLoadedError):
+            self.load(timeout)
+            return
+        if not self.is_renamed:
+            raise err
+        with self._connection.mending:
+            if self.real_name != self._name:  # another has done it
+                return
+            if (entry := self.find(timeout)) is None:
+                raise err
+            self._call("load_collection", SLOW, entry.real_name)
+            self._connection.entries[self._name] = (time.monotonic(), entry)
 
     def forget(self) -> None:
-        """Ask the database next time."""
-        self._connection.entries.pop(self._name, None)
+        """Ask the database next time, by whatever name it is asked for."""
+        entries, real_name = self._connection.entries, self.real_name
+        entries.pop(self._name, None)
+        for name, (_, entry) in list(entries.items()):
+            if entry.real_name == real_name:
+                entries.pop(name, None)
 
     def keep_index(self, rows: int, timeout: float) -> None:
         """Change the index for that of a larger collection, if this one has become one. No row is touched.
@@ -228,15 +284,14 @@ class Catalog:
         fresh = self._connection.address.path is not None or time.monotonic() - since < RECHECK
         return entry if fresh else None
 
-    def _index_type(self, timeout: float) -> str:
-        names = self._connection.call(
-            "list_indexes", self._name, doing=f"looking at {self._name!r}", timeout=timeout
-        )
+    def _index_type(self, timeout: float, name: str = "") -> str:
+        names = self._call("list_indexes", timeout, name)
         if not names:
             return ""
-        found = self._call("describe_index", timeout, index_name=names[0])
+        found = self._call("describe_index", timeout, name, index_name=names[0])
         return str(found["index_type"]) if found else ""  # it may be dropped meanwhile
 
-    def _call(self, method: str, timeout: float, **arguments: Any) -> Any:
+    def _call(self, method: str, timeout: float, name: str = "", **arguments: Any) -> Any:
         doing = f"{method} of {self._name!r}"
-        return self._connection.call(method, self._name, doing=doing, timeout=timeout, **arguments)
+        name = name or self.real_name
+        return self._connection.call(method, name, doing=doing, timeout=timeout, **arguments)

@@ -88,14 +88,13 @@ class Collection:
         :raises ConfigError: If another field is wrong. Then nothing was stored.
         :raises CollectionNotFoundError: If :meth:`prepare` has not been called.
         """
-        entry = self._entry()
-        if entry is None:
+        if (entry := self._entry(of_model=True)) is None:
             raise CollectionNotFoundError(
                 f"{self._where} does not exist yet; call prepare(space) before upsert"
             )
         for batch in batches(check_rows(rows, entry.space.dim)):
             self._send(batch)
-            if self._connection.is_full(self.name):
+            if self._connection.is_full(self._catalog.real_name):
                 self._write("flush", slow=True)
 
     def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
@@ -133,7 +132,7 @@ class Collection:
         :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """
         asked = replace(options or SearchOptions(), **more)
-        entry = self._entry()
+        entry = self._entry(of_model=True)
         queries = hits.check_queries(vectors, entry.space.dim if entry else None)
         if entry is None or not len(queries):
             return [[] for _ in queries]
@@ -158,7 +157,7 @@ class Collection:
         """
         asked = replace(options or SearchOptions(), **more)
         check_whole_number("batch_size", batch_size, MAX_LIMIT)
-        entry = self._entry()
+        entry = self._entry(of_model=True)
         (query,) = hits.check_queries(np.asarray(vector)[None], entry.space.dim if entry else None)
         found = iter(()) if entry is None else Finder(self, entry, asked).every(query)
         return iter(lambda: list(islice(found, batch_size)), [])
@@ -201,9 +200,9 @@ class Collection:
 
     def finish(self) -> None:
         """Flush if this process stored rows since it last did so here."""
-        if self.name in self._connection.unflushed:
+        if (name := self._catalog.real_name) in self._connection.unflushed:
             self.flush()
-            self._connection.unflushed.pop(self.name, None)
+            self._connection.unflushed.pop(name, None)
 
     def drop(self) -> None:
         """Delete the collection with all its rows, if there is one and this library made it."""
@@ -241,39 +240,37 @@ class Collection:
     def _where(self) -> str:
         return f"collection {self.name!r} at {self._connection.address}"
 
-    def _entry(self) -> Entry | None:
-        """The collection, loaded and of the right model; None if there is none."""
+    def _entry(self, *, of_model: bool = False) -> Entry | None:
+        """The collection, loaded, and where vectors come or go of the right model; None if there is none."""
         self._connection.join(self)
         entry = self._catalog.ready(self._timeout)
-        if entry is not None and self._wanted is not None:
+        if of_model and entry is not None and self._wanted is not None:
             schema.check_same(entry.space, self._wanted, self._where)
         return entry
 
     def read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
         """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
-        if self._entry() is None:
+        if self._entry(of_model=method == "search") is None:
             return None
         try:
-            level = self._consistency()
-            return self._loaded(
-                lambda: self._call(method, seconds=seconds, consistency_level=level, **arguments)
-            )
+            newest = {"consistency_level": self._consistency()}
+            return self._loaded(lambda: self._call(method, seconds=seconds, **newest, **arguments))
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None
 
     def _write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
-        if self._entry() is None:
+        if self._entry(of_model=bool(arguments.get("data"))) is None:
             return
         with self._connection.writing(self._timeout) as seconds:
-            seconds = max(seconds, SLOW) if slow else seconds
-            self._loaded(lambda: self._call(method, seconds=seconds, **arguments))
-        self._connection.wrote(method, self.name, arguments.get("data", ()))
+            allowed = max(seconds, SLOW) if slow else seconds
+            self._loaded(lambda: self._call(method, seconds=allowed, **arguments))
+        self._connection.wrote(method, self._catalog.real_name, arguments.get("data", ()))
 
     def _consistency(self) -> str:
         """``Session``: reads see this process's writes. A server tells no time for a deletion, though."""
-        since = time.monotonic() - self._connection.deletions.get(self.name, float("-inf"))
-        return "Strong" if since < DELETION_SETTLES else "Session"
+        deleted = self._connection.deletions.get(self._catalog.real_name, float("-inf"))
+        return "Strong" if time.monotonic() - deleted < DELETION_SETTLES else "Session"
 
     def _send(self, batch: list[dict[str, Any]]) -> None:
         """Store a batch, in halves if it is too large for the server."""
@@ -288,13 +285,14 @@ class Collection:
             self._send(batch[len(batch) // 2 :])
 
     def _loaded(self, call: Callable[[], T]) -> T:
-        try:
-            return call()
-        except NotLoadedError:  # released from elsewhere, or the server was started anew
-            self._catalog.load(self._timeout)
-            return call()
+        for _ in range(2):  # it may be renamed, and then not be loaded
+            try:
+                return call()
+            except (NotLoadedError, CollectionNotFoundError) as err:
+                self._catalog.mend(err, self._timeout)
+        return call()
 
     def _call(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
-        doing = f"{method} in collection {self.name!r}"
+        doing, name = f"{method} in collection {self.name!r}", self._catalog.real_name
         timeout = self._timeout if seconds is None else seconds
-        return self._connection.call(method, self.name, doing=doing, timeout=timeout, **arguments)
+        return self._connection.call(method, name, doing=doing, timeout=timeout, **arguments)

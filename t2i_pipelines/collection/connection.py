@@ -42,12 +42,15 @@ class Connection:
 
     def __init__(self, address: Address, token: str) -> None:
         self.address = address
-        self.loading = Lock()
+        self.loading, self.mending = Lock(), Lock()
         self._lock = Lock()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
         self.unflushed: Counter[str] = Counter()  # bytes of vectors; collections that a run has not finished
         self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
+        self.renamed: dict[
+            str, str
+        ] = {}  # name -> the collection's other name, while its name becomes an alias
         self._token = token
         self._client: Any = None
         self._is_lite = address.path is not None

@@ -5,6 +5,7 @@
 
 from t2i_pipelines._towhee import register
 from t2i_pipelines.operators.clip import Clip
+from t2i_pipelines.operators.following import MilvusFollow
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import MilvusInsert, SkipUnchanged
 from t2i_pipelines.operators.milvus_search import MilvusSearch
@@ -24,6 +25,7 @@ OPERATORS = {
     "t2i/normalize": Normalize,
     "t2i/milvus-insert": MilvusInsert,
     "t2i/milvus-search": MilvusSearch,
+    "t2i/milvus-follow": MilvusFollow,
     "t2i/outcomes": Outcomes,
 }
 

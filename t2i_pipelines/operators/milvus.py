@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.collection.aliases import name_for
 from t2i_pipelines.collection.ledger import Ledger
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import load_encoder
@@ -62,6 +63,20 @@ class InCollection(Operator):
         """What the model's vectors mean."""
         return load_encoder(*self._model).space
 
+    def answering(self, *, beside: bool = True) -> Collection:
+        """The collection of the model, by its real name where it is asked for by an alias.
+
+        So the alias may be moved to the collection of another model at any moment: vectors of this one are
+        compared with vectors of this one, and who searches goes on. See :mod:`..collection.aliases`.
+
+        :param beside: take one that the alias stood for before, too. Not to write to.
+        :raises ModelMismatchError: If the name does not stand for one of this model.
+        """
+        name = name_for(self.collection, self.space, beside=beside)
+        if name == self.collection.name:
+            return self.collection
+        return open_collection(**{**self._place, "collection_name": name})
+
 
 class SkipUnchanged(InCollection):
     """``ops.t2i.skip_unchanged``: pass by the files that the collection already holds.
@@ -87,9 +102,10 @@ class SkipUnchanged(InCollection):
         return batch
 
     def _look_up(self, pending: list[Record], space: Space) -> None:
-        if not self.collection.verify(space):
+        collection = self.answering(beside=False)
+        if not collection.verify(space):
             return
-        ledger = self.collection.ledger([record.id for record in pending])
+        ledger = collection.ledger([record.id for record in pending])
         for record in pending:
             if stored := ledger.get(record.id):
                 record.stored_digest = stored.digest
@@ -133,7 +149,7 @@ class MilvusInsert(InCollection, ItemOperator):
             if record.twins is not None:
                 record.twins.settle(record)
         if batch.last:
-            self.collection.finish()
+            self.answering(beside=False).finish()
 
     def many(self, items: Sequence[Any]) -> list[Any]:
         """N rows -> N ids.
@@ -142,34 +158,36 @@ class MilvusInsert(InCollection, ItemOperator):
         :raises VectorError: If a vector does not fit the collection.
         """
         rows = [_row(item) for item in items]
-        self.collection.prepare(self.space)
-        self.collection.upsert(rows)
+        collection = self.answering(beside=False)
+        collection.prepare(self.space)
+        collection.upsert(rows)
         return [row["id"] for row in rows]
 
     def fill(self, records: list[Record]) -> None:
         """Insert the records of a batch, in one call where all are sound."""
         if not records:
             return
-        self.collection.prepare(self.space)
+        collection = self.answering(beside=False)
+        collection.prepare(self.space)
         for record in records:
             record.stage = "insert"
         _put_first_first(records)
         unique = self._unique(records)
-        self._take_over([record for record in unique if record.twin is not None])
+        self._take_over([record for record in unique if record.twin is not None], collection)
         sound = [record for record in unique if record.status is None]
         try:
-            self.collection.upsert([_row_of(record) for record in sound])
+            collection.upsert([_row_of(record) for record in sound])
         except (VectorError, ConfigError):
-            self._insert_singly(sound)
+            self._insert_singly(sound, collection)
         for record in sound:
             if record.status is None:
                 record.finish()
 
-    def _take_over(self, records: list[Record]) -> None:
+    def _take_over(self, records: list[Record], collection: Collection) -> None:
         """Give each record the vector of its twin."""
         twins = [record.twin for record in records if record.twin is not None]
         wanted = [twin.id for twin in twins if twin.vector is None and twin.status != "failed"]
-        stored = self.collection.rows(wanted, ["digest", "vector"]) if wanted else {}
+        stored = collection.rows(wanted, ["digest", "vector"]) if wanted else {}
         for record, twin in zip(records, twins, strict=True):
             row = stored.get(twin.id)
             if twin.vector is not None:
@@ -199,10 +217,10 @@ class MilvusInsert(InCollection, ItemOperator):
                 self.reject(record, StoreError(f"{taken}; ids must be unique"))
         return list(first.values())
 
-    def _insert_singly(self, records: list[Record]) -> None:
+    def _insert_singly(self, records: list[Record], collection: Collection) -> None:
         for record in records:
             try:
-                self.collection.upsert([_row_of(record)])
+                collection.upsert([_row_of(record)])
             except (VectorError, ConfigError) as err:
                 self.reject(record, type(err)(f"cannot insert {record.path}: {err}"))
 

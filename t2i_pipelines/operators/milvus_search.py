@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from t2i_pipelines.collection import Collection
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.operators.milvus import InCollection
@@ -51,15 +52,18 @@ class MilvusSearch(InCollection):
         :raises ModelMismatchError: If another model made the collection.
         :raises ConfigError: If an option is wrong.
         """
-        there = self.collection.verify(self.space)
-        pages = self.collection.iterate(vector, self.options, batch_size) if there else iter(())
-        return self._pages(pages, vector, query)
+        collection = self.answering()
+        there = collection.verify(self.space)
+        pages = collection.iterate(vector, self.options, batch_size) if there else iter(())
+        return self._pages(pages, vector, query, collection)
 
-    def _pages(self, pages: Iterator[list[Hit]], vector: Vector, query: Any) -> Iterator[Hits]:
+    def _pages(
+        self, pages: Iterator[list[Hit]], vector: Vector, query: Any, collection: Collection
+    ) -> Iterator[Hits]:
         for number, page in enumerate(pages):
             hits = Hits(page, query=query)
             if self._rated:
-                rate([hits], vector[None], self.options, self.collection, lambda: load_encoder(*self._model))
+                rate([hits], vector[None], self.options, collection, lambda: load_encoder(*self._model))
             if number:
                 hits.no_match = None  # the best hit is on the first page
             if hits:
@@ -68,14 +72,14 @@ class MilvusSearch(InCollection):
                 return
 
     def _find(self, matrix: Matrix, queries: Sequence[Any], options: SearchOptions) -> list[Hits]:
-        there = self.collection.verify(self.space)
-        rows = self.collection.search(matrix, options) if there else [[] for _ in matrix]
+        collection = self.answering()
+        rows = collection.search(matrix, options) if collection.verify(self.space) else [[] for _ in matrix]
         found = [
             Hits(hits, query=query, options=options, again=self._again(vector, query))
             for hits, query, vector in zip(rows, queries, matrix, strict=True)
         ]
         if self._rated:
-            rate(found, matrix, options, self.collection, lambda: load_encoder(*self._model))
+            rate(found, matrix, options, collection, lambda: load_encoder(*self._model))
         return found
 
     def _again(self, vector: Vector, query: Any) -> Again:

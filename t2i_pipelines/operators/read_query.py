@@ -65,7 +65,8 @@ class ReadQuery(InCollection):
 
     def _stored(self, operands: list[Like]) -> list[Vector]:
         ids = list(dict.fromkeys(one.id for one in operands))
-        rows = self.collection.rows(ids, ["vector"]) if self.collection.verify(self.space) else {}
+        collection = self.answering()
+        rows = collection.rows(ids, ["vector"]) if collection.verify(self.space) else {}
         if unknown := [id for id in ids if id not in rows]:
             name, uri = self._place["collection_name"], self._place["uri"]
             raise QueryError(f"no picture has the id {unknown[0]!r} in collection {name!r} at {uri}")

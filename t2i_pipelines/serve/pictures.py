@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple
@@ -46,11 +47,12 @@ class File(NamedTuple):
 class Pictures:
     """Reads pictures that are stored and in a root, or on the web where URLs are allowed. Thread-safe.
 
+    :param collection: gives the one that is searched.
     :ivar hits: thumbnails that were remembered; :ivar misses: those that were made.
     """
 
     def __init__(
-        self, roots: Roots, collection: Collection, decoding: Decoding, options: ServeOptions
+        self, roots: Roots, collection: Callable[[], Collection], decoding: Decoding, options: ServeOptions
     ) -> None:
         self._roots, self._collection, self._options = roots, collection, options
         self._decoding = replace(decoding, truncated="accept")
@@ -73,7 +75,7 @@ class Pictures:
         :raises Refusal: If there is none.
         """
         self._row(id, ["path"])
-        self._collection.delete([id])
+        self._collection().delete([id])
 
     def file(self, id: str) -> File:
         """The bytes of a stored picture.
@@ -134,7 +136,7 @@ class Pictures:
         )
 
     def _row(self, id: str, fields: list[str]) -> dict[str, Any]:
-        row = self._collection.rows([id], fields).get(id)
+        row = self._collection().rows([id], fields).get(id)
         if row is None:
             raise Refusal(404, f"no picture has the id {id!r:.140}", code="image_not_found")
         return row

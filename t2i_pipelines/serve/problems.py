@@ -47,6 +47,7 @@ MEANINGS: Mapping[type[T2IError], _Meaning] = {
     errors.CheckpointError: _Meaning(500, "model_unavailable", _OURS),
     errors.FinetuneError: _Meaning(500, "training_failed", _OURS),
     errors.DeletionRefusedError: _Meaning(409, "deletion_refused"),
+    errors.SwapRefusedError: _Meaning(409, "swap_refused"),
     errors.MissingExtraError: _Meaning(500, "not_installed", _OURS),
     errors.StoreError: _Meaning(500, "store_failed", "the database refused this or failed"),
     errors.StoreUnavailableError: _Meaning(503, "store_unavailable", _BUSY),

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders.registry import load
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.operators.image_decode import ImageDecode
@@ -55,15 +54,14 @@ class Service:
 
     def __init__(self, options: ServeOptions, settings: dict[str, Any]) -> None:
         settings = {"max_pixels": options.max_pixels, **settings}
-        model, place, chosen = checked(settings)
+        model, _, chosen = checked(settings)
         self.options = options
         self.roots = Roots(options.named_roots)
         self.metrics = Metrics()
-        self.collection = open_collection(**place)
         self.reader = Reader(options, self.roots, ImageDecode(**model, **asdict(chosen.decoding)))
-        self.pictures = Pictures(self.roots, self.collection, chosen.decoding, options)
-        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
         self._searcher = Searcher(**settings)
+        self.pictures = Pictures(self.roots, lambda: self._searcher.collection, chosen.decoding, options)
+        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
         self._loaded = load(**model)
         self._decoders = CapacityLimiter(os.cpu_count() or 1)
         self._threads = CapacityLimiter(THREADS)
@@ -114,7 +112,7 @@ class Service:
             return True
         try:
             async with asyncio.timeout(ANSWERS_WITHIN):
-                await to_thread.run_sync(self.collection.count, abandon_on_cancel=True)
+                await to_thread.run_sync(self._count, abandon_on_cancel=True)
         except (StoreError, TimeoutError) as err:
             log.warning("not ready: %s", err)
             return False
@@ -141,6 +139,9 @@ class Service:
     async def run(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Do what waits for the database or the disk in a thread."""
         return await to_thread.run_sync(work, *arguments, limiter=self._threads)
+
+    def _count(self) -> int:
+        return self._searcher.collection.count()
 
     def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Hits]:
         with self.metrics.stage("encode"):

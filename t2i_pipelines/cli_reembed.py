@@ -1,0 +1,110 @@
+"""``t2i reembed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from t2i_pipelines import console, interrupt
+from t2i_pipelines.cli_options import (
+    Backend,
+    BatchSize,
+    Checkpoint,
+    DecodeWorkers,
+    Device,
+    Frames,
+    Isolate,
+    Name,
+    Precision,
+    Report,
+    Token,
+    Uri,
+)
+from t2i_pipelines.collection import open_collection
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.reembedding import drop_old, reembed, roll_back
+
+NewModel = Annotated[str, typer.Option(help="The new model: a name (see `t2i models`) or a path.")]
+Pairs = Annotated[
+    Path | None, typer.Option(help="Pictures and captions: recall@10 of both models is measured on them.")
+]
+Tolerance = Annotated[float, typer.Option(help="By how much recall@10 may fall, 0 to 1.")]
+Force = Annotated[bool, typer.Option("--force", help="Move the name whatever the checks find.")]
+RollBack = Annotated[
+    bool, typer.Option("--roll-back", help="Embed nothing; let the name stand for what it stood for before.")
+]
+DropOld = Annotated[
+    bool, typer.Option("--drop-old", help="Embed nothing; delete what the name stood for before.")
+]
+
+
+def run(
+    uri: Uri = "milvus.db",
+    token: Token = "",
+    collection_name: Name = "image_collection",
+    model_name: NewModel = "",
+    checkpoint_path: Checkpoint = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+    batch_size: BatchSize = 32,
+    decode_workers: DecodeWorkers = None,
+    frames: Frames = "first",
+    isolate: Isolate = False,
+    pairs: Pairs = None,
+    tolerance: Tolerance = 0.02,
+    force: Force = False,
+    roll_back: RollBack = False,
+    drop_old: DropOld = False,
+    report: Report = None,
+) -> None:
+    """Embed the stored pictures by another model, and let the name stand for the result; searches go on.
+
+    The new collection is made beside the old one and checked, then the name is moved to it. Run it again if
+    it was interrupted. The old one stays, for --roll-back, until --drop-old.
+    """
+    place: dict[str, Any] = {"uri": uri, "token": token, "collection_name": collection_name}
+    if bool(model_name) + roll_back + drop_old != 1:
+        raise ConfigError("t2i reembed takes one of --model-name, --roll-back and --drop-old")
+    if not model_name:
+        _move_or_drop(place, roll_back)
+        return
+    settings: dict[str, Any] = {
+        **place,
+        "model_name": model_name,
+        "checkpoint_path": checkpoint_path,
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "batch_size": batch_size,
+        "decode_workers": decode_workers,
+        "frames": frames,
+        "isolate": isolate,
+    }
+    options: dict[str, Any] = {"pairs": pairs, "tolerance": tolerance, "force": force}
+    with console.progress_bar(open_collection(**place).count(), "re-embedding") as tally:
+        interrupt.now_say(tally.interrupted)
+        done = tally.report
+        result = reembed(report=done, progress=lambda outcome: tally.show(), **options, **settings)
+    console.show_report(done, report)
+    if result.checks is not None:
+        console.err.print(escape(str(result.checks)), soft_wrap=True)
+    console.err.print(f"{collection_name} is {result.new}", soft_wrap=True)
+    raise typer.Exit(1 if done.counts["failed"] else 0)
+
+
+def _move_or_drop(place: dict[str, Any], is_roll_back: bool) -> None:
+    if is_roll_back:
+        before, now = roll_back(**place)
+        console.err.print(f"{place['collection_name']} is {now} again, no longer {before}", soft_wrap=True)
+        return
+    dropped = drop_old(**place)
+    console.err.print(f"dropped {', '.join(dropped) or 'nothing'}", soft_wrap=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="reembed")(run)

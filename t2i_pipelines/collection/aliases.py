@@ -1,0 +1,168 @@
+"""One name for several collections in turn, each for another model.
+
+An alias stands for one collection, and the collection notes beside which others it stands, of the same
+pictures for other models. Vectors of a model are searched for in the collection of that model alone, whatever
+the alias stands for at that moment: who searches goes on undisturbed when it is moved, with the model that he
+has. Milvus moves an alias at once; others notice within :data:`~.catalog.RECHECK` seconds.
+
+The name of a collection can become an alias too: the collection is renamed. For some milliseconds there is
+none of that name; who uses this library was told its new name before, and asks for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from t2i_pipelines.collection import catalog, lite, schema
+from t2i_pipelines.collection.catalog import BESIDE, RENAMED, Catalog, Entry
+from t2i_pipelines.collection.connection import SLOW
+from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
+from t2i_pipelines.types import Space
+
+if TYPE_CHECKING:
+    from t2i_pipelines.collection.collection import Collection
+
+LONGEST = 255
+"""Letters of a collection's name."""
+
+
+def name_for(collection: Collection, space: Space, *, beside: bool = True) -> str:
+    """The real name of the collection that holds vectors of ``space``, where the name stands for it.
+
+    :param collection: by a name that may be an alias, or not be there: then its own name is the answer.
+    :param beside: take one that the alias stood for before, too. Not to write to: few look there any more.
+    :raises ModelMismatchError: If there is none for that model.
+    """
+    collection._connection.join(collection)
+    entry = collection._catalog.ready(collection._timeout)
+    if entry is None:
+        return collection.name
+    try:
+        schema.check_same(entry.space, space, collection._where)
+    except ModelMismatchError:
+        for name in entry.beside if beside else ():
+            if _is_for(collection, name, space):
+                return name
+        raise
+    return entry.real_name
+
+
+def space_of(collection: Collection) -> Space | None:
+    """What the vectors mean of what the name stood for lately; None without collection."""
+    collection._connection.join(collection)
+    entry = collection._catalog.ready(collection._timeout)
+    return entry.space if entry is not None else None
+
+
+def generation(name: str, space: Space) -> str:
+    """What the collection of a model is called where ``name`` is the alias: the same at every run."""
+    made = "|".join([space.weights, space.preprocessing, str(space.dim), space.metric])
+    digest = hashlib.blake2b(made.encode(), digest_size=6).hexdigest()
+    return f"{name[: LONGEST - len(digest) - 1]}_{digest}"
+
+
+def entry_of(collection: Collection) -> Entry | None:
+    """What the name stands for now. Asks the database; where a renaming was cut short, it ends it.
+
+    :raises StoreError: If the database does not answer.
+    """
+    collection._connection.join(collection)
+    collection._catalog.forget()
+    if (entry := collection._catalog.ready(collection._timeout)) is None and _end_renaming(collection):
+        entry = collection._catalog.ready(collection._timeout)
+    return entry
+
+
+def make_alias(collection: Collection) -> str:
+    """Make the name of a collection an alias for it; gives its real name. Of an alias, does nothing.
+
+    Takes :data:`~.catalog.RECHECK` seconds on a server, while all who use the name are told; they go on.
+
+    :raises CollectionNotFoundError: If there is none of that name.
+    :raises StoreError: If the database refuses.
+    """
+    if (entry := entry_of(collection)) is None:
+        raise CollectionNotFoundError(f"there is no {collection._where}")
+    if entry.real_name != collection.name:
+        return entry.real_name
+    real_name = generation(collection.name, entry.space)
+    if _ask(collection, "has_collection", real_name):
+        raise StoreError(
+            f"{collection._where} would be called {real_name!r}, which is there already; drop that one"
+        )
+    collection._write("alter_collection_properties", properties={RENAMED: real_name})
+    wait_for_others(collection)
+    connection = collection._connection
+    connection.renamed[collection.name] = real_name
+    with connection.loading, connection.writing(collection._timeout):
+        _ask(collection, "rename_collection", collection.name, real_name)
+        _ask(collection, "create_alias", real_name, collection.name)
+        _ask(collection, "load_collection", real_name)
+        collection._catalog.forget()
+    wait_for_others(collection)
+    return real_name
+
+
+def move(collection: Collection, real_name: str) -> None:
+    """Let the alias stand for another collection, and note in both that the other one is beside it."""
+    entry = entry_of(collection)
+    assert entry is not None
+    _note_beside(collection, real_name, [entry.real_name, *entry.beside])
+    _note_beside(collection, entry.real_name, [real_name, *entry.beside])
+    with collection._connection.writing(collection._timeout):
+        _ask(collection, "alter_alias", real_name, collection.name)
+    collection._catalog.forget()
+
+
+def wait_for_others(collection: Collection) -> None:
+    """Until all who use this library have seen the last change of names. A local database has no others."""
+    if collection._connection.address.path is None:
+        time.sleep(catalog.RECHECK + 1)
+
+
+def newest(collection: Collection) -> None:
+    """Let reads that follow see what other processes have written until now, too."""
+    collection._connection.deletions[collection._catalog.real_name] = time.monotonic()
+
+
+def _note_beside(collection: Collection, real_name: str, names: list[str]) -> None:
+    others = ",".join(name for name in dict.fromkeys(names) if name != real_name)
+    with collection._connection.writing(collection._timeout):
+        _ask(collection, "alter_collection_properties", real_name, properties={BESIDE: others})
+    collection._connection.entries.pop(real_name, None)
+
+
+def _is_for(collection: Collection, name: str, space: Space) -> bool:
+    entry = Catalog(collection._connection, name).ready(collection._timeout)
+    if entry is None:
+        return False
+    with suppress(ModelMismatchError):
+        schema.check_same(entry.space, space, collection._where)
+        return True
+    return False
+
+
+def _end_renaming(collection: Collection) -> bool:
+    """Whether a collection has lost this name to an alias that was not made then; makes it."""
+    path = collection._connection.address.path
+    if path is not None and not lite.exists(path):
+        return False
+    for name in _ask(collection, "list_collections"):
+        if not name.startswith(f"{collection.name[: LONGEST - 13]}_"):
+            continue
+        with suppress(CollectionNotFoundError, StoreError):
+            found = _ask(collection, "describe_collection", name)
+            space = schema.read_space(found, "")
+            noted = (found.get("properties") or {}).get(RENAMED)
+            if noted == name == generation(collection.name, space):
+                _ask(collection, "create_alias", name, collection.name)
+                return True
+    return False
+
+
+def _ask(collection: Collection, method: str, *arguments: str, **more: Any) -> Any:
+    doing = " ".join([method, *arguments])
+    return collection._connection.call(method, *arguments, doing=doing, timeout=SLOW, **more)

@@ -1,0 +1,93 @@
+"""Search by whatever model the collection is of at the moment."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+from t2i_pipelines.checks import check_known
+from t2i_pipelines.collection.aliases import entry_of, space_of
+from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError
+from t2i_pipelines.operators.base import Operator
+from t2i_pipelines.operators.clip import Clip
+from t2i_pipelines.operators.milvus_search import MilvusSearch
+from t2i_pipelines.operators.normalize import Normalize
+from t2i_pipelines.operators.read_query import ReadQuery
+from t2i_pipelines.results import Hits
+from t2i_pipelines.search_options import SearchArgs, SearchOptions
+
+AS_STORED = "auto"
+"""The ``model_name`` that means the model which filled the collection."""
+
+Arguments = dict[str, Any]
+
+
+class MilvusFollow(Operator):
+    """``ops.t2i.milvus_follow``: a query, or a list of queries -> hits, by the model of the collection.
+
+    It is ``read_query``, ``clip``, ``normalize`` and ``milvus_search`` in one. Model and collection are
+    chosen once for each call: where the name is an alias that is moved meanwhile to the collection of another
+    model, this call ends by the old ones, and the next takes the new ones.
+
+    The model is loaded by the name that the collection remembers.
+
+    :param read: arguments of ``ops.t2i.read_query``; :param embed: of ``ops.t2i.clip``; :param find: of
+        ``ops.t2i.milvus_search``. Their ``model_name`` does not count.
+    """
+
+    def __init__(self, read: Arguments, embed: Arguments, find: Arguments) -> None:
+        self._arguments = (read, embed, find)
+        self._named = MilvusSearch(**find)
+        self._made: dict[str, tuple[Operator, ...]] = {}
+        self._lock = Lock()
+
+    def __call__(self, query: Any) -> Any:
+        """Hits, best first; of N queries N lists. ``[]`` where nothing is stored.
+
+        :raises UnknownModelError: If the collection's model is not known by its name.
+        :raises ModelMismatchError: If the model of that name is another one.
+        """
+        try:
+            return self._search(query)
+        except ModelMismatchError:  # moved by somebody who left no note of what it stood for before
+            entry_of(self._named.collection)
+            return self._search(query)
+
+    def asked(self, options: SearchArgs) -> MilvusFollow:
+        """The same with other options of the search.
+
+        :raises ConfigError: If one is unknown or wrong.
+        """
+        if not options:
+            return self
+        check_known(SearchOptions, dict(options))
+        read, embed, find = self._arguments
+        return MilvusFollow(read, embed, {**find, **options})
+
+    def model_name(self) -> str:
+        """Of the model that the collection is of now.
+
+        :raises CollectionNotFoundError: If there is none.
+        """
+        collection = self._named.collection
+        if (space := space_of(collection)) is None:
+            raise CollectionNotFoundError(f"there is no {collection}, so nothing tells its model")
+        return space.model_name
+
+    def _search(self, query: Any) -> Any:
+        if space_of(self._named.collection) is None:
+            return [Hits() for _ in query] if isinstance(query, list) else Hits()
+        *steps, find = self._operators(self.model_name())
+        data = query
+        for step in steps:
+            data = step(data)  # type: ignore[operator]
+        return find(data, query)  # type: ignore[operator]
+
+    def _operators(self, model_name: str) -> tuple[Operator, ...]:
+        with self._lock:
+            if model_name not in self._made:
+                read, embed, find = ({**one, "model_name": model_name} for one in self._arguments)
+                self._made[model_name] = (
+                    ReadQuery(**read), Clip(**embed), Normalize(), MilvusSearch(**find),
+                )  # fmt: skip
+            return self._made[model_name]

@@ -1,0 +1,128 @@
+"""Whether a new collection may take the old one's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from t2i_pipelines.collection import Collection
+from t2i_pipelines.evaluate.pairs import Pairs
+from t2i_pipelines.types import Encoder
+
+MOST_FAILED = 0.01
+"""Of the old rows; more need ``force=True``."""
+
+SAMPLE = 200
+"""Rows that are searched for by their own vectors."""
+
+LEAST_FOUND = 0.99
+"""Of the sample. An index that is not exact may miss one."""
+
+ROUNDING = 1e-4
+"""By which the cosine of a vector to itself may differ from 1."""
+
+DEPTH = 10
+AT_ONCE = 64
+
+
+class Recall(NamedTuple):
+    """The share of texts of which a right picture is among the first 10 hits, 0 to 1.
+
+    :ivar old: None where the old model cannot be loaded; ``reason`` tells why.
+    """
+
+    texts: int
+    new: float
+    old: float | None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        old = (
+            f"the old model cannot be measured: {self.reason}"
+            if self.old is None
+            else f"{self.old:.3f} before"
+        )
+        return f"recall@{DEPTH} on {self.texts:,} texts: {self.new:.3f}, {old}"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What was found before the alias was moved.
+
+    :ivar rows: of the old collection; :ivar stored: of the new one.
+    :ivar failed: old rows that are not in the new one, because they could not be read or embedded.
+    :ivar lost: old rows that are not in the new one for no known reason.
+    :ivar sampled: rows that were searched for by their own vectors.
+    :ivar found: how many of them came first; a picture that is as near, as a copy is, may come before.
+    :ivar recall: on the pairs that were given.
+    """
+
+    rows: int
+    stored: int
+    failed: int
+    lost: int
+    sampled: int
+    found: int
+    recall: Recall | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.stored:,} of {self.rows:,} rows are in the new collection",
+            f"{self.found:,} of {self.sampled:,} find themselves first",
+        ]
+        return "\n".join([*lines, *([str(self.recall)] if self.recall else [])])
+
+    def refusals(self, tolerance: float) -> list[str]:
+        """Why the new collection should not take the old one's place; empty if it may."""
+        found = []
+        if self.failed > MOST_FAILED * self.rows:
+            found.append(
+                f"{self.failed:,} of {self.rows:,} pictures failed, which is more than {MOST_FAILED:.0%}"
+            )
+        if self.lost or self.stored != self.rows - self.failed:
+            found.append(f"{self.stored:,} rows are stored, and {self.rows - self.failed:,} should be")
+        if self.found < LEAST_FOUND * self.sampled:
+            found.append(f"only {self.found:,} of {self.sampled:,} rows find themselves")
+        recall = self.recall
+        if recall is not None and recall.old is not None and recall.new < recall.old - tolerance:
+            found.append(
+                f"recall@{DEPTH} fell from {recall.old:.3f} to {recall.new:.3f}, by more than {tolerance:g}"
+            )
+        return found
+
+
+def find_themselves(collection: Collection, ids: Sequence[str]) -> int:
+    """How many of these rows come first when searched for by their own vectors, or are as near as that."""
+    rows = collection.rows(ids, ["vector"])
+    known = [id for id in ids if id in rows]
+    vectors = np.array([rows[id]["vector"] for id in known], np.float32).reshape(len(known), -1)
+    found = 0
+    for start in range(0, len(known), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        for id, hits in zip(known[some], collection.search(vectors[some], limit=DEPTH), strict=True):
+            own = [hit for hit in hits if hit.id == id] or hits[-1:] * (len(hits) == DEPTH)
+            found += bool(own) and own[0].score >= max(hits[0].score, 1.0) - ROUNDING
+    return found
+
+
+def recall(pairs: Pairs, new: Collection, encoder: Encoder, old: Collection, old_encoder: Any) -> Recall:
+    """How well both find the pictures of these pairs.
+
+    :param old_encoder: the old model, or the reason why there is none.
+    """
+    if isinstance(old_encoder, str):
+        return Recall(len(pairs), _recall(pairs, new, encoder), None, old_encoder)
+    return Recall(len(pairs), _recall(pairs, new, encoder), _recall(pairs, old, old_encoder))
+
+
+def _recall(pairs: Pairs, collection: Collection, encoder: Encoder) -> float:
+    found = 0
+    for start in range(0, len(pairs.texts), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        vectors = encoder.encode_texts(pairs.texts[some])
+        for right, hits in zip(pairs.shown[some], collection.search(vectors, limit=DEPTH), strict=True):
+            found += bool({pairs.pictures[number] for number in right} & {hit.path for hit in hits})
+    return found / len(pairs.texts)
