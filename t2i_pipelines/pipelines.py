@@ -143,6 +143,7 @@ def checked(settings: Any) -> tuple[dict[str, Any], dict[str, Any], Settings]:
         "token": chosen.token,
         "collection_name": chosen.collection_name,
         "timeout": chosen.timeout,
+        **chosen.storage.chosen,
     }
     load_encoder(**model)
     open_collection(**place)

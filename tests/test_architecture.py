@@ -15,7 +15,7 @@ LAYERS = [
     {"stages", "notebook_cells"},
     {"types", "errors", "hit"},
     {"checks", "conditions", "query", "vectors"},
-    {"search_options"},
+    {"search_options", "storage"},
     {"config", "_towhee"},
     {"chain", "drawing"},
     {"hardening"},

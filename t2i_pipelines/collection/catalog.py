@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
-from t2i_pipelines.collection import indexes, lite, schema
+from t2i_pipelines.collection import creation, indexes, lite, schema
 from t2i_pipelines.collection.connection import SLOW, Connection
-from t2i_pipelines.errors import CollectionNotFoundError, StoreError
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, StoreError
+from t2i_pipelines.storage import Storage, check_supported
 from t2i_pipelines.types import Space
 
 RECHECK = 5.0
@@ -43,6 +44,7 @@ class Entry(NamedTuple):
     space: Space
     index_type: str
     changing_until: float = 0.0
+    storage: Storage = Storage()
 
 
 class Catalog:
@@ -68,7 +70,8 @@ class Catalog:
         identity = (found.get("collection_id"), found.get("created_timestamp"))
         space = schema.read_space(found, where)
         until = float((found.get("properties") or {}).get(CHANGING, 0))
-        return Entry(identity, found["collection_name"], space, self._index_type(timeout), until)
+        storage = creation.read_storage(found)
+        return Entry(identity, found["collection_name"], space, self._index_type(timeout), until, storage)
 
     def ready(self, timeout: float) -> Entry | None:
         """The collection, loaded, or None. Asks the database only if it must, and waits for a new index."""
@@ -91,16 +94,27 @@ class Catalog:
                     return entry
             time.sleep(A_LOOK)
 
-    def create(self, space: Space, index_type: str, timeout: float) -> None:
-        """Make the collection with its index, and load it. Another may be first."""
+    def create(self, space: Space, storage: Storage, timeout: float) -> None:
+        """Make the collection with its index, and load it. Another may be first.
+
+        :raises ConfigError: If this Milvus cannot store one like this.
+        """
         from pymilvus import MilvusClient
 
+        self._check(storage, timeout)
         # a reader must not find the collection half made: it would set about finishing it
         with self._connection.loading, self._connection.writing(timeout) as seconds:
             is_lite = self._connection.is_lite(timeout)
-            arguments = schema.creation(MilvusClient, space, self._type(index_type, timeout), is_lite=is_lite)
+            index_type = self._type(storage.index_type, timeout)
+            arguments = schema.creation(MilvusClient, space, index_type, is_lite=is_lite, storage=storage)
+            replicas = creation.load_arguments(storage)
+            if replicas:  # it would be loaded with one
+                del arguments["index_params"]
             try:
                 self._call("create_collection", max(seconds, 60.0), **arguments)
+                if replicas:
+                    self._make_index(space, index_type, timeout)
+                    self._call("load_collection", SLOW, **replicas)
             except StoreError:
                 if self.find(timeout) is None:
                     raise
@@ -117,14 +131,15 @@ class Catalog:
         path = self._connection.address.path
         if entry is not None and not entry.index_type:
             self._finish(entry, timeout)
+        replicas = creation.load_arguments(entry.storage) if entry else {}
         try:
-            self._call("load_collection", SLOW)
+            self._call("load_collection", SLOW, **replicas)
         except CollectionNotFoundError:
             raise
         except StoreError as err:
             if path is None and entry is not None and not self._index_type(timeout):
                 self._finish(entry, timeout)  # somebody was about to change the index
-                self._call("load_collection", SLOW)
+                self._call("load_collection", SLOW, **replicas)
                 return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
                 raise
@@ -133,6 +148,22 @@ class Catalog:
                 "again, no rows are lost", self._name, path, err,
             )  # fmt: skip
             self._call("load_collection", SLOW)
+
+    def _check(self, storage: Storage, timeout: float) -> None:
+        where = str(self._connection.address)
+        is_lite = self._connection.is_lite(timeout)
+        schema.check_index_type(storage.index_type, local=is_lite)
+        version = None if is_lite else self._connection.version(timeout)
+        check_supported(storage, version, where)
+        if storage.replica_number > 1:
+            group = self._connection.call(
+                "describe_resource_group", creation.GROUP, doing="counting query nodes", timeout=timeout
+            )
+            if group.num_available_node < storage.replica_number:
+                raise ConfigError(
+                    f"replica_number={storage.replica_number} needs as many query nodes, and {where} has "
+                    f"{group.num_available_node}"
+                )
 
     def forget(self) -> None:
         """Ask the database next time."""
@@ -153,9 +184,9 @@ class Catalog:
             if entry is None or wanted is None:
                 return
             with nullcontext() if is_lite else self._nobody_searching(timeout):
-                self._drop_index()
+                self._drop_index(entry)
                 self._make_either(entry, wanted, timeout)
-                self._call("load_collection", SLOW)
+                self._call("load_collection", SLOW, **creation.load_arguments(entry.storage))
         self.forget()
 
     @contextmanager
@@ -183,14 +214,14 @@ class Catalog:
             )  # fmt: skip
             self._make_index(entry.space, entry.index_type, timeout)
 
-    def _drop_index(self) -> None:
+    def _drop_index(self, entry: Entry) -> None:
         for tried in range(1, TRIES + 1):
             self._call("release_collection", SLOW)
             try:
                 self._call("drop_index", SLOW, index_name="vector")
             except StoreError:
                 if tried == TRIES:
-                    self._call("load_collection", SLOW)
+                    self._call("load_collection", SLOW, **creation.load_arguments(entry.storage))
                     raise
                 time.sleep(0.1)
             else:
