@@ -30,6 +30,7 @@ from clip_like import DIM, ClipLike, Matrix, Truth
 from scale_table import tables
 
 from t2i_pipelines.collection import Collection, close, indexes, open_collection
+from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.types import Space
 
 ROWS = {"lite": [10_000, 30_000, 100_000], "server": [10_000, 30_000, 100_000, 300_000, 1_000_000]}
@@ -119,7 +120,7 @@ class Run:
         indexes.GRAPH.update(graph or {})
         catalog = self.collection._catalog
         try:
-            catalog._drop_index()
+            catalog._drop_index(self._entry())
             time.sleep(10)  # for the memory of the old one to be given back
             released, before = self._engine.memory(), self._engine.disk().get("disk_index", 0)
             begun = time.perf_counter()
@@ -135,15 +136,23 @@ class Run:
             indexes.GRAPH.update(own)
         time.sleep(5)
         more = {"build_s": built, "load_s": loaded, "memory_released": released, "disk_index_new": grown}
-        self._measure(label=label or index_type, **more)
+        params = indexes.build_params(index_type, is_lite=self.collection.is_lite)
+        if params.keys() & (graph or {}).keys():
+            params |= graph or {}
+        self._measure(label=label or index_type, params=params, **more)
 
     def back_to(self, index_type: str) -> None:
         """The index to go on growing with."""
         catalog = self.collection._catalog
-        catalog._drop_index()
+        catalog._drop_index(self._entry())
         catalog._make_index(SPACE, index_type, 600.0)
         catalog._call("load_collection", 3600.0)
         catalog.forget()
+
+    def _entry(self) -> Entry:
+        entry = self.collection._catalog.find(600.0)
+        assert entry is not None
+        return entry
 
     def _wait_for_index(self) -> float:
         """A server builds it in the background. Gives the seconds until it was done."""
@@ -246,6 +255,7 @@ def measure(given: argparse.Namespace) -> None:
 
         run = Run(place, given.index_type, write)
         about["version"] = _version(run.collection)
+        about |= {"memory_empty": place.memory(), "disk_empty": place.disk().get("disk")}
         try:
             for rows in given.rows or ROWS[place.name]:
                 run.grow(rows)
