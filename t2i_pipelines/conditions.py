@@ -37,11 +37,15 @@ they are."""
 
 @dataclass(frozen=True)
 class Condition:
-    """One checked condition: a field, an operator, and what it is compared with."""
+    """One checked condition: a field, an operator, and what it is compared with.
+
+    :ivar typed: the field is metadata that has a column of its own, of text; a row without has an empty one.
+    """
 
     field: str
     operator: str
     value: Any
+    typed: bool = False
 
 
 def read_where(where: Mapping[str, Any] | None) -> list[Condition]:
@@ -211,9 +215,9 @@ def _all_of(conditions: list[Condition], put: Callable[[Any], str], is_lite: boo
 
 
 def _written(one: Condition, put: Callable[[Any], str], is_lite: bool) -> str:
-    own = one.field in TEXTS + NUMBERS
+    own = one.typed or one.field in TEXTS + NUMBERS
     field = one.field if own else f"$meta[{literal(one.field)}]"
-    there = f"exists {field}"
+    there = f'{field} != ""' if one.typed else f"exists {field}"
     if one.value is None:
         return there if one.operator == "!=" else f"not ({there})"
     match one.operator:
@@ -229,7 +233,11 @@ def _written(one: Condition, put: Callable[[Any], str], is_lite: bool) -> str:
         case _:
             found = f"{field} {one.operator} {put(one.value)}"
     # a server says that a field that is not there differs from every value
-    return found if own or one.operator not in ("!=", "not in") else f"({there}) and ({found})"
+    return (
+        found
+        if (own and not one.typed) or one.operator not in ("!=", "not in")
+        else f"({there}) and ({found})"
+    )
 
 
 def _one_of(field: str, values: list[Any], put: Callable[[Any], str], singly: bool) -> str:

@@ -13,6 +13,7 @@ from t2i_pipelines.checks import check_known, check_one_of, check_whole_number
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.query import templates_of
 from t2i_pipelines.search_options import SearchArgs, SearchOptions
+from t2i_pipelines.storage import Storage, StorageArgs, VectorType
 from t2i_pipelines.types import Backend, Device, OnError, Precision
 
 DEFAULT_MODEL = "clip_vit_base_patch32"
@@ -39,7 +40,7 @@ class DecodingArgs(TypedDict, total=False):
     decode_workers: int | None
 
 
-class SettingsArgs(DecodingArgs, SearchArgs, total=False):
+class SettingsArgs(DecodingArgs, SearchArgs, StorageArgs, total=False):
     """What the builders take as keyword arguments; :class:`Settings` says what each means."""
 
     uri: str | Path
@@ -142,6 +143,8 @@ class Settings:
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
+    :ivar index_type: insert, of a collection that is not there yet; with ``vector_type``, ``mmap``,
+        ``partition_key`` and ``replica_number``, see :class:`~t2i_pipelines.storage.Storage`.
     :ivar background: insert, and pictures that are searched for; with ``frames``, ``truncated``,
         ``max_pixels``, ``reduce``, ``isolate``, ``decode_timeout`` and ``decode_workers``, see
         :class:`Decoding`.
@@ -171,6 +174,11 @@ class Settings:
     on_error: OnError = "record"
     refresh: bool = False
     timeout: float = 30.0
+    index_type: str = Storage.index_type
+    vector_type: VectorType = Storage.vector_type
+    mmap: bool = Storage.mmap
+    partition_key: str | None = Storage.partition_key
+    replica_number: int = Storage.replica_number
     background: str = Decoding.background
     frames: Frames = Decoding.frames
     truncated: Truncated = Decoding.truncated
@@ -195,7 +203,7 @@ class Settings:
         templates_of(self.templates)
         if not self.timeout > 0:
             raise ConfigError(f"timeout must be more than 0 seconds, got {self.timeout!r}")
-        _ = self.decoding, self.searching
+        _ = self.decoding, self.searching, self.storage
 
     @property
     def decoding(self) -> Decoding:
@@ -206,6 +214,11 @@ class Settings:
     def searching(self) -> SearchOptions:
         """The settings that say what a search is asked for."""
         return SearchOptions(**{one.name: getattr(self, one.name) for one in fields(SearchOptions)})
+
+    @property
+    def storage(self) -> Storage:
+        """The settings that say how a collection is stored."""
+        return Storage(**{one.name: getattr(self, one.name) for one in fields(Storage)})
 
     @classmethod
     def of(cls, **settings: Any) -> Settings:

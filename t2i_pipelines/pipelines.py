@@ -152,6 +152,7 @@ def checked(settings: Any, *, follows: bool = False) -> tuple[dict[str, Any], di
         "token": chosen.token,
         "collection_name": chosen.collection_name,
         "timeout": chosen.timeout,
+        **chosen.storage.chosen,
     }
     if not follows or chosen.model_name != AS_STORED:
         load_encoder(**model)

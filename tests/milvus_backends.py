@@ -161,14 +161,13 @@ def _try_lock(handle) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
-def milvus_server_backend():
-    if importlib.util.find_spec("milvus") is None:
-        pytest.skip("the wheel `milvus`, a real server, is not there for this platform")
-    data_dir = tempfile.mkdtemp(prefix="t2i-milvus-")
+@contextlib.contextmanager
+def a_server(data_dir: Path | None = None):
+    """The wheel's server as a :class:`Backend`, with its data in a folder that is deleted afterwards."""
+    data_dir = data_dir or Path(tempfile.mkdtemp(prefix="t2i-milvus-"))
     with one_server_a_machine():
         keeper = subprocess.Popen(
-            [sys.executable, "-c", _KEEPER, data_dir],
+            [sys.executable, "-c", _KEEPER, str(data_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -195,6 +194,14 @@ def milvus_server_backend():
             shutil.rmtree(data_dir, ignore_errors=True)
             for pid in pids:
                 Path(f"/tmp/milvus/server_id_{pid}").unlink(missing_ok=True)  # hard-coded in the server
+
+
+@pytest.fixture(scope="session")
+def milvus_server_backend():
+    if importlib.util.find_spec("milvus") is None:
+        pytest.skip("the wheel `milvus`, a real server, is not there for this platform")
+    with a_server() as backend:
+        yield backend
 
 
 def _is_ready(backend: Backend) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
-from t2i_pipelines.collection import indexes, lite, schema
+from t2i_pipelines.collection import creation, indexes, lite, schema
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.failures import NotLoadedError
-from t2i_pipelines.errors import CollectionNotFoundError, StoreError
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, StoreError
+from t2i_pipelines.storage import Storage, check_supported
 from t2i_pipelines.types import Space
 
 RECHECK = 5.0
@@ -51,6 +52,7 @@ class Entry(NamedTuple):
     space: Space
     index_type: str
     changing_until: float = 0.0
+    storage: Storage = Storage()
     beside: tuple[str, ...] = ()
 
 
@@ -85,7 +87,8 @@ class Catalog:
             self._connection.renamed[self._name] = notes[RENAMED]
         until = float(notes.get(CHANGING, 0))
         beside = tuple(filter(None, notes.get(BESIDE, "").split(",")))
-        return Entry(identity, real_name, space, self._index_type(timeout, real_name), until, beside)
+        index_type, storage = self._index_type(timeout, real_name), creation.read_storage(found)
+        return Entry(identity, real_name, space, index_type, until, storage, beside)
 
     @property
     def is_renamed(self) -> bool:
@@ -124,16 +127,27 @@ class Catalog:
                     return entry
             time.sleep(A_LOOK)
 
-    def create(self, space: Space, index_type: str, timeout: float) -> None:
-        """Make the collection with its index, and load it. Another may be first."""
+    def create(self, space: Space, storage: Storage, timeout: float) -> None:
+        """Make the collection with its index, and load it. Another may be first.
+
+        :raises ConfigError: If this Milvus cannot store one like this.
+        """
         from pymilvus import MilvusClient
 
+        self._check(storage, timeout)
         # a reader must not find the collection half made: it would set about finishing it
         with self._connection.loading, self._connection.writing(timeout) as seconds:
             is_lite = self._connection.is_lite(timeout)
-            arguments = schema.creation(MilvusClient, space, self._type(index_type, timeout), is_lite=is_lite)
+            index_type = self._type(storage.index_type, timeout)
+            arguments = schema.creation(MilvusClient, space, index_type, is_lite=is_lite, storage=storage)
+            replicas = creation.load_arguments(storage)
+            if replicas:  # it would be loaded with one
+                del arguments["index_params"]
             try:
                 self._call("create_collection", max(seconds, 60.0), **arguments)
+                if replicas:
+                    self._make_index(space, index_type, timeout)
+                    self._call("load_collection", SLOW, **replicas)
             except StoreError:
                 if self.find(timeout) is None:
                     raise
@@ -151,14 +165,15 @@ class Catalog:
         name = entry.real_name if entry is not None else ""
         if entry is not None and not entry.index_type:
             self._finish(entry, timeout)
+        replicas = creation.load_arguments(entry.storage) if entry else {}
         try:
-            self._call("load_collection", SLOW, name)
+            self._call("load_collection", SLOW, name, **replicas)
         except CollectionNotFoundError:
             raise
         except StoreError as err:
             if path is None and entry is not None and not self._index_type(timeout, name):
                 self._finish(entry, timeout)  # somebody was about to change the index
-                self._call("load_collection", SLOW, name)
+                self._call("load_collection", SLOW, name, **replicas)
                 return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
                 raise
@@ -186,6 +201,22 @@ class Catalog:
             self._call("load_collection", SLOW, entry.real_name)
             self._connection.entries[self._name] = (time.monotonic(), entry)
 
+    def _check(self, storage: Storage, timeout: float) -> None:
+        where = str(self._connection.address)
+        is_lite = self._connection.is_lite(timeout)
+        schema.check_index_type(storage.index_type, local=is_lite)
+        version = None if is_lite else self._connection.version(timeout)
+        check_supported(storage, version, where)
+        if storage.replica_number > 1:
+            group = self._connection.call(
+                "describe_resource_group", creation.GROUP, doing="counting query nodes", timeout=timeout
+            )
+            if group.num_available_node < storage.replica_number:
+                raise ConfigError(
+                    f"replica_number={storage.replica_number} needs as many query nodes, and {where} has "
+                    f"{group.num_available_node}"
+                )
+
     def forget(self) -> None:
         """Ask the database next time, by whatever name it is asked for."""
         entries, real_name = self._connection.entries, self.real_name
@@ -209,9 +240,9 @@ class Catalog:
             if entry is None or wanted is None:
                 return
             with nullcontext() if is_lite else self._nobody_searching(timeout):
-                self._drop_index()
+                self._drop_index(entry)
                 self._make_either(entry, wanted, timeout)
-                self._call("load_collection", SLOW)
+                self._call("load_collection", SLOW, **creation.load_arguments(entry.storage))
         self.forget()
 
     @contextmanager
@@ -239,14 +270,14 @@ class Catalog:
             )  # fmt: skip
             self._make_index(entry.space, entry.index_type, timeout)
 
-    def _drop_index(self) -> None:
+    def _drop_index(self, entry: Entry) -> None:
         for tried in range(1, TRIES + 1):
             self._call("release_collection", SLOW)
             try:
                 self._call("drop_index", SLOW, index_name="vector")
             except StoreError:
                 if tried == TRIES:
-                    self._call("load_collection", SLOW)
+                    self._call("load_collection", SLOW, **creation.load_arguments(entry.storage))
                     raise
                 time.sleep(0.1)
             else:

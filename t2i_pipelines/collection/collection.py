@@ -11,18 +11,18 @@ from typing import Any, TypeVar, Unpack
 import numpy as np
 
 from t2i_pipelines.checks import check_share, check_whole_number
-from t2i_pipelines.collection import hits, schema
+from t2i_pipelines.collection import creation, hits, schema
 from t2i_pipelines.collection.catalog import Catalog, Entry
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.duplicates import ALIKE, Member, groups
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
-from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
 from t2i_pipelines.collection.rows import batches, check_rows
 from t2i_pipelines.collection.search import Finder
 from t2i_pipelines.errors import CollectionNotFoundError
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.search_options import MAX_LIMIT, SearchArgs, SearchOptions
+from t2i_pipelines.storage import AUTO, Storage
 from t2i_pipelines.types import Matrix, Space, Vector
 
 T = TypeVar("T")
@@ -41,12 +41,12 @@ class Collection:
     """
 
     def __init__(
-        self, connection: Connection, *, collection_name: str, timeout: float, index_type: str
+        self, connection: Connection, *, collection_name: str, timeout: float, storage: Storage
     ) -> None:
         self.name = collection_name
         self._connection = connection
         self._timeout = timeout
-        self._index_type = index_type
+        self._storage = storage
         self._catalog = Catalog(connection, collection_name)
         self._wanted: Space | None = None
 
@@ -57,9 +57,10 @@ class Collection:
         """Make the collection for vectors of ``space``, unless it is there already.
 
         :raises ModelMismatchError: If it is there for another model.
+        :raises ConfigError: If this Milvus cannot store it as was asked.
         """
         if not self.verify(space):
-            self._catalog.create(space, self._index_type, self._timeout)
+            self._catalog.create(space, self._storage, self._timeout)
             self.verify(space)
 
     def verify(self, space: Space) -> bool:
@@ -92,7 +93,7 @@ class Collection:
             raise CollectionNotFoundError(
                 f"{self._where} does not exist yet; call prepare(space) before upsert"
             )
-        for batch in batches(check_rows(rows, entry.space.dim)):
+        for batch in batches(creation.as_stored(entry.storage, check_rows(rows, entry.space.dim))):
             self._send(batch)
             if self._connection.is_full(self._catalog.real_name):
                 self._write("flush", slow=True)
@@ -195,7 +196,7 @@ class Collection:
         Slow: call it once, when a run ends.
         """
         self._write("flush", slow=True)
-        if self._index_type == AUTO and self._entry() is not None:
+        if self._storage.index_type == AUTO and self._entry() is not None:
             self._catalog.keep_index(self.count(), self._timeout)
 
     def finish(self) -> None:
@@ -250,11 +251,12 @@ class Collection:
 
     def read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
         """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
-        if self._entry(of_model=method == "search") is None:
+        if (entry := self._entry(of_model=method == "search")) is None:
             return None
+        asked = creation.as_asked(entry.storage, {**arguments, "consistency_level": self._consistency()})
         try:
-            newest = {"consistency_level": self._consistency()}
-            return self._loaded(lambda: self._call(method, seconds=seconds, **newest, **arguments))
+            answer = self._loaded(lambda: self._call(method, seconds=seconds, **asked))
+            return creation.as_read(entry.storage, answer)
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t2i_pipelines.search_options import MAX_LIMIT
-
-AUTO = "AUTO"
-"""Chosen by the number of rows, and again when that has grown. Not Milvus's AUTOINDEX."""
+from t2i_pipelines.storage import AUTO as AUTO
 
 LITE = {"AUTOINDEX": -1, "FLAT": 0, "IVF_FLAT": 5_000}
 """Of Milvus Lite, with the number of rows from which each is used. IVF has one list there and is FAISS's
@@ -32,6 +30,8 @@ GRAPH = {"M": 32, "efConstruction": 400}
 REFINED = {"sq_type": "SQ8", "refine": True, "refine_type": "FP16"}
 """8 bits alone miss more than one in a hundred of the best ten."""
 REFINE_K = 2
+RABITQ_REFINE_K = 4
+"""Of one bit a number: Milvus's page of IVF_RABITQ tells to try 1 to 5."""
 LARGEST_EF, LARGEST_NPROBE = 32768, 65536
 
 
@@ -65,6 +65,8 @@ def build_params(index_type: str, *, is_lite: bool) -> dict[str, Any]:
         params = dict(GRAPH)
     elif index_type.startswith("IVF"):
         params = {"nlist": 1 if is_lite else 1024}
+        if index_type == "IVF_RABITQ":
+            params |= {"refine": True, "refine_type": "SQ8"}
     # Milvus Lite overlooks parameters unless they are in a field of their own
     return {"params": params} if is_lite and params else params
 
@@ -93,7 +95,10 @@ class Depth:
             refined = {"refine_k": REFINE_K} if self.index_type == "HNSW_SQ" and not self.is_lite else {}
             return {"ef": LARGEST_EF if self.is_lite and filtered else 2 * rung} | refined
         if self.index_type.startswith("IVF"):
-            return {"nprobe": LARGEST_NPROBE if self.is_lite else 128}
+            refined = {"refine_k": RABITQ_REFINE_K} if self.index_type == "IVF_RABITQ" else {}
+            return {"nprobe": LARGEST_NPROBE if self.is_lite else 128} | refined
+        if self.index_type == "DISKANN":
+            return {"search_list": 2 * rung}
         return {}
 
 

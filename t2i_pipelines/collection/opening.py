@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import Unpack
 
+from t2i_pipelines.checks import check_known
 from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.connection import connection_to
-from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.schema import check_index_type, check_name
 from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.storage import AUTO, HowStored, Storage, check_supported
 
 _lock = Lock()
 _opened: dict[tuple[object, ...], Collection] = {}
@@ -22,6 +24,7 @@ def open_collection(
     collection_name: str = "image_collection",
     timeout: float = 30.0,
     index_type: str = AUTO,
+    **stored: Unpack[HowStored],
 ) -> Collection:
     """The collection of these settings: equal settings, the same object. Opens nothing yet.
 
@@ -31,21 +34,26 @@ def open_collection(
     :param timeout: seconds that one call to the server may take.
     :param index_type: used when the collection is made. ``AUTO`` is chosen by the number of rows, and again
         whenever they are flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.indexes`.
+    :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
+        :class:`~t2i_pipelines.storage.Storage`. A server is asked whether it knows them only then.
     :raises ConfigError: If one of them cannot work.
     """
     address = parse_uri(uri)
     check_name(collection_name)
-    index_type = check_index_type(index_type, local=address.path is not None)
+    check_known(Storage, dict(stored))
+    storage = Storage(index_type=check_index_type(index_type, local=address.path is not None), **stored)
+    if address.path is not None:
+        check_supported(storage, None, str(address))
     if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
         raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}")
-    key = (address.uri, token, collection_name, float(timeout), index_type)
+    key = (address.uri, token, collection_name, float(timeout), storage)
     with _lock:
         if key not in _opened:
             _opened[key] = Collection(
                 connection_to(address, token),
                 collection_name=collection_name,
                 timeout=float(timeout),
-                index_type=index_type,
+                storage=storage,
             )
         return _opened[key]
 

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from t2i_pipelines.collection.creation import add_fields, properties
 from t2i_pipelines.collection.indexes import AUTO, build_params
 from t2i_pipelines.collection.lite import INDEX_TYPES
 from t2i_pipelines.errors import ConfigError, ModelMismatchError, StoreError
+from t2i_pipelines.storage import Storage
 from t2i_pipelines.types import Space
 
 ID_BYTES, PATH_BYTES, DIGEST_BYTES = 128, 4096, 64
 NOTE = "t2i_pipelines"
 VERSION = 1
 """Of fields and note together. A change that old code would read wrongly counts one up."""
+
+PLAIN = Storage()
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -53,23 +57,30 @@ def describe(space: Space) -> str:
     return json.dumps({NOTE: {"version": VERSION, "space": asdict(space)}})
 
 
-def creation(client: Any, space: Space, index_type: str, *, is_lite: bool) -> dict[str, Any]:
+def creation(
+    client: Any, space: Space, index_type: str, *, is_lite: bool, storage: Storage = PLAIN
+) -> dict[str, Any]:
     """Arguments of ``create_collection``. Milvus Lite forgets a description but keeps properties.
 
     :param client: the ``MilvusClient`` class, passed in so that this module need not import it.
+    :param storage: what it says of the index is overlooked.
     """
     from pymilvus import DataType
 
     note = describe(space)
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True, description=note)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=ID_BYTES)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=space.dim)
+    add_fields(schema, storage, space.dim)
     schema.add_field("path", DataType.VARCHAR, max_length=PATH_BYTES)
     schema.add_field("size", DataType.INT64)
     schema.add_field("mtime", DataType.INT64)
     schema.add_field("digest", DataType.VARCHAR, max_length=DIGEST_BYTES)
-    properties = {"properties": {NOTE: note}} if is_lite else {}
-    return {"schema": schema, "index_params": index(client, space, index_type, is_lite=is_lite), **properties}
+    kept = properties(storage) | ({NOTE: note} if is_lite else {})
+    return {
+        "schema": schema,
+        "index_params": index(client, space, index_type, is_lite=is_lite),
+        **({"properties": kept} if kept else {}),
+    }
 
 
 def index(client: Any, space: Space, index_type: str, *, is_lite: bool) -> Any:

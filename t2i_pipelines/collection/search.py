@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,10 @@ class Finder:
     def __init__(self, collection: Collection, entry: Entry, options: SearchOptions) -> None:
         self._collection, self._entry, self._options = collection, entry, options
         self._filters = filters(
-            options, is_lite=collection.is_lite, templates=collection.version >= TEMPLATES
+            options,
+            is_lite=collection.is_lite,
+            templates=collection.version >= TEMPLATES,
+            typed=entry.storage.partition_key,
         )
         self._depth = indexes.depth(entry.index_type, is_lite=collection.is_lite)
         group = [] if options.group_by is None else [options.group_by]
@@ -146,9 +150,15 @@ class Finder:
             raise ConfigError(f"filter {self._filters[-1]['filter']!r} was refused: {err}") from err
 
 
-def filters(options: SearchOptions, *, is_lite: bool, templates: bool) -> list[Form]:
-    """Forms of one filter, to be tried in this order."""
+def filters(
+    options: SearchOptions, *, is_lite: bool, templates: bool, typed: str | None = None
+) -> list[Form]:
+    """Forms of one filter, to be tried in this order.
+
+    :param typed: the metadata field that has a column of its own.
+    """
     conditions, filter = read_where(options.where), check_filter(options.filter)
+    conditions = [replace(one, typed=one.field == typed) for one in conditions]
     plain = {"filter": expression(filter, conditions, is_lite=is_lite)}
     if not templates or not conditions:
         return [plain]

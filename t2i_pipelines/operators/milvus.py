@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
 from t2i_pipelines.images import digest, path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
+from t2i_pipelines.storage import Storage, StorageArgs
 from t2i_pipelines.types import (
     KEPT,
     Backend,
@@ -44,13 +45,16 @@ class InCollection(Operator):
         precision: Precision = "auto",
         backend: Backend = "auto",
         timeout: float = 30.0,
+        **stored: Unpack[StorageArgs],
     ) -> None:
         self._place: dict[str, Any] = {
             "uri": uri,
             "token": token,
             "collection_name": collection_name,
             "timeout": timeout,
+            **stored,
         }
+        Storage(**stored)  # refuses what cannot work
         self._model = (model_name, checkpoint_path, device, precision, backend)
 
     @cached_property

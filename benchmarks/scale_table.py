@@ -1,0 +1,90 @@
+"""Tables of what ``scale.py`` measured, as Markdown, with how each figure grows from row to row."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "insert_per_s": ("rows/s in", lambda n: f"{n:,.0f}"),
+    "build_s": ("index, s", lambda n: f"{n:,.0f}"),
+    "load_s": ("load, s", lambda n: f"{n:,.1f}"),
+    "p50_ms": ("p50, ms", lambda n: f"{n:,.1f}"),
+    "p99_ms": ("p99, ms", lambda n: f"{n:,.1f}"),
+    "recall_words": ("recall@10, words", lambda n: f"{n:.3f}"),
+    "recall_pictures": ("pictures", lambda n: f"{n:.3f}"),
+    "memory": ("memory, MB", lambda n: f"{n / 1e6:,.0f}"),
+    "disk": ("disk, MB", lambda n: f"{n / 1e6:,.0f}"),
+}
+GROWS = ("build_s", "p50_ms", "p99_ms", "memory", "disk")
+
+
+def records(file: Path) -> list[Record]:
+    """One a line; of two with engine, index and rows alike, the later."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    last = {(one["engine"], one["index"], one["rows"]): one for one in map(json.loads, lines)}
+    return list(last.values())
+
+
+def tables(file: Path) -> str:
+    """One for each engine."""
+    found = records(file)
+    return "\n\n".join(
+        _table([one for one in found if one["engine"] == name]) for name in _names(found, "engine")
+    )
+
+
+def _table(found: list[Record]) -> str:
+    first = found[0]
+    engine = {"lite": "Milvus Lite", "server": "Milvus server"}[first["engine"]]
+    where = f"{first['cpu']}, {first['cores']} cores, {first['memory_gb']} GB"
+    title = f"{engine} {first['version']}, {first['dim']} numbers a vector; {where}; {first['date']}"
+    columns = [name for name in COLUMNS if any(one.get(name) is not None for one in found)]
+    grows = [name for name in GROWS if name in columns]
+    head = ["index", "rows", *(COLUMNS[name][0] for name in columns)]
+    lines = [
+        [one["index"], f"{one['rows']:,}", *(_shown(one, name) for name in columns)]
+        for one in _in_order(found)
+    ]
+    growth = [["index", "rows", *(COLUMNS[name][0].partition(",")[0] for name in grows)]]
+    for index in _names(found, "index"):
+        same = sorted((one for one in found if one["index"] == index), key=lambda one: int(one["rows"]))
+        for one, next in pairwise(same):
+            step = f"{one['rows']:,} to {next['rows']:,}"
+            growth.append([index, step, *(_factor(one, next, name) for name in grows)])
+    text = f"{title}\n\n{_markdown([head, *lines])}"
+    if len(growth) > 1:
+        text += f"\n\nGrows, for ten times the rows, by a factor of\n\n{_markdown(growth)}"
+    return text
+
+
+def _in_order(found: list[Record]) -> list[Record]:
+    names = _names(found, "index")
+    return sorted(found, key=lambda one: (names.index(one["index"]), one["rows"]))
+
+
+def _names(found: list[Record], key: str) -> list[str]:
+    return list(dict.fromkeys(str(one[key]) for one in found))
+
+
+def _shown(record: Record, name: str) -> str:
+    value = record.get(name)
+    return "" if value is None else COLUMNS[name][1](value)
+
+
+def _factor(one: Record, next: Record, name: str) -> str:
+    """To the power that turns the rows' growth into one by ten: 10 is linear, 1 none."""
+    if not one.get(name) or not next.get(name):
+        return ""
+    return f"{10 ** (math.log(next[name] / one[name]) / math.log(next['rows'] / one['rows'])):.1f}"
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    rule = ["---", *("---:" for _ in lines[0][1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [lines[0], rule, *lines[1:]])

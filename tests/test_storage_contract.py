@@ -1,0 +1,99 @@
+"""What each engine takes of how a collection shall be stored, and that it then stores it."""
+
+import pytest
+from stored import SPACE, random_units, row
+
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.storage import Storage
+
+pytest_plugins = ["milvus_backends"]
+
+
+@pytest.fixture(scope="module")
+def keyed(milvus_backend):
+    """A collection with a partition key; on a server, with mmap as well."""
+    more = {} if "lite" in milvus_backend.name else {"mmap": True}
+    collection = milvus_backend.open("keyed", partition_key="album", **more)
+    collection.drop()
+    collection.prepare(SPACE)
+    yield collection
+    collection.drop()
+    collection.close()
+
+
+@pytest.fixture
+def store(keyed):
+    keyed._write("delete", filter='id != ""')
+    return keyed
+
+
+def ids(hits):
+    return sorted(hit.id for hit in hits)
+
+
+def test_it_is_described_as_it_was_asked_for(keyed, milvus_backend):
+    assert keyed._catalog.find(30).storage == Storage(
+        partition_key="album", mmap=milvus_backend.name == "server"
+    )
+
+
+def test_rows_are_found_by_their_partition_key(store):
+    vectors = random_units(40, seed=3)
+    albums = ["Rome", 'a "quoted" one', "", "Ünïcode 猫"]
+    store.upsert([row(f"{at:02}", one, album=albums[at % 4], n=at) for at, one in enumerate(vectors)])
+    for number, album in enumerate(albums):
+        (hits,) = store.search(vectors[:1], where={"album": album}, limit=40, output_fields=["album", "n"])
+        assert ids(hits) == [f"{at:02}" for at in range(number, 40, 4)]
+        assert {hit.fields["album"] for hit in hits} == {album}
+    for asked in [("in", ["Rome", ""]), ("like", "R%")]:
+        (hits,) = store.search(vectors[:1], where={"album": asked, "n": ("<", 8)}, limit=40)
+        assert ids(hits) == (["00", "02", "04", "06"] if asked[0] == "in" else ["00", "04"])
+    (hits,) = store.search(vectors[:1], limit=40)
+    assert len(hits) == 40
+
+
+def test_a_row_without_the_key_meets_no_condition_on_it(store):
+    one, other, none = random_units(3)
+    store.upsert([row("one", one, album="x"), row("other", other, album="y"), row("none", none)])
+    for asked, expected in [
+        (("!=", "x"), ["other"]),
+        (("not in", ["x"]), ["other"]),
+        (None, ["none"]),
+        (("!=", None), ["one", "other"]),
+    ]:
+        (hits,) = store.search(one[None], where={"album": asked})
+        assert ids(hits) == expected, asked
+
+
+def test_a_row_that_moves_to_another_partition_leaves_the_first(store):
+    (vector,) = random_units(1)
+    for album in ("x", "y", "z"):
+        store.upsert([row("a", vector, album=album)])
+        assert store.count() == 1
+        (hits,) = store.search(vector[None], output_fields=["album"])
+        assert [(hit.id, hit.fields["album"]) for hit in hits] == [("a", album)]
+    store.delete(["a"])
+    assert store.count() == 0
+
+
+def test_grouping_by_the_key_leaves_the_best_of_each(store):
+    vectors = random_units(30, seed=4)
+    store.upsert([row(f"{at:02}", one, album="xyz"[at % 3]) for at, one in enumerate(vectors)])
+    (hits,) = store.search(vectors[:1], group_by="album")
+    (every,) = store.search(vectors[:1], limit=30, output_fields=["album"])
+    best = {hit.fields["album"]: hit.id for hit in reversed(every)}
+    assert ids(hits) == sorted(best.values())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"vector_type": "FLOAT16_VECTOR"}, {"replica_number": 2}, {"index_type": "IVF_RABITQ"}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_what_the_engine_cannot_do_is_refused_and_nothing_is_made(milvus_backend, setting):
+    """The server of the tests is a 2.3 with one query node."""
+    (name,) = setting
+    value = setting[name]
+    with pytest.raises(ConfigError, match=f"{name} ?(={value!r} needs|must be one of)"):
+        milvus_backend.open("refused", **setting).prepare(SPACE)
+    assert milvus_backend.open("refused").space() is None
