@@ -14,6 +14,7 @@
     ├── FinetuneError (RuntimeError)        training went wrong; says at which step and what to change
     ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
+    ├── ClusterError (RuntimeError)         Ray cannot be reached, or gives up; says what to do
     └── StoreError (RuntimeError)           Milvus
         ├── StoreUnavailableError           the server does not answer; names the uri
         ├── StoreAuthError                  the server refuses the token
@@ -75,6 +76,10 @@ class DeletionRefusedError(T2IError, RuntimeError):
 
 class MissingExtraError(T2IError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+class ClusterError(T2IError, RuntimeError):
+    """Ray cannot be reached, or has given up on a piece of work."""
 
 
 class StoreError(T2IError, RuntimeError):

@@ -33,7 +33,17 @@ LAYERS = [
     {"mini"},
     {"serve", "ui", "console", "interrupt"},
     {"cli_options"},
-    {"cli_models", "cli_bench", "cli_search", "cli_sync", "cli_eval", "cli_finetune", "cli_serve", "cli_ui"},
+    {
+        "cli_models",
+        "cli_bench",
+        "cli_search",
+        "cli_sync",
+        "cli_eval",
+        "cli_finetune",
+        "cli_serve",
+        "cli_ui",
+        "cli_ray",
+    },
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
