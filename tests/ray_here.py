@@ -80,8 +80,6 @@ def _command(process: psutil.Process) -> list[str]:
 def kill_one(title: str) -> int:
     """Kill a worker process; its number."""
     found = workers(title)
-    assert found, (
-        f"no process of {title}: {[_command(one) for one in psutil.Process().children(recursive=True)]}"
-    )
+    assert found, f"no process of {title}"
     found[0].send_signal(signal.SIGKILL)
     return found[0].pid

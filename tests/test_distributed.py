@@ -38,9 +38,7 @@ def outcomes(rows: list) -> list[tuple[str, str, str, str]]:
 
 def stored(place: dict) -> dict[str, dict]:
     """Every row by its id."""
-    collection = open_collection(
-        **{name: place[name] for name in ("uri", "token", "collection_name") if name in place}
-    )
+    collection = open_collection(place["uri"], place.get("token", ""), place["collection_name"])
     fields = ["path", "size", "mtime", "digest", "vector", "year"]
     rows = [row for page in collection.scan(fields) for row in page]
     close()
