@@ -17,6 +17,7 @@ from t2i_pipelines import (
     cli_eval,
     cli_finetune,
     cli_models,
+    cli_ray,
     cli_reembed,
     cli_search,
     cli_serve,
@@ -91,9 +92,12 @@ def insert(
     isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
+    ray: cli_ray.Ray = False,
+    ray_address: cli_ray.Address = "",
 ) -> None:
     """Insert pictures. Running it again is safe: what is stored already is passed by."""
-    failed = _insert(
+    insert_from = cli_ray.insert_at(ray_address) if ray or ray_address else _insert
+    failed = insert_from(
         source,
         report,
         uri=uri,

@@ -15,6 +15,7 @@
     ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
     ├── SwapRefusedError (RuntimeError)     reembed made a collection that should not take the old one's place
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
+    ├── ClusterError (RuntimeError)         Ray cannot be reached, or gives up; says what to do
     └── StoreError (RuntimeError)           Milvus
         ├── StoreUnavailableError           the server does not answer; names the uri
         ├── StoreAuthError                  the server refuses the token
@@ -80,6 +81,10 @@ class SwapRefusedError(T2IError, RuntimeError):
 
 class MissingExtraError(T2IError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+class ClusterError(T2IError, RuntimeError):
+    """Ray cannot be reached, or has given up on a piece of work."""
 
 
 class StoreError(T2IError, RuntimeError):

@@ -69,6 +69,13 @@ class Stopwatch:
             with self._lock:
                 self._threads[stage] += seconds
 
+    def add(self, stages: Mapping[str, float]) -> None:
+        """Count seconds that another process was busy."""
+        self.ended = self._now()
+        with self._lock:
+            for stage, seconds in stages.items():
+                self._busy[stage] += seconds
+
     @property
     def seconds(self) -> float:
         """Wall seconds from the first step to the last."""

@@ -41,6 +41,7 @@ LAYERS = [
         "cli_sync",
         "cli_eval",
         "cli_finetune",
+        "cli_ray",
         "cli_reembed",
         "cli_serve",
         "cli_ui",

@@ -47,6 +47,12 @@ def register_encoder(model_name: str, factory: EncoderFactory) -> None:
             del _loaded[key]
 
 
+def registered(model_name: str) -> EncoderFactory | None:
+    """What was registered under a name, or under what that is an alias of; None if nothing was."""
+    info = find(model_name)
+    return _factories.get(info.name if info else model_name)
+
+
 def known_models() -> list[str]:
     """Names that ``model_name`` takes, sorted, without aliases."""
     return sorted({*_factories, *(info.name for info in MODELS)})

@@ -91,6 +91,27 @@ def count(source: object) -> int | None:
     return sum(1 for _ in _rows(address))
 
 
+def shards(source: str | os.PathLike[str]) -> list[str]:
+    """The tables or tars that a source names by braces or wildcards; none if it is anything else.
+
+    :raises SourceError: If one that braces name is missing.
+    """
+    address = _address(source)
+    if not _reader(address) or not _names_many(address):
+        return []
+    if "{" in address:
+        return _braces(address)
+    if is_http(address) or scheme(address) == "tar":
+        return []
+    found = (one.path for one in remote.glob_rows(address)) if scheme(address) else folder.glob_rows(address)
+    return [normal(one) for one in found]
+
+
+def is_table(item: object) -> bool:
+    """Whether an item of a list names a table or a tar, which has many rows."""
+    return isinstance(item, (str, os.PathLike)) and _reader(os.fsdecode(os.fspath(item))) is not None
+
+
 def _rows(source: object) -> Iterator[object]:
     if isinstance(source, (str, os.PathLike)):
         return _rows_at(_address(source))
@@ -174,17 +195,21 @@ def _file(address: str) -> Iterator[object]:
 
 
 def _shards(pattern: str) -> Iterator[object]:
+    return _each(_braces(pattern))
+
+
+def _braces(pattern: str) -> list[str]:
     from braceexpand import braceexpand
 
     try:
-        shards = [normal(one) for one in braceexpand(pattern, escape=False)]
+        named = [normal(one) for one in braceexpand(pattern, escape=False)]
     except ValueError as err:
         raise SourceError(f"the braces in {pattern!r} are not balanced: {err}") from err
     with ThreadPoolExecutor(_AT_ONCE, "t2i-shards") as pool:
-        missing = [one for one, there in zip(shards, pool.map(_is_there, shards), strict=True) if not there]
+        missing = [one for one, there in zip(named, pool.map(_is_there, named), strict=True) if not there]
     if missing:
-        raise SourceError(f"{len(missing)} of {len(shards)} files are missing, the first is {missing[0]!r}")
-    return _each(shards)
+        raise SourceError(f"{len(missing)} of {len(named)} files are missing, the first is {missing[0]!r}")
+    return named
 
 
 def _is_there(address: str) -> bool:

@@ -1,0 +1,123 @@
+"""Ray, started where it does not run yet, and kept quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from t2i_pipelines.errors import ClusterError, MissingExtraError
+
+ANSWERS = 10.0
+"""Seconds within which a cluster must take a connection."""
+
+_SAYS_NOTHING = "Progress bars disabled"
+
+
+def load_ray() -> Any:
+    """The module ``ray``, with ``ray.data``.
+
+    :raises MissingExtraError: If it is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as err:
+        raise MissingExtraError(
+            f"Ray Data is not installed ({err}); run: pip install 't2i-pipelines[ray]'"
+        ) from err
+    return ray
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray within the block: what runs already in this process, else a cluster's, else one of this machine.
+
+    Only what was started here is ended. What is started here has no dashboard and reports nothing to Ray's
+    makers, unless ``RAY_USAGE_STATS_ENABLED`` says so; its processes end with this one, however that ends.
+
+    :param address: of a cluster; None for ``RAY_ADDRESS``, or where that is empty, this machine.
+    :raises ClusterError: If nothing answers there.
+    """
+    ray = load_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    place = address or os.environ.get("RAY_ADDRESS") or "local"
+    _start(ray, place)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _start(ray: Any, place: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # what Ray's C++ writes on the screen of whoever started it
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    only_here = {"include_dashboard": False} if place == "local" else {}
+    try:
+        _knock(place)
+        with warnings.catch_warnings(), _without_stderr():
+            warnings.simplefilter("ignore")
+            ray.init(place, log_to_driver=False, logging_level=logging.ERROR, **only_here)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as err:
+        cause = f"{err}".strip().partition("\n")[0] or type(err).__name__
+        raise ClusterError(
+            f"no Ray cluster can be used at {place!r}: {cause}; give the address of one (address=, "
+            "--ray-address or RAY_ADDRESS, such as 10.0.0.1:6379), or 'local' for one of this machine"
+        ) from err
+
+
+def _knock(place: str) -> None:
+    """Try ``host:port``; Ray would go on for a quarter of an hour where nobody answers."""
+    host, colon, port = place.rpartition(":")
+    if colon and "//" not in place and port.isdecimal():
+        socket.create_connection((host, int(port)), ANSWERS).close()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep what Ray's C++ says while it starts, such as its log level, off the screen."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def quietly(ray: Any) -> Iterator[None]:
+    """Within the block, Ray Data works without progress bars, and logs to its file and only warnings here.
+
+    One row is one block: Ray neither splits nor joins the batches.
+    """
+    log = logging.getLogger("ray.data")
+    shown = [one for one in log.handlers if one.level >= logging.INFO]
+    levels = [one.level for one in shown]
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1
+    context.max_errored_blocks = 0
+    for one in shown:
+        one.setLevel(logging.WARNING)
+        one.addFilter(_is_news)
+    try:
+        with ray.data.DataContext.current(context):
+            yield
+    finally:
+        for one, level in zip(shown, levels, strict=True):
+            one.setLevel(level)
+            one.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_SAYS_NOTHING)

@@ -1,0 +1,167 @@
+"""``embed_batch`` in the kinds of batch that jobs hand out, and in jobs of Ray and Spark."""
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from conftest import paint
+
+from t2i_pipelines import build_insert_pipeline
+from t2i_pipelines.distributed import embed_batch
+from t2i_pipelines.errors import ConfigError, UnknownModelError
+from t2i_pipelines.images import digest, path_key
+
+pytest_plugins = ["ray_here"]
+
+COLOUR = {"model_name": "colour"}
+NO_PICTURE = "not a picture in a known format"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[str]:
+    """A red and a blue picture, with one that is none between them."""
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    return [str(paint(tmp_path / "red.png", "red")), str(broken), str(paint(tmp_path / "blue.png", "blue"))]
+
+
+def test_a_dict_of_arrays_gets_a_matrix_and_a_bad_file_is_a_row(paths):
+    found = embed_batch({"path": np.array(paths), "year": np.arange(3)}, **COLOUR)
+    assert list(found) == ["path", "year", "id", "vector", "error"]
+    assert found["id"].tolist() == [path_key(path) for path in paths]
+    assert (found["vector"].shape, found["vector"].dtype) == ((3, 3), np.float32)
+    np.testing.assert_allclose(found["vector"][[0, 2]], [[1, 0, 0], [0, 0, 1]])
+    assert np.isnan(found["vector"][1]).all()
+    assert found["error"].tolist() == [
+        "",
+        f"cannot read image {paths[1]}: {NO_PICTURE}",
+        "",
+    ]
+
+
+def test_a_data_frame_keeps_its_columns_and_its_index(paths):
+    frame = pd.DataFrame({"path": paths, "year": [1, 2, 3]}, index=[7, 8, 9])
+    found = embed_batch(frame, **COLOUR)
+    assert list(found.columns) == ["path", "year", "id", "vector", "error"]
+    assert found.index.tolist() == [7, 8, 9]
+    assert found.vector[7].tolist() == [1, 0, 0]
+    assert found.vector[8] is None
+    assert list(frame.columns) == ["path", "year"], "the user's own frame was changed"
+
+
+def test_a_table_gets_lists_of_numbers(paths):
+    found = embed_batch(pa.table({"path": paths}), **COLOUR)
+    assert found.schema.field("vector").type == pa.list_(pa.float32())
+    assert found["vector"].to_pylist() == [[1, 0, 0], None, [0, 0, 1]]
+    assert found["error"].to_pylist()[0] == ""
+
+
+def test_bytes_are_embedded_and_known_by_their_digest(paths):
+    contents = [Path(path).read_bytes() for path in paths]
+    found = embed_batch(pd.DataFrame({"bytes": [*contents, b"", None]}), column="bytes", **COLOUR)
+    assert found.id.tolist()[:4] == [digest(content) for content in [*contents, b""]]
+    assert found.vector[2].tolist() == [0, 0, 1]
+    assert [bool(error) for error in found.error] == [False, True, False, True, True]
+
+
+def test_an_id_of_the_batch_stays_the_id(paths):
+    assert embed_batch({"path": paths, "id": [1, 2, 3]}, **COLOUR)["id"].tolist() == ["1", "2", "3"]
+    table = pa.table({"path": paths[:1], "id": ["x"], "vector": ["old"]})
+    found = embed_batch(table, **COLOUR)
+    assert (found["id"].to_pylist(), found["vector"].to_pylist()) == (["x"], [[1, 0, 0]])
+
+
+def test_a_batch_without_one_good_picture_has_the_shape_of_any_other(paths):
+    found = embed_batch({"path": [paths[1], "/none.png", "a\0b"]}, **COLOUR)
+    assert found["vector"].shape == (3, 3)
+    assert all(found["error"])
+    assert embed_batch({"path": []}, **COLOUR)["vector"].shape == (0, 3)
+
+
+def test_a_picture_that_cannot_be_embedded_says_so(tmp_path):
+    found = embed_batch({"path": [str(paint(tmp_path / "black.png", (0, 0, 0)))]}, **COLOUR)
+    assert "a vector of length 0.0 has no direction" in found["error"][0]
+    assert np.isnan(found["vector"]).all()
+
+
+def test_vectors_are_those_that_inserting_stores(pictures, tmp_path):
+    from t2i_pipelines.collection import open_collection
+
+    mini = {"model_name": "t2i_mini", "precision": "fp32"}
+    build_insert_pipeline(uri=tmp_path / "x.db", **mini)(str(pictures))
+    rows = {row["id"]: row for page in open_collection(tmp_path / "x.db").scan(["vector"]) for row in page}
+    found = embed_batch({"path": [str(one) for one in pictures.iterdir()]}, batch_size=2, **mini)
+    assert len(rows) == 7
+    for key, vector in zip(found["id"], found["vector"], strict=True):
+        np.testing.assert_allclose(vector, rows[key]["vector"], atol=1e-5)
+
+
+def test_what_is_wrong_with_the_call_is_raised(paths):
+    with pytest.raises(ConfigError, match="no column 'image'; it has path: say column="):
+        embed_batch({"path": paths}, column="image", **COLOUR)
+    with pytest.raises(ConfigError, match=r"a pandas\.DataFrame or a pyarrow\.Table; got list"):
+        embed_batch(paths, **COLOUR)
+    with pytest.raises(UnknownModelError, match="unknown model 'colr'"):
+        embed_batch({"path": paths}, model_name="colr")
+
+
+@pytest.mark.slow
+def test_a_ray_job_of_ones_own_maps_batches(paths, ray_here):
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    dataset = ray.data.from_items([{"path": path} for path in paths])
+    embed = partial(embed_batch, model_name="t2i_mini", precision="fp32")
+    expected = embed({"path": sorted(paths)})
+    for batch_format in ("numpy", "pandas", "pyarrow"):
+        rows = dataset.map_batches(embed, batch_size=2, batch_format=batch_format).take_all()
+        rows.sort(key=lambda row: row["path"])
+        assert [row["id"] for row in rows] == expected["id"].tolist()
+        assert [row["error"] for row in rows] == expected["error"].tolist()
+        for row, vector in zip(rows, expected["vector"], strict=True):
+            if not row["error"]:
+                np.testing.assert_allclose(row["vector"], vector, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_spark_job_maps_data_frames(paths, monkeypatch):
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs a Java: apt-get install default-jre-headless")
+    from pyspark.sql import SparkSession
+
+    root = Path(__file__).parent.parent
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    monkeypatch.setenv("SPARK_LOCAL_HOSTNAME", "localhost")
+    spark = (
+        SparkSession.builder.master("local[2]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.memory", "512m")
+        .config("spark.log.level", "ERROR")
+        .getOrCreate()
+    )
+    try:
+        frame = spark.createDataFrame([(path,) for path in sorted(paths)], "path string").repartition(2)
+        embed = partial(embed_batch, model_name="t2i_mini", precision="fp32")
+        found = frame.mapInPandas(
+            lambda frames: (embed(one) for one in frames),
+            "path string, id string, vector array<float>, error string",
+        )
+        rows = sorted(found.collect())
+    finally:
+        spark.stop()
+    expected = embed({"path": sorted(paths)})
+    assert [row.path for row in rows] == sorted(paths)
+    assert [row.id for row in rows] == expected["id"].tolist()
+    assert [row.error for row in rows] == expected["error"].tolist()
+    assert [row.vector is None for row in rows] == [bool(row.error) for row in rows]
+    for row, vector in zip(rows, expected["vector"], strict=True):
+        if row.vector is not None:
+            np.testing.assert_allclose(row.vector, vector, atol=1e-5)
