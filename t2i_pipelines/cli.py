@@ -13,6 +13,7 @@ from rich.markup import escape
 from t2i_pipelines import (
     __version__,
     cli_bench,
+    cli_copy,
     cli_eval,
     cli_finetune,
     cli_models,
@@ -61,6 +62,7 @@ app = typer.Typer(
 )
 cli_models.add_to(app)
 cli_bench.add_to(app)
+cli_copy.add_to(app)
 cli_eval.add_to(app)
 cli_finetune.add_to(app)
 cli_search.add_to(app)

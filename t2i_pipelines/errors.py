@@ -13,6 +13,7 @@
     ├── CheckpointError (ValueError)        weights are missing, truncated or of another model
     ├── FinetuneError (RuntimeError)        training went wrong; says at which step and what to change
     ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
+    ├── CopyError (RuntimeError)            an export cannot be written, or is not whole; names the file
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
     └── StoreError (RuntimeError)           Milvus
         ├── StoreUnavailableError           the server does not answer; names the uri
@@ -71,6 +72,10 @@ class FinetuneError(T2IError, RuntimeError):
 
 class DeletionRefusedError(T2IError, RuntimeError):
     """``sync`` would delete so many rows that the source is more likely out of reach."""
+
+
+class CopyError(T2IError, RuntimeError):
+    """An export of a collection cannot be written, or read, or does not arrive as it was."""
 
 
 class MissingExtraError(T2IError, ImportError):

@@ -25,7 +25,7 @@ LAYERS = [
     {"operators"},
     {"pipelines", "page", "quantize", "triton"},
     {"report", "searcher"},
-    {"syncing"},
+    {"syncing", "copying"},
     {"__init__"},
     {"testing", "evaluate", "distributed", "demo", "bench"},
     {"finetune"},
@@ -33,7 +33,8 @@ LAYERS = [
     {"mini"},
     {"serve", "ui", "console", "interrupt"},
     {"cli_options"},
-    {"cli_models", "cli_bench", "cli_search", "cli_sync", "cli_eval", "cli_finetune", "cli_serve", "cli_ui"},
+    {"cli_models", "cli_bench", "cli_search", "cli_sync", "cli_eval", "cli_finetune", "cli_serve", "cli_ui"}
+    | {"cli_copy"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
