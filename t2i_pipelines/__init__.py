@@ -1,6 +1,7 @@
 """Towhee pipelines for text-to-image search: type words, get the matching pictures."""
 
 from t2i_pipelines.collection import close
+from t2i_pipelines.copying import export_collection, import_collection
 from t2i_pipelines.encoders import ModelInfo, models, recommend
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.hardening import harden
@@ -33,7 +34,9 @@ __all__ = [
     "build_insert_pipeline",
     "build_search_pipeline",
     "close",
+    "export_collection",
     "harden",
+    "import_collection",
     "insert_steps",
     "models",
     "quantize",

@@ -14,6 +14,7 @@ from t2i_pipelines import (
     __version__,
     cli_bench,
     cli_capacity,
+    cli_copy,
     cli_eval,
     cli_finetune,
     cli_models,
@@ -65,6 +66,7 @@ app = typer.Typer(
 cli_models.add_to(app)
 cli_bench.add_to(app)
 cli_capacity.add_to(app)
+cli_copy.add_to(app)
 cli_eval.add_to(app)
 cli_finetune.add_to(app)
 cli_reembed.add_to(app)

@@ -14,6 +14,7 @@
     ├── FinetuneError (RuntimeError)        training went wrong; says at which step and what to change
     ├── DeletionRefusedError (RuntimeError) sync would delete more than a fifth of a collection
     ├── SwapRefusedError (RuntimeError)     reembed made a collection that should not take the old one's place
+    ├── CopyError (RuntimeError)            an export cannot be written, or is not whole; names the file
     ├── MissingExtraError (ImportError)     an optional package is absent; names the extra
     ├── ClusterError (RuntimeError)         Ray cannot be reached, or gives up; says what to do
     └── StoreError (RuntimeError)           Milvus
@@ -77,6 +78,10 @@ class DeletionRefusedError(T2IError, RuntimeError):
 
 class SwapRefusedError(T2IError, RuntimeError):
     """``reembed`` made a collection that failed its checks, so the name stands for the old one still."""
+
+
+class CopyError(T2IError, RuntimeError):
+    """An export of a collection cannot be written, or read, or does not arrive as it was."""
 
 
 class MissingExtraError(T2IError, ImportError):

@@ -24,6 +24,9 @@ def pages(
     fields: Sequence[str],
     is_lite: bool,
     filters: Sequence[Mapping[str, Any]] = ({},),
+    *,
+    after: str = "",
+    most: int | None = None,
 ) -> Iterator[Page]:
     """Pages of rows, each beginning after the last id of the one before.
 
@@ -32,11 +35,13 @@ def pages(
 
     :param query: reads one page, given forms of a filter, and further arguments of ``MilvusClient.query``.
     :param filters: forms of one filter, each as arguments of ``MilvusClient.query``.
+    :param after: only rows of a higher id.
+    :param most: rows of a page, in place of what suits most collections.
     :raises StoreError: If the ids of a page do not come in order: then rows might be left out.
     """
-    last, limit = "", LITE_PAGE if is_lite else MAX_LIMIT
-    if "vector" in fields:
-        limit = VECTORS_PAGE
+    last, limit = after, LITE_PAGE if is_lite else MAX_LIMIT
+    if most is not None or "vector" in fields:
+        limit = most or VECTORS_PAGE
     in_order = {"iterator": "True"} if is_lite else {}  # a server's limited query is in the order of ids
     while True:
         after = f"id > {literal(last)}"
