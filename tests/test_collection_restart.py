@@ -70,8 +70,8 @@ def test_a_server_that_is_killed_in_mid_run_loses_no_row_that_was_told_to_be_in(
     assert len(before) == 40
     assert ended is None or place["uri"] in ended, ended
     collection = open_collection(**place)
-    aliases.newest(collection)
-    kept = [row["id"] for page in collection.scan([]) for row in page]
+    with aliases.newest(collection):
+        kept = [row["id"] for page in collection.scan([]) for row in page]
     assert told <= set(kept)
     assert len(kept) == len(set(kept))
     build_insert_pipeline(**settings)(str(tmp_path / "many"))

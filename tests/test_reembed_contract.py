@@ -56,8 +56,8 @@ def insert(source, place, model_name="colour"):
 
 def paths(place):
     collection = open_collection(**place)
-    aliases.newest(collection)
-    return sorted(row["path"] for page in collection.scan(["path"]) for row in page)
+    with aliases.newest(collection):
+        return sorted(row["path"] for page in collection.scan(["path"]) for row in page)
 
 
 def test_searches_go_on_while_everything_is_embedded_moved_and_rolled_back(

@@ -12,8 +12,10 @@ none of that name; who uses this library was told its new name before, and asks 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.collection import catalog, lite, schema
@@ -123,9 +125,15 @@ def wait_for_others(collection: Collection) -> None:
         time.sleep(catalog.RECHECK + 1)
 
 
-def newest(collection: Collection) -> None:
-    """Let reads that follow see what other processes have written until now, too."""
-    collection._connection.deletions[collection._catalog.real_name] = time.monotonic()
+@contextmanager
+def newest(collection: Collection) -> Iterator[None]:
+    """Let reads within the block see what other processes have written, too."""
+    name, read_newest_since = collection._catalog.real_name, collection._connection.deletions
+    read_newest_since[name] = math.inf
+    try:
+        yield
+    finally:
+        read_newest_since[name] = time.monotonic()
 
 
 def _note_beside(collection: Collection, real_name: str, names: list[str]) -> None:

@@ -14,6 +14,9 @@ from t2i_pipelines.reembedding.work import by_name
 def roll_back(**settings: Unpack[SettingsArgs]) -> tuple[str, str]:
     """Let the name stand again for what it stood for before; nothing is embedded. Twice is forth again.
 
+    What was inserted or deleted since is not in that collection; :func:`~t2i_pipelines.reembedding.reembed`
+    with its model moves the name back with all of it.
+
     :param settings: ``uri``, ``token``, ``collection_name`` and ``timeout``.
     :return: real names: what it stood for, what it stands for.
     :raises ConfigError: If it is no alias, or what it stood for is not there any more.

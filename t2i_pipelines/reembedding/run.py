@@ -63,9 +63,10 @@ def reembed(
     name is no alias yet is given another name first, and its own becomes the alias.
 
     Searches go on all the time. A search by the old model goes to the old collection, also when the name is
-    moved, until it is made anew with the new model, or :func:`drop_old` ends that; one by ``"auto"`` takes the
-    new model with its next query. So vectors of two models are never compared. Inserts by the old model are refused as soon as the name is moved. All of this holds
-    for processes that use this library, and at most 6 seconds pass until each has seen it.
+    moved, until it is made anew with the new model, or :func:`drop_old` ends that; one by ``"auto"`` takes
+    the new model with its next query. So vectors of two models are never compared. Inserts by the old model
+    are refused as soon as the name is moved. All of this holds for processes that use this library, and at
+    most 6 seconds pass until each has seen it.
 
     :param pairs: pictures and their texts, see :meth:`~t2i_pipelines.evaluate.Pairs.of`: recall@10 of both
         collections is measured on them.

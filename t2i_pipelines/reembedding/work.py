@@ -82,13 +82,12 @@ class Work:
         return Checks(len(self._account.rows), len(stored), failed, lost, len(ids), found, measured)
 
     def _look(self) -> list[str]:
-        aliases.newest(self.old)
-        with self.report.clocks[0].busy("scan"):
+        with self.report.clocks[0].busy("scan"), aliases.newest(self.old):
             return self._account.look(Inventory(self.old.scan(FIELDS)))
 
     def _stored(self) -> Inventory:
-        aliases.newest(self.new)
-        return Inventory(self.new.scan(FIELDS))
+        with aliases.newest(self.new):
+            return Inventory(self.new.scan(FIELDS))
 
     def _embed(self, only_new: bool = False) -> bool:
         if not self._account.todo.any():
