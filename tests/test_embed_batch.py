@@ -1,5 +1,6 @@
 """``embed_batch`` in the kinds of batch that jobs hand out, and in jobs of Ray and Spark."""
 
+import re
 import shutil
 import sys
 from functools import partial
@@ -18,6 +19,7 @@ from t2i_pipelines.images import digest, path_key
 
 pytest_plugins = ["ray_here"]
 
+ROOT = Path(__file__).parent.parent
 COLOUR = {"model_name": "colour"}
 NO_PICTURE = "not a picture in a known format"
 
@@ -110,58 +112,60 @@ def test_what_is_wrong_with_the_call_is_raised(paths):
         embed_batch({"path": paths}, model_name="colr")
 
 
+def shown(word: str) -> str:
+    """The block of the documentation that has this word in it."""
+    text = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (block,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if word in code]
+    return block
+
+
+def same(rows: list[dict], expected: dict) -> None:
+    """Rows that a job gave, in any order, and what the function gives here."""
+    found = {row["path"]: row for row in rows}
+    assert len(found) == len(rows) == len(expected["path"])
+    columns = (expected[name] for name in ("path", "id", "vector", "error"))
+    for path, id, vector, error in zip(*columns, strict=True):
+        assert (found[path]["id"], found[path]["error"]) == (id, error)
+        if not error:
+            np.testing.assert_allclose(found[path]["vector"], vector, atol=1e-5)
+
+
 @pytest.mark.slow
-def test_a_ray_job_of_ones_own_maps_batches(paths, ray_here):
+def test_a_ray_job_of_ones_own_maps_batches(paths, ray_here, tmp_path, monkeypatch):
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    dataset = ray.data.from_items([{"path": path} for path in paths])
-    embed = partial(embed_batch, model_name="t2i_mini", precision="fp32")
-    expected = embed({"path": sorted(paths)})
-    for batch_format in ("numpy", "pandas", "pyarrow"):
-        rows = dataset.map_batches(embed, batch_size=2, batch_format=batch_format).take_all()
-        rows.sort(key=lambda row: row["path"])
-        assert [row["id"] for row in rows] == expected["id"].tolist()
-        assert [row["error"] for row in rows] == expected["error"].tolist()
-        for row, vector in zip(rows, expected["vector"], strict=True):
-            if not row["error"]:
-                np.testing.assert_allclose(row["vector"], vector, atol=1e-5)
+    monkeypatch.chdir(tmp_path)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    exec(compile(shown("map_batches("), "distributed.md", "exec"), given := {"paths": paths})
+    expected = given["embed"]({"path": paths})
+    same(ray.data.read_parquet(str(tmp_path / "vectors")).take_all(), expected)
+    for batch_format in ("pandas", "pyarrow"):
+        mapped = given["pictures"].map_batches(given["embed"], batch_size=2, batch_format=batch_format)
+        same(mapped.take_all(), expected)
 
 
 @pytest.mark.slow
-def test_a_spark_job_maps_data_frames(paths, monkeypatch):
+def test_a_spark_job_maps_data_frames(paths, tmp_path, monkeypatch):
     if shutil.which("java") is None:
         pytest.skip("Spark needs a Java: apt-get install default-jre-headless")
     from pyspark.sql import SparkSession
 
-    root = Path(__file__).parent.parent
-    monkeypatch.setenv("PYTHONPATH", str(root))
-    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    monkeypatch.setenv("SPARK_LOCAL_HOSTNAME", "localhost")
-    spark = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.driver.memory", "512m")
-        .config("spark.log.level", "ERROR")
-        .getOrCreate()
-    )
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "PYTHONPATH": str(ROOT),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_HOSTNAME": "localhost",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = {"spark.ui.enabled": "false", "spark.driver.memory": "512m", "spark.log.level": "ERROR"}
+    spark = SparkSession.builder.master("local[2]").config(map=settings).getOrCreate()
+    embed = partial(embed_batch, model_name="t2i_mini")
     try:
-        frame = spark.createDataFrame([(path,) for path in sorted(paths)], "path string").repartition(2)
-        embed = partial(embed_batch, model_name="t2i_mini", precision="fp32")
-        found = frame.mapInPandas(
-            lambda frames: (embed(one) for one in frames),
-            "path string, id string, vector array<float>, error string",
-        )
-        rows = sorted(found.collect())
+        code = compile(shown("mapInPandas("), "distributed.md", "exec")
+        exec(code, {"paths": paths, "spark": spark, "embed": embed})
+        rows = [row.asDict() for row in spark.read.parquet("vectors").collect()]
     finally:
         spark.stop()
-    expected = embed({"path": sorted(paths)})
-    assert [row.path for row in rows] == sorted(paths)
-    assert [row.id for row in rows] == expected["id"].tolist()
-    assert [row.error for row in rows] == expected["error"].tolist()
-    assert [row.vector is None for row in rows] == [bool(row.error) for row in rows]
-    for row, vector in zip(rows, expected["vector"], strict=True):
-        if row.vector is not None:
-            np.testing.assert_allclose(row.vector, vector, atol=1e-5)
+    assert [row["path"] for row in rows if row["vector"] is None] == [paths[1]]
+    same(rows, embed({"path": paths}))

@@ -20,6 +20,7 @@ HEAVY = (
     "pandas",
     "fsspec",
     "braceexpand",
+    "ray",
 )
 
 WITHOUT_PKG_RESOURCES = """

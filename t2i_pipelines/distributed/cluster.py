@@ -15,6 +15,9 @@ from t2i_pipelines.errors import ClusterError, MissingExtraError
 ANSWERS = 10.0
 """Seconds within which a cluster must take a connection."""
 
+SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""No reports to Ray's makers, and none of what its C++ writes on the screen of whoever started it."""
+
 _SAYS_NOTHING = "Progress bars disabled"
 
 
@@ -56,13 +59,10 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _start(ray: Any, place: str) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # what Ray's C++ writes on the screen of whoever started it
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     only_here = {"include_dashboard": False} if place == "local" else {}
     try:
         _knock(place)
-        with warnings.catch_warnings(), _without_stderr():
+        with warnings.catch_warnings(), _environment(), _without_stderr():
             warnings.simplefilter("ignore")
             ray.init(place, log_to_driver=False, logging_level=logging.ERROR, **only_here)
     except (ConnectionError, ValueError, RuntimeError, OSError) as err:
@@ -78,6 +78,18 @@ def _knock(place: str) -> None:
     host, colon, port = place.rpartition(":")
     if colon and "//" not in place and port.isdecimal():
         socket.create_connection((host, int(port)), ANSWERS).close()
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Set what Ray reads when it starts, unless the user has set it."""
+    missing = SILENT.keys() - os.environ.keys()
+    os.environ.update({name: SILENT[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
 
 
 @contextmanager

@@ -126,9 +126,9 @@ class Flow:
 def _next(ray: Any, tables: Iterator[Any]) -> Any:
     try:
         return next(tables, None)
-    except ray.exceptions.RayError as err:
-        lines = [line for line in str(err).splitlines() if line.strip()]
-        said = lines[-1].strip() if lines else type(err).__name__
+    except Exception as err:  # Ray and Ray Data have errors of many kinds; ours come as values
+        lines = [line.strip() for line in str(err).splitlines() if line.strip()] or [type(err).__name__]
+        said = lines[-1 if isinstance(err, ray.exceptions.RayTaskError) else 0]
         raise ClusterError(
             f"Ray has given up: {said}; what was stored is safe: run it again, with isolate=True (--isolate) "
             "if a picture may have crashed its decoder"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from t2i_pipelines.checks import check_whole_number
-from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.collection import open_collection
+from t2i_pipelines.collection.elsewhere import written_elsewhere
 from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.distributed.arrivals import Arrivals
 from t2i_pipelines.distributed.cluster import connected, load_ray, quietly
@@ -67,7 +68,9 @@ def run(
         raise SourceError(f"the source is empty: {source!r:.80} names no picture")
     if arrivals.changed:
         with clock.busy("insert"):
-            _flush(collection)
+            written_elsewhere(collection)
+            collection.flush()
+            written_elsewhere(collection)
     clock.log_end()
     return report
 
@@ -103,8 +106,3 @@ def _workers(
     # with one core for all, an encoder that holds it would wait for pictures that nobody can decode
     cpus = 1.0 if has.get("CPU", 0) >= 2 else 0.0
     return Workers(pool, gpus, cpus, writers, readers)
-
-
-def _flush(collection: Collection) -> None:
-    """Write out what other processes have stored."""
-    collection.flush()
