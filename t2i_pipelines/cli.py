@@ -89,9 +89,11 @@ def insert(
     isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
+    bulk: cli_copy.Bulk = "",
 ) -> None:
     """Insert pictures. Running it again is safe: what is stored already is passed by."""
-    failed = _insert(
+    insert_from = cli_copy.insert_by(bulk) if bulk else _insert
+    failed = insert_from(
         source,
         report,
         uri=uri,

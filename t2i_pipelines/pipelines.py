@@ -79,16 +79,15 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     :return: the pipeline, with columns ``path``, ``id``, ``status`` and ``reason``, one row an input. Close
         it by ``harden(....output(...))``.
     """
-    model, place, chosen = checked(settings)
-    on_error = {"on_error": chosen.on_error}
+    given = insert_arguments(settings)
     return (
-        p.flat_map(source, "batch", ops.t2i.read_source(batch_size=chosen.batch_size, **on_error))
-        .map("batch", "batch", ops.t2i.skip_unchanged(**place, **model, refresh=chosen.refresh))
-        .map("batch", "batch", ops.t2i.prefetch())
-        .map("batch", "batch", ops.t2i.image_decode(**model, **on_error, **asdict(chosen.decoding)))
-        .map("batch", "batch", ops.t2i.clip(**model, modality="image", **on_error))
-        .map("batch", "batch", ops.t2i.normalize(**on_error))
-        .map("batch", "batch", ops.t2i.milvus_insert(**place, **model, **on_error))
+        p.flat_map(source, "batch", ops.t2i.read_source(**given["read_source"]))
+        .map("batch", "batch", ops.t2i.skip_unchanged(**given["skip_unchanged"]))
+        .map("batch", "batch", ops.t2i.prefetch(**given["prefetch"]))
+        .map("batch", "batch", ops.t2i.image_decode(**given["image_decode"]))
+        .map("batch", "batch", ops.t2i.clip(**given["clip"]))
+        .map("batch", "batch", ops.t2i.normalize(**given["normalize"]))
+        .map("batch", "batch", ops.t2i.milvus_insert(**given["milvus_insert"]))
         .flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
     )
 
@@ -112,6 +111,21 @@ def search_steps(
         .map(hits, hits, ops.t2i.normalize())
         .map((hits, query), hits, ops.t2i.milvus_search(**find))
     )
+
+
+def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
+    """What each operator of inserting is made with, by its name, in order; refuses what is wrong."""
+    model, place, chosen = checked(settings)
+    on_error = {"on_error": chosen.on_error}
+    return {
+        "read_source": {"batch_size": chosen.batch_size, **on_error},
+        "skip_unchanged": {**place, **model, "refresh": chosen.refresh},
+        "prefetch": {},
+        "image_decode": {**model, **on_error, **asdict(chosen.decoding)},
+        "clip": {**model, "modality": "image", **on_error},
+        "normalize": on_error,
+        "milvus_insert": {**place, **model, **on_error},
+    }
 
 
 def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

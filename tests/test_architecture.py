@@ -26,6 +26,7 @@ LAYERS = [
     {"pipelines", "page", "quantize", "triton"},
     {"report", "searcher"},
     {"syncing", "copying"},
+    {"bulk"},
     {"__init__"},
     {"testing", "evaluate", "distributed", "demo", "bench"},
     {"finetune"},
