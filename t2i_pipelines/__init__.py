@@ -1,5 +1,6 @@
 """Towhee pipelines for text-to-image search: type words, get the matching pictures."""
 
+from t2i_pipelines.bulk import insert_bulk
 from t2i_pipelines.collection import close
 from t2i_pipelines.copying import export_collection, import_collection
 from t2i_pipelines.encoders import ModelInfo, models, recommend
@@ -37,6 +38,7 @@ __all__ = [
     "export_collection",
     "harden",
     "import_collection",
+    "insert_bulk",
     "insert_steps",
     "models",
     "quantize",

@@ -50,7 +50,7 @@ from t2i_pipelines.cli_options import (
 from t2i_pipelines.cli_search import write_page
 from t2i_pipelines.config import DEFAULT_MODEL, Settings
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.errors import T2IError
+from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, insert_steps
@@ -96,9 +96,16 @@ def insert(
     report: Report = None,
     ray: cli_ray.Ray = False,
     ray_address: cli_ray.Address = "",
+    bulk: cli_copy.Bulk = "",
 ) -> None:
     """Insert pictures. Running it again is safe: what is stored already is passed by."""
-    insert_from = cli_ray.insert_at(ray_address) if ray or ray_address else _insert
+    if bulk and (ray or ray_address):
+        raise ConfigError("--bulk and --ray are two ways to insert: choose one")
+    insert_from = _insert
+    if ray or ray_address:
+        insert_from = cli_ray.insert_at(ray_address)
+    elif bulk:
+        insert_from = cli_copy.insert_by(bulk)
     failed = insert_from(
         source,
         report,

@@ -1,13 +1,15 @@
-"""``t2i export-collection`` and ``t2i import-collection``."""
+"""``t2i export-collection``, ``t2i import-collection`` and ``t2i insert --bulk``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import console, export_collection, import_collection
+from t2i_pipelines import console, export_collection, import_collection, insert_bulk, interrupt
 from t2i_pipelines.cli_options import Name, Token, Uri
 
 Destination = Annotated[
@@ -19,6 +21,15 @@ IfExists = Annotated[
     typer.Option(
         help="Where the collection has rows: fail; merge, rows of the same ids are replaced; or replace, all "
         "others are deleted as well."
+    ),
+]
+
+Bulk = Annotated[
+    str,
+    typer.Option(
+        "--bulk",
+        help="For a first load: have a Milvus server import files, which are written to this folder or URL "
+        "of its storage.",
     ),
 ]
 
@@ -61,6 +72,25 @@ def run_import(
     more = f", {done.deleted:,} others deleted" if done.deleted else ""
     more += f", beside {done.others:,} others" if done.others else ""
     _say(f"imported {done.rows:,} rows from {source}, each read back and the same{more}")
+
+
+def insert_by(destination: str) -> Callable[..., int]:
+    """Load by way of files at ``destination``; gives the number of failures."""
+
+    def insert(source: str, report: Path | None, **settings: Any) -> int:
+        with console.progress_bar(None) as tally:
+            interrupt.now_say(tally.interrupted)
+            insert_bulk(
+                source,
+                destination,
+                report=tally.report,
+                progress=lambda outcome: tally.show(),
+                **settings,
+            )
+        console.show_report(tally.report, report)
+        return tally.report.counts["failed"]
+
+    return insert
 
 
 def add_to(app: typer.Typer) -> None:

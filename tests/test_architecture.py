@@ -26,6 +26,7 @@ LAYERS = [
     {"pipelines", "page", "quantize", "triton", "capacity"},
     {"report", "searcher", "advise"},
     {"syncing", "copying"},
+    {"bulk"},
     {"__init__"},
     {"testing", "evaluate", "distributed", "demo", "bench"},
     {"finetune", "reembedding"},

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-from t2i_pipelines.collection import creation, indexes, lite, schema
+from t2i_pipelines.collection import creation, indexes, lite, schema, supported
 from t2i_pipelines.collection.connection import SLOW, Connection
+from t2i_pipelines.collection.entry import BESIDE, CHANGING, RENAMED, Entry
 from t2i_pipelines.collection.failures import NotLoadedError
-from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, StoreError
-from t2i_pipelines.storage import Storage, check_supported
+from t2i_pipelines.errors import CollectionNotFoundError, StoreError
+from t2i_pipelines.storage import Storage
 from t2i_pipelines.types import Space
 
 RECHECK = 5.0
@@ -21,39 +22,14 @@ anew for another model. A local database is this process's alone."""
 BEING_MADE = 2.0
 """Seconds for which a collection may be without an index before its maker is taken for dead."""
 
-CHANGING = "t2i_pipelines.changing_until"
 CHANGE_TAKES = 300.0
 """Seconds after which one who is changing the index is taken for dead."""
 
 A_LOOK = 0.1
 """Seconds between two looks whether that is done."""
 
-BESIDE = "t2i_pipelines.beside"
-"""Names of the collections that an alias stood for before, the latest first, with commas between."""
-
-RENAMED = "t2i_pipelines.renamed_to"
-"""What a collection is about to be called, so that its name can become an alias."""
-
 TRIES = 20
 """How often a collection is released again when others, who search it, load it meanwhile."""
-
-
-class Entry(NamedTuple):
-    """A collection as it was found.
-
-    :ivar identity: changes when the collection is dropped and made again.
-    :ivar real_name: what the collection is called if it was asked for by an alias.
-    :ivar changing_until: the index is being changed, for no longer than until then, seconds since 1970.
-    :ivar beside: real names of what its alias stood for before, see :mod:`..collection.aliases`.
-    """
-
-    identity: Any
-    real_name: str
-    space: Space
-    index_type: str
-    changing_until: float = 0.0
-    storage: Storage = Storage()
-    beside: tuple[str, ...] = ()
 
 
 class Catalog:
@@ -134,7 +110,7 @@ class Catalog:
         """
         from pymilvus import MilvusClient
 
-        self._check(storage, timeout)
+        supported.check(self._connection, storage, timeout)
         # a reader must not find the collection half made: it would set about finishing it
         with self._connection.loading, self._connection.writing(timeout) as seconds:
             is_lite = self._connection.is_lite(timeout)
@@ -200,22 +176,6 @@ class Catalog:
                 raise err
             self._call("load_collection", SLOW, entry.real_name)
             self._connection.entries[self._name] = (time.monotonic(), entry)
-
-    def _check(self, storage: Storage, timeout: float) -> None:
-        where = str(self._connection.address)
-        is_lite = self._connection.is_lite(timeout)
-        schema.check_index_type(storage.index_type, local=is_lite)
-        version = None if is_lite else self._connection.version(timeout)
-        check_supported(storage, version, where)
-        if storage.replica_number > 1:
-            group = self._connection.call(
-                "describe_resource_group", creation.GROUP, doing="counting query nodes", timeout=timeout
-            )
-            if group.num_available_node < storage.replica_number:
-                raise ConfigError(
-                    f"replica_number={storage.replica_number} needs as many query nodes, and {where} has "
-                    f"{group.num_available_node}"
-                )
 
     def forget(self) -> None:
         """Ask the database next time, by whatever name it is asked for."""

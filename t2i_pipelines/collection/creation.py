@@ -16,8 +16,6 @@ KEY_BYTES = 255
 
 REPLICAS = "t2i_pipelines.replica_number"
 MMAP = "mmap.enabled"
-GROUP = "__default_resource_group"
-"""The query nodes that a server uses unless told otherwise."""
 
 
 def properties(storage: Storage) -> dict[str, str]:
@@ -26,7 +24,7 @@ def properties(storage: Storage) -> dict[str, str]:
     return kept | ({REPLICAS: str(storage.replica_number)} if storage.replica_number > 1 else {})
 
 
-def load_arguments(storage: Storage) -> dict[str, int]:
+def load_arguments(storage: Storage) -> dict[str, Any]:
     """Further arguments of ``load_collection``."""
     return {"replica_number": storage.replica_number} if storage.replica_number > 1 else {}
 

@@ -83,6 +83,12 @@ class Folder:
         with _writable(self.where(name)):
             self._fs.rm_file(self.path(name))
 
+    def remove_if_empty(self) -> None:
+        """Delete the folder if nothing is left in it. Object stores have no empty folders."""
+        if self.is_local:
+            with suppress(OSError):
+                Path(self._root).rmdir()
+
     @contextmanager
     def writing(self, name: str) -> Iterator[Written]:
         """A new file, on the disk when the block ends.
