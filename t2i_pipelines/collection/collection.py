@@ -36,9 +36,8 @@ class Collection:
     """One Milvus collection. Made by :func:`~t2i_pipelines.collection.open_collection`; thread-safe.
 
     It connects at the first call, and again after :meth:`close`. Reading a collection that is not
-    there creates nothing and finds nothing; as soon as it is there, the same object reads it.
-
-    Every method may raise :class:`~t2i_pipelines.errors.StoreError`; the subclass tells why.
+    there creates nothing and finds nothing; as soon as it is there, the same object reads it. Every
+    method may raise :class:`~t2i_pipelines.errors.StoreError`; the subclass tells why.
     """
 
     def __init__(
