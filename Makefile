@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test check fast fix quality bench bench-ingest bench-search bench-serve notebooks wheel clean
+.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality bench bench-ingest bench-search bench-serve notebooks wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
@@ -35,8 +35,14 @@ demo-ui: $(UI)
 	$(BIN)/t2i insert data/gallery.csv $(GALLERY)
 	$(BIN)/t2i ui $(GALLERY)
 
+# side by side: those with a real Milvus server mostly wait for it
 test: $(TEST)
+	$(MAKE) --no-print-directory --jobs 2 test-without-server test-with-server
+
+test-without-server: $(TEST)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not milvus"
+
+test-with-server: $(TEST)
 	$(BIN)/python -m pytest -m milvus
 
 fast: $(TEST)
