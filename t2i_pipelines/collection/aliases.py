@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.collection import catalog, lite, schema
-from t2i_pipelines.collection.catalog import BESIDE, RENAMED, Catalog, Entry
+from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.connection import SLOW
+from t2i_pipelines.collection.entry import BESIDE, RENAMED, Entry
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from t2i_pipelines.types import Space
 

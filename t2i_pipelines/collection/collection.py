@@ -12,9 +12,10 @@ import numpy as np
 
 from t2i_pipelines.checks import check_share, check_whole_number
 from t2i_pipelines.collection import hits, schema
-from t2i_pipelines.collection.catalog import Catalog, Entry
+from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.duplicates import ALIKE, Member, groups
+from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
 from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from t2i_pipelines.collection import hits, indexes, scan
-from t2i_pipelines.collection.catalog import Entry
+from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.collection.every_row import by_score
 from t2i_pipelines.collection.failures import RefusedError
 from t2i_pipelines.collection.picking import different, in_range, one_of_each, placed, unlike
