@@ -60,6 +60,7 @@ def paths(place):
         return sorted(row["path"] for page in collection.scan(["path"]) for row in page)
 
 
+@pytest.mark.slow
 def test_searches_go_on_while_everything_is_embedded_moved_and_rolled_back(
     place, photos, milvus_backend, monkeypatch
 ):

@@ -29,6 +29,10 @@ class BulkInsert(MilvusInsert):
         """What takes the rows."""
         return _Noting(self._shipment, self.waiting)
 
+    def answering(self, *, beside: bool = True) -> Any:
+        """As ``collection``: the shipment has looked up whether the name is of this model."""
+        return self.collection
+
     def fill(self, records: list[Record]) -> None:
         """Take the records of a batch."""
         with self._turn:

@@ -129,12 +129,13 @@ def wait_for_others(collection: Collection) -> None:
 @contextmanager
 def newest(collection: Collection) -> Iterator[None]:
     """Let reads within the block see what other processes have written, too."""
-    name, read_newest_since = collection._catalog.real_name, collection._connection.deletions
-    read_newest_since[name] = math.inf
+    collection._entry()  # looks its real name up
+    name, deletions = collection._catalog.real_name, collection._connection.deletions
+    deletions[name] = math.inf
     try:
         yield
     finally:
-        read_newest_since[name] = time.monotonic()
+        deletions[name] = time.monotonic()
 
 
 def _note_beside(collection: Collection, real_name: str, names: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from t2i_pipelines.collection import creation, indexes, lite, schema, supported
 from t2i_pipelines.collection.connection import SLOW, Connection
-from t2i_pipelines.collection.entry import BESIDE, CHANGING, RENAMED, Entry
+from t2i_pipelines.collection.entry import CHANGING, Entry, read_entry
 from t2i_pipelines.collection.failures import NotLoadedError
 from t2i_pipelines.errors import CollectionNotFoundError, StoreError
 from t2i_pipelines.storage import Storage
@@ -21,6 +21,9 @@ anew for another model. A local database is this process's alone."""
 
 BEING_MADE = 2.0
 """Seconds for which a collection may be without an index before its maker is taken for dead."""
+
+BEING_RENAMED = 2.0
+"""Seconds for which neither of a collection's names may be known before it is taken for dropped."""
 
 CHANGE_TAKES = 300.0
 """Seconds after which one who is changing the index is taken for dead."""
@@ -47,24 +50,24 @@ class Catalog:
         path = self._connection.address.path
         if path is not None and not lite.exists(path):
             return None
-        # between a collection's renaming and its alias, there is none of this name
-        for name in filter(None, (self._name, self._connection.renamed.get(self._name))):
-            with suppress(CollectionNotFoundError):
-                return self._look_up(name, timeout)
+        with suppress(CollectionNotFoundError):
+            return self._look_up(self._name, timeout)
+        end = time.monotonic() + BEING_RENAMED
+        while self.is_renamed and time.monotonic() < end:
+            # until its name is an alias there is none of this name, and one look has several calls
+            for name in (self._connection.renamed[self._name], self._name):
+                with suppress(CollectionNotFoundError):
+                    return self._look_up(name, timeout)
+            time.sleep(A_LOOK)
+        self._connection.renamed.pop(self._name, None)
         return None
 
     def _look_up(self, name: str, timeout: float) -> Entry:
         found = self._call("describe_collection", timeout, name)
-        where, real_name = str(self._connection.address), found["collection_name"]
-        identity = (found.get("collection_id"), found.get("created_timestamp"))
-        space = schema.read_space(found, where)
-        notes = found.get("properties") or {}
-        if real_name == self._name and notes.get(RENAMED):
-            self._connection.renamed[self._name] = notes[RENAMED]
-        until = float(notes.get(CHANGING, 0))
-        beside = tuple(filter(None, notes.get(BESIDE, "").split(",")))
-        index_type, storage = self._index_type(timeout, real_name), creation.read_storage(found)
-        return Entry(identity, real_name, space, index_type, until, storage, beside)
+        entry, renamed_to = read_entry(found, str(self._connection.address))
+        if entry.real_name == self._name and renamed_to:
+            self._connection.renamed[self._name] = renamed_to
+        return entry._replace(index_type=self._index_type(timeout, entry.real_name))
 
     @property
     def is_renamed(self) -> bool:
