@@ -94,6 +94,7 @@ def test_a_run_that_is_ended_loses_nothing_and_leaves_no_process(tmp_path, place
     )
     assert done.returncode == 0, done.stderr
     assert len(stored(uri)) == len(set(stored(uri))) == PICTURES
+    assert len(done.stderr.splitlines()) == 2, done.stderr
     summary, budget = done.stderr.splitlines()
     assert summary.startswith(f"{PICTURES} images: ")
     assert f"{len(kept)} unchanged, 0 failed" in summary

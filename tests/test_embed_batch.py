@@ -145,6 +145,7 @@ def test_a_ray_job_of_ones_own_maps_batches(paths, ray_here, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
 def test_a_spark_job_maps_data_frames(paths, tmp_path, monkeypatch):
     if shutil.which("java") is None:
         pytest.skip("Spark needs a Java: apt-get install default-jre-headless")
