@@ -94,7 +94,9 @@ def test_a_run_that_is_ended_loses_nothing_and_leaves_no_process(tmp_path, place
     )
     assert done.returncode == 0, done.stderr
     assert len(stored(uri)) == len(set(stored(uri))) == PICTURES
-    summary, budget = done.stderr.splitlines()
+    shown = [line for line in done.stderr.splitlines() if line]
+    assert len(shown) == 2, done.stderr
+    summary, budget = shown
     assert summary.startswith(f"{PICTURES} images: ")
     assert f"{len(kept)} unchanged, 0 failed" in summary
     assert budget.startswith(f"{PICTURES} images in ")

@@ -114,7 +114,9 @@ def quietly(ray: Any) -> Iterator[None]:
     log = logging.getLogger("ray.data")
     shown = [one for one in log.handlers if one.level >= logging.INFO]
     levels = [one.level for one in shown]
-    context = ray.data.DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a copy sets what Ray itself calls deprecated
+        context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = 1
