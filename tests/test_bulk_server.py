@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from milvus_backends import wait_until
 from stored import SPACE, random_units, row
 from test_copying import filled, many, odd_rows, stored  # noqa: F401 - a fixture
 
@@ -18,6 +17,8 @@ pytestmark = [pytest.mark.milvus, pytest.mark.xdist_group("milvus")]
 
 
 def test_milvus_itself_imports_an_export(milvus_server_backend, filled, tmp_path):  # noqa: F811
+    from milvus_backends import wait_until
+
     rows = odd_rows() + many(100)
     wanted = stored(filled("source", rows))
     made = export_collection(tmp_path / "out", uri=tmp_path / "source.db")
@@ -27,17 +28,21 @@ def test_milvus_itself_imports_an_export(milvus_server_backend, filled, tmp_path
     place = {"uri": milvus_server_backend.uri, "token": milvus_server_backend.token, "timeout": 30.0}
     importer = importer_of(target, {**place, "collection_name": "imported"})
     assert isinstance(importer, RpcImporter)
-    with pytest.raises(StoreError, match="beginning an import for collection 'imported' at .* failed"):
-        importer.start(str(tmp_path / "none.txt"))
+    missing = importer.start(str(tmp_path / "none.parquet"))
     job = importer.start(str(tmp_path / "out" / made.files[0].name))
     wait_until(lambda: importer.state(job).done, "the import")
     assert importer.state(job).reason == ""
+    wait_until(lambda: importer.state(missing).done, "the end of an import of a file that is not there")
+    assert "none.parquet" in importer.state(missing).reason
     importer.show()
     wait_until(lambda: target.count() == len(rows), "finding what was imported")
     assert stored(target) == wanted
     (hits,) = target.search(rows[7]["vector"][None], limit=1)
     assert hits[0].id == rows[7]["id"]
     assert importer.running() == []
+    nowhere = importer_of(target, {**place, "collection_name": "nowhere"})
+    with pytest.raises(StoreError, match="beginning an import for collection 'nowhere' at .* failed"):
+        nowhere.start(str(tmp_path / "none.parquet"))
     target.upsert([row("plain", random_units(1, seed=9)[0])])  # what was imported can be replaced
     assert target.count() == len(rows)
     target.drop()
