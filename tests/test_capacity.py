@@ -140,6 +140,7 @@ def test_more_searches_take_replicas_and_a_filter_a_partition_key():
     assert (many.storage.replica_number, many.storage.partition_key) == (20, "album")
     assert many.machines > 5 * one.machines
     assert advise(10**5, filtered_by="album").storage.partition_key is None
+    assert advise(10**7, filtered_by="album", version=(2, 3)).storage.partition_key is None
 
 
 def test_searches_a_second_are_those_that_were_published():

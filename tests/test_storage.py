@@ -82,7 +82,7 @@ def test_mmap_is_a_property_of_the_collection(made):
 def test_a_partition_key_is_a_field_of_text(made):
     from pymilvus import DataType
 
-    key = fields(made((2, 3), partition_key="album"))["album"]
+    key = fields(made((2, 4), partition_key="album"))["album"]
     assert (key.dtype, key.is_partition_key, key.params["max_length"]) == (DataType.VARCHAR, True, 255)
 
 
@@ -113,7 +113,7 @@ def test_whoever_opens_it_later_loads_as_many_replicas():
         ({"index_type": "IVF_RABITQ"}, (2, 5), "2.6"),
         ({"vector_type": "FLOAT16_VECTOR"}, (2, 3), "2.4"),
         ({"mmap": True}, (2, 2), "2.3"),
-        ({"partition_key": "album"}, (2, 1), "2.3"),
+        ({"partition_key": "album"}, (2, 3), "2.4"),
         ({"replica_number": 2}, (2, 1), "2.3"),
     ],
 )
