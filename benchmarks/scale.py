@@ -4,7 +4,8 @@ Fills a collection of ours step by step with vectors of 512 numbers (``clip_like
 made), and takes at each number of rows: the rate of inserting, how long indexes take to be built and loaded,
 p50 and p99 of a search for one vector by one client, recall@10 against an exact comparison by NumPy, for
 pictures and for words, memory, and disk. Every measurement is a line of JSON in ``--out`` as soon as it is
-taken. ``--table FILE`` prints tables of such lines, and how each figure grows.
+taken. ``--table FILE`` prints tables of such lines, how each figure grows, and sizes
+beside those that ``t2i capacity`` computes.
 
 ``server`` starts the wheel ``milvus``, a real server, unless ``--uri`` names one, of which neither memory nor
 disk is seen. ``lite`` is Milvus Lite in this process.
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from clip_like import DIM, ClipLike, Matrix, Truth
-from scale_table import tables
+from scale_table import against, filled, tables
 
 from t2i_pipelines.collection import Collection, close, indexes, open_collection
 from t2i_pipelines.collection.entry import Entry
@@ -292,9 +293,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--token", default=os.environ.get("MILVUS_TOKEN", ""), help="of that server")
     parser.add_argument("--out", type=Path, default=Path("scale.jsonl"), help="lines are appended to it")
     parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing: print tables of FILE")
+    parser.add_argument("--document", type=Path, help="with --table: put them between the marks of this file")
     given = parser.parse_args(arguments)
-    if given.table is not None:
-        print(tables(given.table))
+    if given.table is not None and given.document is not None:
+        given.document.write_text(filled(given.document.read_text(encoding="utf-8"), given.table), "utf-8")
+    elif given.table is not None:
+        print(tables(given.table), against(given.table), sep="\n\n")
     elif given.engine is None:
         parser.error("give lite or server, or --table FILE")
     else:

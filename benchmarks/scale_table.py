@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from t2i_pipelines.advise import advise
+from t2i_pipelines.capacity import Capacity, capacity
+from t2i_pipelines.cli_capacity import SIZES, said, table
+from t2i_pipelines.collection.indexes import GRAPH
 
 Record = dict[str, Any]
 
@@ -38,6 +44,50 @@ def tables(file: Path) -> str:
     return "\n\n".join(
         _table([one for one in found if one["engine"] == name]) for name in _names(found, "engine")
     )
+
+
+def told(record: Record) -> Capacity:
+    """What the formulas give for a record of the server, with the graph that it had."""
+    own = dict(GRAPH)
+    GRAPH["M"] = record["params"].get("M", GRAPH["M"])
+    try:
+        return capacity(record["rows"], record["dim"], record["index"].partition(" ")[0])
+    finally:
+        GRAPH.update(own)
+
+
+def against(file: Path) -> str:
+    """Measured sizes of the server beside those by formula, in MB."""
+    head = ["index", "rows", "memory", "by formula", "index on disk", "by formula", "disk", "by formula"]
+    lines = [head]
+    for one in _in_order([one for one in records(file) if one["engine"] == "server"]):
+        needs = told(one)
+        index = one.get("disk_index_new")
+        pairs = [
+            (one["memory"], needs.memory),
+            (index, needs.index_disk if index else None),
+            # what earlier indexes left behind is not this one's
+            (one["disk"] - one["disk_empty"] - one["disk_index"] + (index or 0), needs.disk),
+        ]
+        shown = ["" if size is None else f"{size / 1e6:,.0f}" for pair in pairs for size in pair]
+        lines.append([one["index"], f"{one['rows']:,}", *shown])
+    return _markdown(lines)
+
+
+def filled(text: str, file: Path) -> str:
+    """A document with the tables between its marks made anew: ``<!-- measured -->`` to ``<!-- end -->``."""
+    advice = "\n".join(f"- {said(size, advise(size))}" for size in SIZES)
+    parts = {
+        "measured": tables(file),
+        "against": against(file),
+        "capacity": table(SIZES),
+        "advice": advice,
+    }
+    for name, content in parts.items():
+        pattern = rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)"
+        text, count = re.subn(pattern, f"{content}\n".replace("\\", r"\\"), text, count=1, flags=re.DOTALL)
+        assert count == 1, f"no place for {name}"
+    return text
 
 
 def _table(found: list[Record]) -> str:

@@ -96,7 +96,7 @@ def advise(
         )
         reasons.append(f"{replicas} replicas for {searches:g} searches a second")
     storage = needs.storage
-    if filtered_by is not None and images >= KEYED_FROM:
+    if filtered_by is not None and images >= KEYED_FROM and version >= SINCE["partition_key"]:
         storage = replace(storage, partition_key=filtered_by)
         reasons.append(f"a search looks at the rows of one {filtered_by} alone")
     machines = math.ceil(needs.memory / (USABLE * machine))

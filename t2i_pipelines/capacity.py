@@ -17,12 +17,12 @@ from t2i_pipelines.storage import Storage, VectorType
 INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_SQ8", "IVF_RABITQ", "DISKANN")
 LARGEST, LARGEST_DIM = 10**12, 32768
 
-SERVER_BYTES = 300_000_000
-"""Of a server without rows. Measured: 250 MB, docs/scale.md."""
+SERVER_BYTES = 350_000_000
+"""Of a server that has been in use. One that has just started has 250 MB. Measured: docs/scale.md."""
 
-ROW_MEMORY, ROW_DISK = 900, 250
-"""Of a row beside its vector, without metadata of yours: id, path, size, time, digest, and what Milvus adds.
-Measured: docs/scale.md."""
+ROW_MEMORY, ROW_DISK = 1500, 200
+"""Of a row beside its vector, without metadata of yours: id, path, size, time, digest, and what Milvus adds;
+in memory also what a server keeps of what inserting took. Measured: docs/scale.md."""
 
 NLIST = 1024
 SEGMENT_BYTES = 1 << 30
@@ -36,10 +36,12 @@ KEPT_IN_MEMORY = 0.25
 """With mmap, the share of what is mapped that memory should hold: less, and searches wait for the disk.
 Milvus's page "Index Explained" gives a quarter as the least, for DISKANN; an assumption for others."""
 
-WRITTEN_TWICE = 2.0
-"""Compaction writes every row again, and old files stay three hours (``dataCoord.gc.dropTolerance``)."""
+COPIES = 3.0
+"""Of every row on disk until old files are deleted: in the log, as it was flushed, and as compaction wrote it
+again. Milvus keeps what compaction has replaced for three hours (``dataCoord.gc.dropTolerance``), and the log
+for some days. Measured: docs/scale.md."""
 
-CORE_MS = {"FLAT": 0.0, "IVF_SQ8": 1.0, "IVF_RABITQ": 1.5, "HNSW": 3.0, "HNSW_SQ": 3.0, "DISKANN": 3.0}
+CORE_MS = {"FLAT": 0.0, "IVF_SQ8": 0.5, "IVF_RABITQ": 0.75, "HNSW": 1.6, "HNSW_SQ": 1.6, "DISKANN": 1.6}
 """Milliseconds of one core to index a vector of 512 numbers. FLAT, IVF_SQ8 and HNSW are measured,
 docs/scale.md; the others are not: IVF_RABITQ is taken as IVF_SQ8 and a half, HNSW_SQ and DISKANN as HNSW."""
 
@@ -78,8 +80,8 @@ def capacity(
     """Memory, disk and time of that many pictures.
 
     Memory is the server's own, and for each replica the index and the rows beside it. With ``mmap``, a
-    quarter of these. Disk is the rows, written twice, and the index, in storage; and on each query node once
-    more what is mapped from there (DISKANN: always).
+    quarter of these. Disk is the rows, as often as they are kept there, and the index, in storage; and on
+    each query node once more what is mapped from there (DISKANN: always).
 
     :param images: 1 to 10**12.
     :param dim: numbers a vector.
@@ -103,7 +105,7 @@ def capacity(
     local = index_disk * from_disk + (held if mmap and not from_disk else rows * mmap)
     if mmap:
         held = int(KEPT_IN_MEMORY * (rows if from_disk else held)) + index_memory * from_disk
-    stored = WRITTEN_TWICE * images * (dim * number + ROW_DISK + row_bytes)
+    stored = COPIES * images * (dim * number + ROW_DISK + row_bytes)
     return Capacity(
         images=images,
         dim=dim,

@@ -36,16 +36,21 @@ from t2i_pipelines.cli_options import (
     DecodeWorkers,
     Device,
     Frames,
+    IndexType,
     Isolate,
+    Mmap,
     Model,
     Name,
+    PartitionKey,
     Precision,
     Refresh,
+    ReplicaNumber,
     Report,
     Source,
     StopAtError,
     Token,
     Uri,
+    VectorType,
 )
 from t2i_pipelines.cli_search import write_page
 from t2i_pipelines.config import DEFAULT_MODEL, Settings
@@ -94,6 +99,11 @@ def insert(
     isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
+    index_type: IndexType = Settings.index_type,
+    vector_type: VectorType = Settings.vector_type,
+    mmap: Mmap = False,
+    partition_key: PartitionKey = None,
+    replica_number: ReplicaNumber = 1,
     ray: cli_ray.Ray = False,
     ray_address: cli_ray.Address = "",
     bulk: cli_copy.Bulk = "",
@@ -123,6 +133,11 @@ def insert(
         frames=cast(Any, frames),
         isolate=isolate,
         on_error="raise" if stop_at_error else "record",
+        index_type=index_type,
+        vector_type=cast(Any, vector_type),
+        mmap=mmap,
+        partition_key=partition_key,
+        replica_number=replica_number,
     )
     raise typer.Exit(1 if failed else 0)
 

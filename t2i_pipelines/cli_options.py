@@ -79,3 +79,14 @@ Frames = Annotated[str, typer.Option(help="Of an animation, embed the first fram
 Isolate = Annotated[
     bool, typer.Option("--isolate", help="Decode in processes of their own; a file that crashes fails alone.")
 ]
+IndexType = Annotated[str, typer.Option(help="Of a new collection: AUTO follows the number of pictures.")]
+VectorType = Annotated[
+    str, typer.Option(help="Of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on.")
+]
+Mmap = Annotated[bool, typer.Option("--mmap", help="New collection: a server reads it from disk as needed.")]
+PartitionKey = Annotated[
+    str | None, typer.Option(help="New collection: a column that searches ask for one value of.")
+]
+ReplicaNumber = Annotated[
+    int, typer.Option(help="New collection: query nodes of a cluster that hold all of it.")
+]

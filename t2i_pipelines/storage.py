@@ -24,12 +24,13 @@ SINCE: dict[str, Version] = {
     "IVF_RABITQ": (2, 6),
     "FLOAT16_VECTOR": (2, 4),
     "mmap": (2, 3),
-    "partition_key": (2, 3),
+    "partition_key": (2, 4),
     "replica_number": (2, 3),
 }
 """The first Milvus in which each works; what is not here, the server may decide. From Milvus's release notes
 and the pages of the indexes (HNSW_SQ "Compatible with Milvus 2.5.x", IVF_RABITQ "2.6.x"). A server 2.3 takes
-FLOAT16_VECTOR, too, and finds wrong neighbours."""
+FLOAT16_VECTOR, too, and finds wrong neighbours; and a partition key, but an upsert puts rows into partitions
+where a search for the key does not look (milvus-io/milvus#30772)."""
 
 
 LITE_LACKS = {
@@ -62,7 +63,8 @@ class Storage:
         grown past a limit; see :mod:`t2i_pipelines.collection.indexes`.
     :ivar vector_type: ``FLOAT16_VECTOR`` halves what vectors take in memory and on disk; a server's, from 2.4
         on.
-    :ivar mmap: let a server keep on disk what it would hold in memory, and read it from there as needed.
+    :ivar mmap: let a server keep on disk what it would hold in memory, and read it from there as needed; the
+        index, too, from 2.4 on.
     :ivar partition_key: a metadata field, of text, by which a server sets rows apart: searches that ask for
         one value of it look at those rows alone. Where a row has none, it is the empty text. At most 255
         bytes.

@@ -1,5 +1,6 @@
 """What pictures need, by formula: beside what FAISS writes, and what a real server took."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_half_the_bytes_a_number_are_half_the_vectors():
         capacity(10**6, 512, "FLAT", vector_type=kind) for kind in ("FLOAT_VECTOR", "FLOAT16_VECTOR")
     )
     assert full.memory - half.memory == 1024 * 10**6
-    assert full.disk - half.disk == 2 * 1024 * 10**6
+    assert full.disk - half.disk == sizes.COPIES * 1024 * 10**6
 
 
 def test_mmap_trades_memory_for_disk_and_replicas_multiply_both():
@@ -102,7 +103,7 @@ def test_what_cannot_be_is_refused(arguments, message):
         (500_000, (2, 6), "Milvus standalone", "HNSW"),
         (5_000_000, (2, 6), "Milvus standalone", "HNSW_SQ"),
         (5_000_000, (2, 4), "Milvus standalone", "HNSW"),
-        (100_000_000, (2, 6), "Milvus standalone", "IVF_RABITQ"),
+        (100_000_000, (2, 6), "Milvus cluster", "IVF_RABITQ"),
         (100_000_000, (2, 5), "Milvus cluster", "DISKANN"),
         (1_000_000_000, (2, 6), "Milvus cluster", "IVF_RABITQ"),
     ],
@@ -139,6 +140,7 @@ def test_more_searches_take_replicas_and_a_filter_a_partition_key():
     assert (many.storage.replica_number, many.storage.partition_key) == (20, "album")
     assert many.machines > 5 * one.machines
     assert advise(10**5, filtered_by="album").storage.partition_key is None
+    assert advise(10**7, filtered_by="album", version=(2, 3)).storage.partition_key is None
 
 
 def test_searches_a_second_are_those_that_were_published():
@@ -168,7 +170,7 @@ def test_the_command_tells_what_to_buy():
     assert "| 100,000,000 | HNSW | 32 bits |  |" in ran.output
     assert "IVF_SQ8" not in ran.output
     assert (
-        "- 100,000,000 pictures: Milvus standalone, 1 machine, index_type='IVF_RABITQ', mmap=True: "
+        "- 100,000,000 pictures: Milvus cluster, 2 machines, index_type='IVF_RABITQ', mmap=True: "
         in ran.output
     )
 
@@ -185,3 +187,43 @@ def test_the_command_names_what_it_cannot_read(arguments, message):
     ran = CliRunner().invoke(app, ["capacity", *arguments])
     assert isinstance(ran.exception, ConfigError)
     assert message in str(ran.exception)
+
+
+def scale_table():
+    spec = importlib.util.spec_from_file_location("scale_table", ROOT / "benchmarks" / "scale_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "record",
+    [one for one in MEASURED if one["engine"] == "server" and one["rows"] in (10**5, 10**6)],
+    ids=lambda record: f"{record['index']} {record['rows']:,}",
+)
+def test_a_real_server_took_what_the_formulas_tell(record):
+    needs = scale_table().told(record)
+    assert record["memory"] == pytest.approx(needs.memory, rel=0.15)
+    own = record.get("disk_index_new", 0)
+    assert own == pytest.approx(needs.index_disk, rel=0.15)
+    disk = record["disk"] - record["disk_empty"] - record["disk_index"] + own
+    assert disk == pytest.approx(needs.disk, rel=0.15)
+
+
+def test_a_real_server_was_measured_at_100000_rows_and_a_million():
+    at = {(one["index"], one["rows"]) for one in MEASURED if one["engine"] == "server"}
+    assert {(index, rows) for index in ("FLAT", "HNSW") for rows in (10**5, 10**6)} <= at
+
+
+def test_building_took_as_long_as_is_told():
+    for record in MEASURED:
+        if record["index"] in ("HNSW", "IVF_SQ8") and record["rows"] >= 10**5 and "build_s" in record:
+            needs = capacity(record["rows"], record["dim"], record["index"])
+            assert record["build_s"] == pytest.approx(
+                3600 * needs.build_core_hours / record["cores"], rel=0.15
+            )
+
+
+def test_the_document_shows_what_was_measured_and_what_is_computed():
+    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert scale_table().filled(text, ROOT / "docs" / "scale.jsonl") == text

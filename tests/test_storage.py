@@ -1,5 +1,6 @@
 """How a collection is stored: what each Milvus is told, and what it is spared."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from stored import DIM, SPACE, random_units, row
 
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.collection import creation, open_collection
+from t2i_pipelines.collection import close, creation, open_collection
 from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.indexes import build_params, depth
 from t2i_pipelines.config import Settings
@@ -81,7 +82,7 @@ def test_mmap_is_a_property_of_the_collection(made):
 def test_a_partition_key_is_a_field_of_text(made):
     from pymilvus import DataType
 
-    key = fields(made((2, 3), partition_key="album"))["album"]
+    key = fields(made((2, 4), partition_key="album"))["album"]
     assert (key.dtype, key.is_partition_key, key.params["max_length"]) == (DataType.VARCHAR, True, 255)
 
 
@@ -112,7 +113,7 @@ def test_whoever_opens_it_later_loads_as_many_replicas():
         ({"index_type": "IVF_RABITQ"}, (2, 5), "2.6"),
         ({"vector_type": "FLOAT16_VECTOR"}, (2, 3), "2.4"),
         ({"mmap": True}, (2, 2), "2.3"),
-        ({"partition_key": "album"}, (2, 1), "2.3"),
+        ({"partition_key": "album"}, (2, 3), "2.4"),
         ({"replica_number": 2}, (2, 1), "2.3"),
     ],
 )
@@ -233,3 +234,29 @@ def test_indexes_of_newer_servers_are_built_with_a_second_look():
     assert build_params("IVF_RABITQ", is_lite=False) == {"nlist": 1024, "refine": True, "refine_type": "SQ8"}
     assert depth("IVF_RABITQ", is_lite=False).params(512, filtered=False) == {"nprobe": 128, "refine_k": 4}
     assert depth("DISKANN", is_lite=False).params(512, filtered=False) == {"search_list": 1024}
+
+
+def test_the_command_makes_a_collection_as_it_is_told_to(tmp_path):
+    import csv
+
+    from typer.testing import CliRunner
+
+    from t2i_pipelines.cli import app
+
+    source, uri = tmp_path / "source.csv", str(tmp_path / "x.db")
+    gallery = Path(__file__).parent.parent / "data" / "gallery"
+    with source.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "album"])
+        writer.writerows([path, "xy"[at % 2]] for at, path in enumerate(sorted(gallery.iterdir())[:4]))
+    how = ["--model-name", "t2i_mini", "--uri", uri, "--index-type", "hnsw", "--partition-key", "album"]
+    ran = CliRunner().invoke(app, ["insert", str(source), *how])
+    assert ran.exit_code == 0, ran.output
+    collection = open_collection(uri)
+    assert collection.index_type == "HNSW"
+    assert collection._catalog.find(30).storage.partition_key == "album"
+    (hits,) = collection.search(
+        np.eye(1, 256, dtype=np.float32), where={"album": "x"}, output_fields=["album"]
+    )
+    assert [hit.fields["album"] for hit in hits] == ["x", "x"]
+    close(uri)

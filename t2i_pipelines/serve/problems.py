@@ -48,6 +48,8 @@ MEANINGS: Mapping[type[T2IError], _Meaning] = {
     errors.FinetuneError: _Meaning(500, "training_failed", _OURS),
     errors.DeletionRefusedError: _Meaning(409, "deletion_refused"),
     errors.SwapRefusedError: _Meaning(409, "swap_refused"),
+    errors.CopyError: _Meaning(500, "copy_failed", _OURS),
+    errors.ClusterError: _Meaning(500, "cluster_failed", _OURS),
     errors.MissingExtraError: _Meaning(500, "not_installed", _OURS),
     errors.StoreError: _Meaning(500, "store_failed", "the database refused this or failed"),
     errors.StoreUnavailableError: _Meaning(503, "store_unavailable", _BUSY),
