@@ -23,6 +23,8 @@ CODES = {
     "FinetuneError": (500, "training_failed"),
     "DeletionRefusedError": (409, "deletion_refused"),
     "SwapRefusedError": (409, "swap_refused"),
+    "CopyError": (500, "copy_failed"),
+    "ClusterError": (500, "cluster_failed"),
     "MissingExtraError": (500, "not_installed"),
     "StoreError": (500, "store_failed"),
     "StoreUnavailableError": (503, "store_unavailable"),

@@ -101,7 +101,9 @@ def test_more_replicas_than_query_nodes_are_refused_before_anything_is_made(made
 
 def test_whoever_opens_it_later_loads_as_many_replicas():
     server = Server((2, 6))
-    entry = SimpleNamespace(storage=Storage(replica_number=2), index_type="HNSW", changing_until=0)
+    entry = SimpleNamespace(
+        storage=Storage(replica_number=2), index_type="HNSW", changing_until=0, real_name="c"
+    )
     Catalog(server, "c").load(30.0, entry)
     assert server.calls == [("load_collection", ("c",), {"replica_number": 2})]
 
