@@ -18,10 +18,18 @@ from two_models import Searching, Turned, answer
 
 from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, close, sync
 from t2i_pipelines.collection import aliases, open_collection
-from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, StoreError, SwapRefusedError
+from t2i_pipelines.errors import (
+    CollectionNotFoundError,
+    ConfigError,
+    ModelMismatchError,
+    StoreError,
+    SwapRefusedError,
+)
 from t2i_pipelines.hit import Hit
+from t2i_pipelines.operators.milvus import MilvusInsert
 from t2i_pipelines.reembedding import drop_old, reembed, roll_back
 from t2i_pipelines.reembedding.checking import Checks, Recall, find_themselves
+from t2i_pipelines.types import Batch, Record
 
 FIELDS = ("path", "size", "mtime", "digest", "$meta")
 STATUSES = dict.fromkeys(InsertReport().counts, 0)
@@ -247,6 +255,17 @@ def test_a_run_that_is_killed_is_ended_by_the_next(place, tmp_path, after):
     assert done.report.counts == {**STATUSES, "unchanged": len(kept), "inserted": 60 - len(kept)}
     assert rows(place, "photos") == expected
     assert stands_for(place) == new
+
+
+def test_each_step_that_writes_refuses_the_old_model_once_the_name_is_moved(place, pictures):
+    insert(str(pictures), place)
+    done = reembed(model_name="turned", **place)
+    step = MilvusInsert(model_name="colour", **place)
+    one = {"id": "x", "path": "x.png", "vector": np.ones(3, np.float32)}
+    for late in ([one], Batch([Record("x.png", "x", vector=one["vector"])])):
+        with pytest.raises(ModelMismatchError, match="holds vectors of 'turned'"):
+            step(late)
+    assert "x" not in {**rows(place, done.old), **rows(place, done.new)}
 
 
 class Killed(Exception):

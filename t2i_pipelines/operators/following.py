@@ -35,9 +35,11 @@ class MilvusFollow(Operator):
         ``ops.t2i.milvus_search``. Their ``model_name`` does not count.
     """
 
-    def __init__(self, read: Arguments, embed: Arguments, find: Arguments) -> None:
-        self._arguments = (read, embed, find)
-        self._named = MilvusSearch(**find)
+    def __init__(
+        self, read: Arguments | None = None, embed: Arguments | None = None, find: Arguments | None = None
+    ) -> None:
+        self._arguments = (read or {}, {"modality": "text", **(embed or {})}, find or {})
+        self._named = MilvusSearch(**self._arguments[2])
         self._made: dict[str, tuple[Operator, ...]] = {}
         self._lock = Lock()
 
