@@ -85,14 +85,25 @@ def test_ids_outcomes_and_vectors_are_those_of_a_run_in_this_process(mixed, lite
     same(stored(ray), stored(here))
 
 
-def test_what_is_stored_is_passed_by_without_being_read(pictures, lite_server_backend):
-    place = {"uri": lite_server_backend.uri, "collection_name": "ledger", **COLOUR}
+def test_what_is_stored_is_passed_by_without_being_read(pictures, tmp_path, lite_server_backend):
+    place = {"uri": lite_server_backend.uri, "collection_name": "ledger", "batch_size": 1}
+    place["model_name"] = "noted"
+    loads = tmp_path / "loads"
+
+    def noted(*_: object) -> ColourEncoder:
+        with loads.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return ColourEncoder()
+
+    register_encoder("noted", noted)
     writers = []
     first = insert_distributed(
         pictures, writers=3, progress=lambda _: writers.append(len(workers("MapBatches(Writer)"))), **place
     )
     assert first.counts["inserted"] == 7
     assert set(writers) == {1}, "milvus-lite server loses rows of a second writer"
+    processes = loads.read_text().split()
+    assert len(processes) == len(set(processes)) >= 3, "a process loaded its model for each batch"
     rows = stored(place)
     red, blue = pictures / "red.png", pictures / "blue.png"
     was = red.stat()

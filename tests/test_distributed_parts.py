@@ -133,6 +133,12 @@ def test_an_error_of_ours_travels_as_a_value(tmp_path):
     assert str(unpacked(table).error) == "x is no good"
 
 
+def test_a_batch_that_carries_an_error_is_worked_on_no_further():
+    failed = Shipment(0, 0, Batch([Record("/none.png", "x")]), error=SourceError("the folder is gone"))
+    shipment = unpacked(work.Encoder(flow().embed)(packed(failed)))
+    assert (str(shipment.error), shipment.batch[0].status) == ("the folder is gone", None)
+
+
 def test_records_that_have_ended_leave_behind_what_nobody_needs():
     batch = Batch([done("a"), done("b", "failed")])
     batch[0].metadata = batch[1].metadata = {"year": 2020}
