@@ -19,7 +19,7 @@ from t2i_pipelines.bulk.importer import RestImporter, State, importer_of
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.copying import parquet
-from t2i_pipelines.errors import ConfigError, CopyError, MissingExtraError, StoreError
+from t2i_pipelines.errors import ConfigError, CopyError, MissingExtraError, SourceError, StoreError
 
 pytest_plugins = ["milvus_backends"]
 
@@ -183,6 +183,14 @@ def test_a_running_import_is_waited_for_before_another_begins(
         ConfigError, match="import 17, 18 into collection 'image_collection' is running, .*again"
     ):
         load(pictures, tmp_path / "files", settings)
+
+
+def test_a_source_with_nothing_in_it_leaves_nothing_behind(settings, server, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="no picture in folder .*empty"):
+        load(tmp_path / "empty", tmp_path / "files", settings)
+    assert list((tmp_path / "files").iterdir()) == []
+    assert server.started == []
 
 
 def test_a_file_that_the_writer_cannot_write_is_an_error(settings, server, tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def test_a_manifest_that_is_damaged_or_newer_says_so(out, tmp_path):
     rewrite(out, version=2)
     with pytest.raises(CopyError, match=r"_manifest\.json has format 2, and .* knows 1; install"):
         import_collection(out, uri=tmp_path / "back.db")
-    escaping = [{**told["files"][0], "name": "../t2i-00000.parquet"}]
+    escaping = [{**one, "name": "../" + one["name"]} for one in told["files"]]
     for change in ({"rows": 21}, {"format": "x"}, {"files": 3}, {"files": escaping}, {"space": {}}):
         rewrite(out, **told | change)
         with pytest.raises(CopyError, match=r"_manifest\.json is damaged, or no manifest of t2i-pipelines"):

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -83,7 +84,8 @@ def insert_bulk(
         )
     there = Folder(f"{os.fspath(destination).rstrip('/')}/{uuid.uuid4().hex}")
     there.make()
-    with tempfile.TemporaryDirectory(prefix="t2i-bulk-") as here:
+    with ExitStack() as left, tempfile.TemporaryDirectory(prefix="t2i-bulk-") as here:
+        left.callback(there.remove_if_empty)
         shipment = Shipment(collection, importer, Path(here), there, tell)
         last = BulkInsert(shipment, **place, **model, on_error=chosen.on_error)
 
@@ -98,7 +100,6 @@ def insert_bulk(
         with clock.busy("insert"):
             shipment.end()
             collection.flush()
-    there.remove_if_empty()
     return report
 
 
