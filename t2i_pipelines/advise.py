@@ -141,7 +141,7 @@ def _why(needs: Capacity, memory: int | None) -> str:
     if memory is not None:
         return f"the quickest that keeps within {memory / 1e9:,.0f} GB"
     if needs.storage.index_type == "FLAT":
-        return f"below {FLAT_UP_TO:,} pictures an index is no quicker"
+        return f"below {FLAT_UP_TO:,} pictures, comparing all is quick and misses none"
     if needs.images < FULL_UP_TO:
         return "a graph, over the vectors as they are"
     if needs.images < HELD_UP_TO:
