@@ -54,6 +54,18 @@ def stands_for(place):
     return aliases.entry_of(open_collection(**place)).real_name
 
 
+def test_the_new_collection_is_stored_as_the_old_one_is(place, tmp_path):
+    paint(tmp_path / "a.png", "red")
+    insert([{"path": str(tmp_path / "a.png"), "album": "Rome"}], place, partition_key="album")
+    old = aliases.entry_of(open_collection(**place))
+    assert old.storage.partition_key == "album"
+    result = reembed(model_name="turned", **place)
+    new = aliases.entry_of(open_collection(**place))
+    assert (new.real_name, new.storage) == (result.new, old.storage)
+    assert [one["album"] for one in rows(place, "photos", "album").values()] == ["Rome"]
+    assert result.new != result.old
+
+
 def test_rows_keep_all_but_their_vectors_wherever_their_pictures_are(place, tmp_path):
     paint(tmp_path / "a.png", "red")
     paint(tmp_path / "in.png", "green")

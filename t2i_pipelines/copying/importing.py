@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 
 from t2i_pipelines.checks import check_one_of
 from t2i_pipelines.collection import Collection, open_collection
@@ -20,6 +20,7 @@ from t2i_pipelines.copying.folder import Folder
 from t2i_pipelines.copying.manifest import Manifest, Part
 from t2i_pipelines.copying.reading import pages
 from t2i_pipelines.errors import ConfigError, CopyError, ModelMismatchError, StoreError
+from t2i_pipelines.storage import HowStored
 
 IfExists: TypeAlias = Literal["fail", "replace", "merge"]
 
@@ -55,6 +56,7 @@ def import_collection(
     index_type: str = AUTO,
     if_exists: IfExists = "fail",
     progress: Progress | None = None,
+    **stored: Unpack[HowStored],
 ) -> Imported:
     """Bring an export into a collection: ``import_collection("backup", uri="http://localhost:19530")``.
 
@@ -67,6 +69,8 @@ def import_collection(
     :param index_type: used when the collection is made; ``AUTO`` is chosen by the number of rows.
     :param if_exists: of a collection that has rows: ``fail``; ``replace``, all that the export does not have
         is deleted, last of all; or ``merge``, the export's rows take the place of those with the same ids.
+    :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
+        :class:`~t2i_pipelines.storage.Storage`. How the exported collection was stored does not count.
     :raises CopyError: If the export is cut short, damaged, or of a newer version, or did not arrive whole.
     :raises ModelMismatchError: If the collection is of another model, whatever ``if_exists`` says.
     :raises ConfigError: If the collection has rows already, or a setting is wrong.
@@ -74,7 +78,7 @@ def import_collection(
     check_one_of("if_exists", if_exists, IfExists)
     folder = Folder(source)
     manifest = Manifest.read(folder)
-    collection = open_collection(uri, token, collection_name, timeout, index_type)
+    collection = open_collection(uri, token, collection_name, timeout, index_type, **stored)
     _prepare(collection, folder, manifest, if_exists)
     done = 0
     for part in manifest.files:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from t2i_pipelines.collection import Collection, Ledger
+from t2i_pipelines.collection import Collection, Ledger, aliases
 from t2i_pipelines.collection.rows import FIELDS as OWN
 from t2i_pipelines.reembedding.account import Account
 from t2i_pipelines.types import Outcome, Record, content_of
 
 FIELDS = ("path", *Ledger._fields, "$meta")
-"""All but the vector."""
+"""All but the vector, and a partition key."""
 
 AT_ONCE = 1000
 """Rows that are looked up in the new collection at a time."""
@@ -52,11 +52,14 @@ def record_of(row: Mapping[str, Any]) -> Record:
 
 
 def _chosen(old: Collection, account: Account) -> Iterator[list[dict[str, Any]]]:
+    found = aliases.entry_of(old)
+    key = found.storage.partition_key if found is not None else None
+    fields = FIELDS if key is None else (*FIELDS, key)
     if account.todo.sum() <= FEW * len(account.rows):
         for ids in account.ids_to_do(AT_ONCE):
-            yield list(old.rows(ids, FIELDS).values())
+            yield list(old.rows(ids, fields).values())
         return
-    for page in old.scan(FIELDS):
+    for page in old.scan(fields):
         for start in range(0, len(page), AT_ONCE):
             some = page[start : start + AT_ONCE]
             chosen = account.is_to_do([row["id"] for row in some])

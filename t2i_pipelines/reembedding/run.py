@@ -59,7 +59,8 @@ def reembed(
     The pictures are read again, from where they were read before, into a new collection beside the old one,
     with the ids, metadata, sizes, times and digests that they have. What is in it already is passed by, so a
     run that was killed is ended by the next. Rows that others insert into the old one or delete from it are
-    followed. Then the new collection is checked, and the name, an alias, is moved to it. A collection whose
+    followed. It is stored as the old one is, where the settings do not say otherwise, but for its index.
+    Then the new collection is checked, and the name, an alias, is moved to it. A collection whose
     name is no alias yet is given another name first, and its own becomes the alias.
 
     Searches go on all the time. A search by the old model goes to the old collection, also when the name is
@@ -91,7 +92,9 @@ def reembed(
     new_name = aliases.generation(named.name, encoder.space)
     is_done = (space := named.space()) is not None and aliases.generation(named.name, space) == new_name
     new_name = old_name if is_done else new_name
-    work = Work(place, old_name, new_name, dict(settings), report, progress)
+    found_as = aliases.entry_of(named)
+    kept = found_as.storage.chosen if found_as is not None else {}
+    work = Work({**kept, **place}, old_name, new_name, dict(settings), report, progress)
     if is_done:
         return _ended(work, place)
     work.new.prepare(encoder.space)
