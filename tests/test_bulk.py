@@ -207,6 +207,7 @@ def test_milvus_lite_has_no_importer(pictures, settings, lite_server_backend, t2
     wanted = r"Milvus Lite at .* has no importer; leave --bulk out, or give the uri of a Milvus server"
     with pytest.raises(ConfigError, match=wanted):
         insert_bulk(pictures, tmp_path / "files", **settings)
+    assert not settings["uri"].exists()
     with pytest.raises(ConfigError, match=wanted):
         insert_bulk(pictures, tmp_path / "files", **settings | {"uri": lite_server_backend.uri})
     assert not (tmp_path / "files").exists()
