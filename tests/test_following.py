@@ -5,7 +5,7 @@ from test_reembed import insert, place  # noqa: F401 - a fixture
 from two_models import Turned, answer
 
 from t2i_pipelines import Like, Searcher, build_insert_pipeline, build_search_pipeline
-from t2i_pipelines.collection import aliases, open_collection
+from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, ModelMismatchError, UnknownModelError
 from t2i_pipelines.reembedding import reembed, roll_back
@@ -96,3 +96,25 @@ def test_a_name_that_is_moved_in_the_midst_of_a_query_mixes_nothing(place, pictu
     else:
         with pytest.raises(ModelMismatchError, match="holds vectors of 'colour'"):
             fixed("blue")
+
+
+@pytest.mark.parametrize("model_name", ["turned", "auto"])
+def test_a_name_that_is_moved_between_look_up_and_search_mixes_nothing(
+    place,  # noqa: F811
+    pictures,
+    monkeypatch,
+    model_name,
+):
+    insert(str(pictures), place)
+    reembed(model_name="turned", **place)
+    search, todo = Collection.search, [True]
+
+    def search_late(self, *arguments, **more):
+        while todo:
+            todo.pop()
+            roll_back(**place)
+        return search(self, *arguments, **more)
+
+    monkeypatch.setattr(Collection, "search", search_late)
+    assert answer(Searcher(model_name=model_name, **place), "red") == "right"
+    assert todo == []
