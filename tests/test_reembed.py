@@ -109,6 +109,7 @@ def test_nothing_is_embedded_twice_and_a_model_that_is_there_already_is_said(pla
     assert str(again.report).splitlines()[1] == (
         "  'photos' is of this model already, so there was nothing to do"
     )
+    (pictures / "blue.png").unlink()  # no file is opened of what is in the new collection already
     back = reembed(model_name="colour", **place)
     assert back.report.counts == {**STATUSES, "unchanged": 7}
     assert answer(Searcher(model_name="colour", **place), "red") == "right"
