@@ -267,7 +267,8 @@ def test_ctrl_c_leaves_no_node_at_work_whenever_it_comes(monkeypatch, many, mome
 @pytest.mark.slow
 def test_ctrl_c_stops_the_nodes():
     script = (
-        "import time, sys\n"
+        "import signal, time, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background ignore it
         "from t2i_pipelines import harden\n"
         "from t2i_pipelines._towhee import pipe\n"
         "steps = pipe.input('n').flat_map('n', 'i', range)\n"
