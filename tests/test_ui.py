@@ -17,6 +17,7 @@ from conftest import paint
 from t2i_pipelines import Searcher, build_insert_pipeline, testing
 from t2i_pipelines.errors import ConfigError, MissingExtraError, QueryError
 from t2i_pipelines.ui import EXAMPLES, build_ui, inserting, markup
+from t2i_pipelines.ui.app import Latest
 from t2i_pipelines.ui.finding import Finder, Wanted
 
 assert testing
@@ -134,7 +135,7 @@ def test_a_file_of_the_server_can_be_passed_off_as_no_upload(filled, pictures):
     number = next(one for one, fn in page.fns.items() if fn.name == "_upload")
     mine = pictures / "red.png"
     file = {"path": str(mine), "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
-    told = {"fn_index": number, "data": [file, 5, 0, ""], "session_hash": "abc"}
+    told = {"fn_index": number, "data": [1, None, file, 5, 0, ""], "session_hash": "abc"}
     with served(page) as url, httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         assert client.post("/gradio_api/queue/join", json=told).status_code == 200
         with client.stream("GET", "/gradio_api/queue/data?session_hash=abc") as events:
@@ -275,6 +276,17 @@ def test_an_error_that_is_not_ours_is_logged_and_not_shown(settings, monkeypatch
     assert "nobody has foreseen" in html
     assert ("secret" in html, state) == (False, None)
     assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_an_answer_that_is_overtaken_is_not_shown(filled):
+    page = build_ui(**filled)
+    ask, again = (next(fn.fn for fn in page.fns.values() if fn.name == name) for name in ("_ask", "_again"))
+    latest = Latest()
+    _, before = ask(1, latest, "red", 5, 0, "")
+    # asked third, and answered before the second is
+    html, after = ask(3, latest, "blue", 5, 0, "")
+    assert ("blue" in html, names(after)[0]) == (True, "blue.png")
+    assert again(2, latest, before, 5, 0.5, "") == (gradio.skip(), gradio.skip())
 
 
 def test_a_run_that_stops_says_why(pictures, settings):

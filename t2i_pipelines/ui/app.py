@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,20 @@ AT_ONCE = 8
 
 UNFORESEEN = "That did not work, for a reason that nobody has foreseen; the log of the server has it."
 
+NEXT_TURN = "(turn, ...told) => [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, ...told]"
+"""In the browser, numbers what is asked: Gradio may start and end it in another order."""
+
 Shown = tuple[str, Found | None]
 """The result as HTML, and as what can be gone on from."""
+
+
+class Latest:
+    """What a tab asked last.
+
+    :ivar turn: its number.
+    """
+
+    turn = 0
 
 
 class Page(gr.Blocks):
@@ -89,19 +102,24 @@ class Page(gr.Blocks):
             filter = gr.Textbox(label="Filter", placeholder="year > 2015", max_lines=1, min_width=260)
         found = gr.HTML(js_on_load=script, apply_default_css=False, elem_id="t2i-found")
         state = gr.State(None)
+        asked_last = [gr.Number(0, visible=False), gr.State(Latest())]
         wanted = [limit, relevance, filter]
         shown = [found, state]
         how: dict[str, Any] = {
             "concurrency_limit": AT_ONCE,
             "show_progress": "minimal",
             "api_visibility": "private",
+            # "once" would drop what is asked while an answer is on its way
+            "trigger_mode": "multiple",
+            "js": NEXT_TURN,
         }
-        gr.on([words.submit, button.click], self._ask, [words, *wanted], shown, **how)
-        chips.ask(self._try, wanted, [words, *shown], **how)
-        upload.upload(self._upload, [upload, *wanted], shown, **how)
-        found.like(self._like, [state, *wanted], shown, **how)
-        found.step(self._step, state, shown, **how)
-        gr.on([limit.release, relevance.release, filter.submit], self._again, [state, *wanted], shown, **how)
+        gr.on([words.submit, button.click], _in_turn(self._ask), [*asked_last, words, *wanted], shown, **how)
+        chips.ask(_in_turn(self._try), [*asked_last, *wanted], [words, *shown], **how)
+        upload.upload(_in_turn(self._upload), [*asked_last, upload, *wanted], shown, **how)
+        found.like(_in_turn(self._like), [*asked_last, state, *wanted], shown, **how)
+        found.step(_in_turn(self._step), [*asked_last, state, *wanted], shown, **how)
+        changed = [limit.release, relevance.release, filter.submit]
+        gr.on(changed, _in_turn(self._again), [*asked_last, state, *wanted], shown, **how)
 
     def _insert_tab(self) -> None:
         with gr.Row(elem_classes="t2i-ask", equal_height=True):
@@ -149,7 +167,7 @@ class Page(gr.Blocks):
     def _like(self, event: gr.EventData, shown: Found | None, *wanted: Any) -> Shown:
         return self._answer(lambda: self._finder.like(_there(shown), int(event.rank), _wanted(wanted)))
 
-    def _step(self, event: gr.EventData, shown: Found | None) -> Shown:
+    def _step(self, event: gr.EventData, shown: Found | None, *_wanted: Any) -> Shown:
         return self._answer(lambda: self._finder.page(_there(shown), int(event.step)))
 
     def _again(self, shown: Found | None, *wanted: Any) -> Shown:
@@ -177,6 +195,21 @@ class Page(gr.Blocks):
             return plainly(err, self._settings)
         log.exception("the page met an error that is not ours", exc_info=err)
         return UNFORESEEN
+
+
+def _in_turn(answer: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """Show no answer that is overtaken, as by words the search again that leaving an option begins."""
+
+    @wraps(answer)
+    def latest(*told: Any) -> tuple[Any, ...]:
+        # where gradio gives an event, it is the first
+        at = int(isinstance(told[0], gr.EventData))
+        turn, asked = told[at : at + 2]
+        asked.turn = max(asked.turn, turn)
+        shown = answer(*told[:at], *told[at + 2 :])
+        return shown if turn == asked.turn else tuple(gr.skip() for _ in shown)
+
+    return latest
 
 
 def _wanted(told: tuple[Any, ...]) -> Wanted:
