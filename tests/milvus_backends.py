@@ -21,8 +21,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pymilvus import MilvusClient
 
 from t2i_pipelines.collection import Collection, close, open_collection
+from t2i_pipelines.collection.connection import CHANNEL, INSIDE
 
 # The wheel's server keeps these to itself: one instance a machine.
 SERVER_PORTS = (19530, 2380, 53100)
@@ -53,6 +55,11 @@ class Backend:
 
     def open(self, collection_name: str = "contract", **settings: object) -> Collection:
         return open_collection(self.uri, self.token, collection_name, **settings)
+
+    def client(self) -> MilvusClient:
+        """pymilvus's own, on a channel that sends no pings: ``milvus-lite server`` would hang up."""
+        options = CHANNEL | INSIDE
+        return MilvusClient(uri=self.uri, token=self.token, dedicated=True, grpc_options=options)
 
 
 def free_port() -> int:
