@@ -229,7 +229,7 @@ def engine(name: str, uri: str | None, token: str) -> Iterator[Engine]:
 
         data = Path(tempfile.mkdtemp(prefix="t2i-milvus-"))
         with a_server(data) as server:
-            yield Engine(name, server.uri, server.token, server.pid, data)
+            yield Engine(name, server.uri, server.token, server.pids[-1], data)
 
 
 def machine() -> dict[str, Any]:

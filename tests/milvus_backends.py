@@ -21,13 +21,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pymilvus import MilvusClient
 
 from t2i_pipelines.collection import Collection, close, open_collection
+from t2i_pipelines.collection.connection import CHANNEL, INSIDE
 
 # The wheel's server keeps these to itself: one instance a machine.
 SERVER_PORTS = (19530, 2380, 53100)
 SERVER_TOKEN = "root:Milvus"  # what a new server knows
 PATIENCE = 300.0  # seconds
+STARTS = 3  # that a real server gets
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class Backend:
 
     :ivar uri: of the database.
     :ivar token: that it wants.
-    :ivar pid: of the server's process, 0 for Milvus Lite in process.
+    :ivar pid: of ``milvus-lite server``, 0 for the others.
     :ivar pids: of the real server's processes, one after the other.
     :ivar restart: kills the real server and starts it anew on the same data.
+    :ivar revive: starts the real server anew, without any data, if it does not answer.
     """
 
     name: str
@@ -47,9 +51,15 @@ class Backend:
     pid: int = 0
     pids: tuple[int, ...] | list[int] = ()
     restart: Callable[[], None] | None = None
+    revive: Callable[[], None] | None = None
 
     def open(self, collection_name: str = "contract", **settings: object) -> Collection:
         return open_collection(self.uri, self.token, collection_name, **settings)
+
+    def client(self) -> MilvusClient:
+        """pymilvus's own, on a channel that sends no pings: ``milvus-lite server`` would hang up."""
+        options = CHANNEL | INSIDE
+        return MilvusClient(uri=self.uri, token=self.token, dedicated=True, grpc_options=options)
 
 
 def free_port() -> int:
@@ -62,6 +72,18 @@ def answers(port: int) -> bool:
     with socket.socket() as sock:
         sock.settimeout(1)
         return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_free(port: int) -> bool:
+    """Whether a server can listen there; connections that a killed one left do not matter."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("", port))
+            sock.listen()
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(condition, what: str, seconds: float = PATIENCE) -> None:
@@ -120,20 +142,42 @@ def lite_server_backend(tmp_path_factory):
 
 
 # Runs the server as its own child until its standard input ends, so that the server goes even if the
-# tests are killed. MilvusServer.start() would wait by itself, without bound. A line starts it anew.
+# tests are killed. MilvusServer.start() would wait by itself, without bound. To a port that a killed
+# server's connections still hold, the wheel would prefer the next one, where nobody looks for the server.
 _KEEPER = """
-import sys
+import socket, sys
 from milvus import MilvusServer, MilvusServerConfig
-going_on = True
-while going_on:
-    config = MilvusServerConfig(data_dir=sys.argv[1])
-    config.set("common.security.authorizationEnabled", "true")
-    server = MilvusServer(config, wait_for_started=False)
-    server.start()
-    print(server.listen_port, server.server_proc.pid, flush=True)
-    going_on = bool(sys.stdin.readline())
-    server.server_proc.kill()
-    server.server_proc.wait()
+
+class Config(MilvusServerConfig):
+    def try_bind_port(self, port):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+            sock.listen()
+        except OSError:
+            sock.close()
+            return None
+        return sock
+
+server = None
+def kill():
+    if server is not None:
+        server.server_proc.kill()
+        server.server_proc.wait()
+
+for line in sys.stdin:
+    order = line.strip()
+    if order == "kill":
+        kill()
+    elif order == "start":
+        config = Config(data_dir=sys.argv[1])
+        config.set("common.security.authorizationEnabled", "true")
+        server = MilvusServer(config, wait_for_started=False)
+        server.start()
+    code = server.server_proc.poll()
+    print(server.listen_port, server.server_proc.pid, "runs" if code is None else code, flush=True)
+kill()
 """
 
 
@@ -144,7 +188,7 @@ def one_server_a_machine():
     try:
         wait_until(lambda: _try_lock(handle), "another test run with the Milvus server", 900)
         wait_until(
-            lambda: not any(map(answers, SERVER_PORTS)),
+            lambda: all(map(is_free, SERVER_PORTS)),
             f"waiting for something else to leave one of the ports {SERVER_PORTS}",
             60,
         )
@@ -175,22 +219,45 @@ def a_server(data_dir: Path | None = None):
         )
         pids = []
 
-        def restart() -> None:
-            keeper.stdin.write("again\n")
+        def ask(order: str) -> list[str]:
+            keeper.stdin.write(f"{order}\n")
             keeper.stdin.flush()
-            pids.append(int(keeper.stdout.readline().split()[1]))
-            wait_until(lambda: _is_ready(backend), "the Milvus server's start")
+            return keeper.stdout.readline().split()
 
+        def start() -> None:
+            ended = []
+            for _ in range(STARTS):
+                wait_until(lambda: all(map(is_free, SERVER_PORTS)), f"leaving {SERVER_PORTS}", 120)
+                port, pid, _state = ask("start")
+                pids.append(int(pid))
+                end = time.monotonic() + PATIENCE / 2
+                while port == str(SERVER_PORTS[0]) and ask("tell")[2] == "runs" and time.monotonic() < end:
+                    if _is_ready(backend):
+                        return
+                    time.sleep(0.2)
+                ended.append(f"port {port}: {ask('tell')[2]}, {_tail(data_dir)}")
+                ask("kill")
+            pytest.fail("the Milvus server does not start:\n" + "\n".join(ended))
+
+        def restart() -> None:
+            ask("kill")
+            start()
+
+        def revive() -> None:
+            if not _is_ready(backend):
+                ask("kill")
+                shutil.rmtree(data_dir / "data", ignore_errors=True)
+                start()
+
+        uri = f"http://127.0.0.1:{SERVER_PORTS[0]}"
+        backend = Backend("server", uri, SERVER_TOKEN, pids=pids, restart=restart, revive=revive)
         try:
-            port, pid = map(int, keeper.stdout.readline().split())
-            pids.append(pid)
-            backend = Backend("server", f"http://127.0.0.1:{port}", SERVER_TOKEN, pid, pids, restart)
-            wait_until(lambda: _is_ready(backend), "the Milvus server's start")
+            start()
             yield backend
             close(backend.uri)
         finally:
             keeper.communicate(timeout=PATIENCE)
-            wait_until(lambda: not any(map(answers, SERVER_PORTS)), "the Milvus server's end", 60)
+            wait_until(lambda: all(map(is_free, SERVER_PORTS)), "the Milvus server's end", 60)
             shutil.rmtree(data_dir, ignore_errors=True)
             for pid in pids:
                 Path(f"/tmp/milvus/server_id_{pid}").unlink(missing_ok=True)  # hard-coded in the server
@@ -202,6 +269,12 @@ def milvus_server_backend():
         pytest.skip("the wheel `milvus`, a real server, is not there for this platform")
     with a_server() as backend:
         yield backend
+
+
+def _tail(data_dir: Path) -> str:
+    """The last that a real server wrote."""
+    logs = sorted((data_dir / "logs").glob("milvus-std*.log"))
+    return " ".join(f"{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in logs)
 
 
 def _is_ready(backend: Backend) -> bool:

@@ -30,6 +30,7 @@ def mortal(request, tmp_path):
         backend = request.getfixturevalue("milvus_server_backend")
         place = {"uri": backend.uri, "token": backend.token, "collection_name": "mortal"}
         yield place, backend.restart
+        backend.revive()  # a restart that failed must not fail the tests that follow
         open_collection(**place).drop()
         return
     port, servers = request.getfixturevalue("dead_port"), request.getfixturevalue("lite_servers")

@@ -26,7 +26,7 @@ BUILD = {"IVF_FLAT": {"nlist": 16}, "FLAT": {}, "HNSW": {"M": 8, "efConstruction
 @pytest.fixture
 def foreign(milvus_backend):
     """``make(fields, index)`` a collection by pymilvus; gives where it is, as the operators take it."""
-    client = MilvusClient(uri=milvus_backend.uri, token=milvus_backend.token)
+    client = milvus_backend.client()
 
     def make(*fields, dim=4, metric="L2", index="IVF_FLAT", auto_id=False, dynamic=False, key="id"):
         if client.has_collection(NAME):
@@ -188,7 +188,7 @@ def test_a_collection_may_be_dropped_and_made_anew(foreign):
 def test_a_released_collection_is_loaded(foreign, milvus_backend):
     place = foreign()
     insert_of(place, "id", "vec")(1, VECTORS[0])
-    client = MilvusClient(uri=milvus_backend.uri, token=milvus_backend.token)
+    client = milvus_backend.client()
     client.release_collection(NAME)
     assert search_of(place)(VECTORS[0]).get() == [[[1, 0]]]
     client.close()
@@ -229,7 +229,7 @@ def test_flush_writes_out(foreign, milvus_backend):
     insert = insert_of(place, "id", "vec")
     insert(1, VECTORS[0])
     insert.flush()
-    client = MilvusClient(uri=milvus_backend.uri, token=milvus_backend.token)
+    client = milvus_backend.client()
     assert client.get_collection_stats(NAME)["row_count"] == 1
     client.close()
 
@@ -337,7 +337,7 @@ def test_an_embedded_database_writes_out_what_has_become_much(tmp_path, monkeypa
 
 def test_what_is_asked_for_reaches_milvus(lite_backend, monkeypatch):
     """Of two vectors, the last is searched unless another is named."""
-    client = MilvusClient(uri=lite_backend.uri)
+    client = lite_backend.client()
     schema = client.create_schema(auto_id=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
     params = client.prepare_index_params()
