@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import paint
+from milvus_backends import wait_until
 from stored import SPACE, random_units, row
 from two_models import Turned
 
@@ -111,6 +112,14 @@ def test_what_a_server_finds_too_large_is_sent_in_halves(store, monkeypatch):
 @pytest.mark.milvus
 @pytest.mark.xdist_group("milvus")
 @pytest.mark.slow
+def is_stopped(pid):
+    """Whether all threads of a process have; one that has not may still answer."""
+    states = [
+        stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) <= {"T"}
+
+
 def test_a_frozen_real_server_is_a_timeout_and_then_goes_on(store, milvus_server_backend):
     store.upsert([row(at, vector) for at, vector in enumerate(random_units(20))])
     assert store.count() == 20
@@ -119,6 +128,7 @@ def test_a_frozen_real_server_is_a_timeout_and_then_goes_on(store, milvus_server
     pid = milvus_server_backend.pids[-1]
     os.kill(pid, signal.SIGSTOP)
     try:
+        wait_until(lambda: is_stopped(pid), "the end of all threads' work")
         began = time.monotonic()
         with pytest.raises(StoreTimeoutError, match="did not answer within 2 s"):
             hasty.count()
