@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from conftest import paint
-from milvus_backends import wait_until
 from stored import SPACE, random_units, row
 from two_models import Turned
 
@@ -121,6 +120,8 @@ def is_stopped(pid):
 
 
 def test_a_frozen_real_server_is_a_timeout_and_then_goes_on(store, milvus_server_backend):
+    from milvus_backends import wait_until  # a plugin, not to be imported before it is registered
+
     store.upsert([row(at, vector) for at, vector in enumerate(random_units(20))])
     assert store.count() == 20
     hasty = milvus_server_backend.open("large", timeout=2)
