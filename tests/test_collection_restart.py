@@ -108,9 +108,6 @@ def test_what_a_server_finds_too_large_is_sent_in_halves(store, monkeypatch):
     assert store.count() == 1500
 
 
-@pytest.mark.milvus
-@pytest.mark.xdist_group("milvus")
-@pytest.mark.slow
 def is_stopped(pid):
     """Whether all threads of a process have; one that has not may still answer."""
     states = [
@@ -119,6 +116,9 @@ def is_stopped(pid):
     return set(states) <= {"T"}
 
 
+@pytest.mark.milvus
+@pytest.mark.xdist_group("milvus")
+@pytest.mark.slow
 def test_a_frozen_real_server_is_a_timeout_and_then_goes_on(store, milvus_server_backend):
     from milvus_backends import wait_until  # a plugin, not to be imported before it is registered
 
