@@ -32,6 +32,7 @@ from scale_table import against, filled, tables
 
 from t2i_pipelines.collection import Collection, close, indexes, open_collection
 from t2i_pipelines.collection.entry import Entry
+from t2i_pipelines.storage import AUTO
 from t2i_pipelines.types import Space
 
 ROWS = {"lite": [10_000, 30_000, 100_000], "server": [10_000, 30_000, 100_000, 300_000, 1_000_000]}
@@ -284,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("engine", nargs="?", choices=list(ROWS))
     parser.add_argument("--rows", type=int, nargs="+", help="rising")
-    parser.add_argument("--index-type", default=indexes.AUTO, help="to grow with; AUTO follows the rows")
+    parser.add_argument("--index-type", default=AUTO, help="to grow with; AUTO follows the rows")
     parser.add_argument(
         "--build", type=int, nargs="*", default=[], help="rows at which to build --index, too"
     )

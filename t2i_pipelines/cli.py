@@ -115,7 +115,7 @@ def insert(
     if ray or ray_address:
         insert_from = cli_ray.insert_at(ray_address)
     elif bulk:
-        insert_from = cli_copy.insert_by(bulk)
+        insert_from = cli_copy.insert_into(bulk)
     failed = insert_from(
         source,
         report,

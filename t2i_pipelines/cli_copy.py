@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import console, export_collection, import_collection, insert_bulk, interrupt
+from t2i_pipelines import console, export_collection, import_collection, insert_bulk
+from t2i_pipelines.cli_insert_by import insert_by
 from t2i_pipelines.cli_options import Name, Token, Uri
 
 Destination = Annotated[
@@ -74,23 +75,9 @@ def run_import(
     _say(f"imported {done.rows:,} rows from {source}, each read back and the same{more}")
 
 
-def insert_by(destination: str) -> Callable[..., int]:
+def insert_into(destination: str) -> Callable[..., int]:
     """Load by way of files at ``destination``; gives the number of failures."""
-
-    def insert(source: str, report: Path | None, **settings: Any) -> int:
-        with console.progress_bar(None) as tally:
-            interrupt.now_say(tally.interrupted)
-            insert_bulk(
-                source,
-                destination,
-                report=tally.report,
-                progress=lambda outcome: tally.show(),
-                **settings,
-            )
-        console.show_report(tally.report, report)
-        return tally.report.counts["failed"]
-
-    return insert
+    return insert_by(partial(insert_bulk, destination=destination))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -86,14 +86,21 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     """
     given = insert_arguments(settings)
     return (
+        vector_steps(p, given, source=source)
+        .map("batch", "batch", ops.t2i.milvus_insert(**given["milvus_insert"]))
+        .flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
+    )
+
+
+def vector_steps(p: Pipeline, given: dict[str, dict[str, Any]], *, source: str = "source") -> Pipeline:
+    """The steps of inserting up to the vectors, into the column ``batch``; see :func:`insert_arguments`."""
+    return (
         p.flat_map(source, "batch", ops.t2i.read_source(**given["read_source"]))
         .map("batch", "batch", ops.t2i.skip_unchanged(**given["skip_unchanged"]))
         .map("batch", "batch", ops.t2i.prefetch(**given["prefetch"]))
         .map("batch", "batch", ops.t2i.image_decode(**given["image_decode"]))
         .map("batch", "batch", ops.t2i.clip(**given["clip"]))
         .map("batch", "batch", ops.t2i.normalize(**given["normalize"]))
-        .map("batch", "batch", ops.t2i.milvus_insert(**given["milvus_insert"]))
-        .flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
     )
 
 

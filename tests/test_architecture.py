@@ -33,7 +33,7 @@ LAYERS = [
     {"hub"},
     {"mini"},
     {"serve", "ui", "console", "interrupt"},
-    {"cli_options"},
+    {"cli_options", "cli_insert_by"},
     {
         "cli_models",
         "cli_bench",

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Unpack
 
-from t2i_pipelines._towhee import Pipeline, ops, pipe
+from t2i_pipelines._towhee import ops, pipe
 from t2i_pipelines.bulk.importer import importer_of
 from t2i_pipelines.bulk.operator import BulkInsert
 from t2i_pipelines.bulk.shipment import Shipment
@@ -21,12 +21,10 @@ from t2i_pipelines.copying.folder import Folder
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.hardening import harden
-from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_arguments, shows_settings
+from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_arguments, shows_settings, vector_steps
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.stages import Stopwatch
 from t2i_pipelines.types import Outcome
-
-BEFORE_MILVUS = ("skip_unchanged", "prefetch", "image_decode", "clip", "normalize")
 
 
 @shows_settings
@@ -94,18 +92,10 @@ def insert_bulk(
             if outcome.status not in ("inserted", "updated") or outcome.id not in last.waiting:
                 tell(outcome)
 
-        steps = _embedded(pipe.input("source"), insert_arguments(settings))
+        steps = vector_steps(pipe.input("source"), insert_arguments(settings))
         steps = steps.map("batch", "batch", last).flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
         harden(steps.map(OUTCOME_COLUMNS, (), lambda *row: tell_unless_waiting(*row)).output())(source)
         with clock.busy("insert"):
             shipment.end()
             collection.flush()
     return report
-
-
-def _embedded(p: Pipeline, given: dict[str, dict[str, Any]]) -> Pipeline:
-    """The steps of inserting up to the vectors, which are those of the insert pipeline."""
-    p = p.flat_map("source", "batch", ops.t2i.read_source(**given["read_source"]))
-    for name in BEFORE_MILVUS:
-        p = p.map("batch", "batch", getattr(ops.t2i, name)(**given[name]))
-    return p

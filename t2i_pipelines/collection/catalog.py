@@ -12,7 +12,7 @@ from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.entry import CHANGING, Entry, read_entry
 from t2i_pipelines.collection.failures import NotLoadedError
 from t2i_pipelines.errors import CollectionNotFoundError, StoreError
-from t2i_pipelines.storage import Storage
+from t2i_pipelines.storage import AUTO, Storage
 from t2i_pipelines.types import Space
 
 RECHECK = 5.0
@@ -261,13 +261,13 @@ class Catalog:
             if time.monotonic() > end:
                 with self._connection.writing(timeout):
                     if not self._index_type(timeout):  # another may have had the turn before
-                        self._make_index(entry.space, self._type(indexes.AUTO, timeout), timeout)
+                        self._make_index(entry.space, self._type(AUTO, timeout), timeout)
                 return
             time.sleep(0.05)
 
     def _type(self, index_type: str, timeout: float) -> str:
         """The type that a collection begins with."""
-        return indexes.choice(0, self._ladder(timeout)) if index_type == indexes.AUTO else index_type
+        return indexes.choice(0, self._ladder(timeout)) if index_type == AUTO else index_type
 
     def _ladder(self, timeout: float) -> Mapping[str, int]:
         connection = self._connection

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias, Unpack
 
 from t2i_pipelines.checks import check_one_of
 from t2i_pipelines.collection import Collection, open_collection
-from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.collection.notes import read_note, write_note
 from t2i_pipelines.copying import parquet
 from t2i_pipelines.copying.exporting import Progress
@@ -20,7 +19,7 @@ from t2i_pipelines.copying.folder import Folder
 from t2i_pipelines.copying.manifest import Manifest, Part
 from t2i_pipelines.copying.reading import pages
 from t2i_pipelines.errors import ConfigError, CopyError, ModelMismatchError, StoreError
-from t2i_pipelines.storage import HowStored
+from t2i_pipelines.storage import AUTO, HowStored
 
 IfExists: TypeAlias = Literal["fail", "replace", "merge"]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from t2i_pipelines.checks import check_whole_number
-from t2i_pipelines.collection.indexes import AUTO
 from t2i_pipelines.config import DEFAULT_MODEL, MAX_BATCH_SIZE, Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, SourceError, VectorError
@@ -29,6 +28,7 @@ from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, require_library
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.evaluate.ranks import rank_units, units
 from t2i_pipelines.query import filled, templates_of
+from t2i_pipelines.storage import AUTO
 from t2i_pipelines.types import Backend, Device, Encoder, Matrix, Precision
 
 
