@@ -63,16 +63,16 @@ quality: $(TEST)
 	$(BIN)/python -m t2i_pipelines.mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
 bench: $(TEST)
-	$(BIN)/t2i bench
+	$(BIN)/python -m benchmarks.peers
 
 bench-ingest: $(TEST)
-	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python -m benchmarks.ingest
 
 bench-search: $(TEST)
-	$(BIN)/python benchmarks/search.py $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m benchmarks.search $(if $(PHOTOS),--photos $(PHOTOS))
 
 bench-serve: $(TEST)
-	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python -m benchmarks.serve
 
 # runs the notebooks afresh and stores what they give; `make test` runs them, too, and compares
 notebooks: $(TEST)

@@ -1,4 +1,4 @@
-"""How fast, and how small, inserting is: ``python benchmarks/ingest.py``, or ``make bench-ingest``.
+"""How fast, and how small, inserting is: ``python -m benchmarks.ingest``, or ``make bench-ingest``.
 
 For 12-megapixel photos and pictures of 500 x 375, with a CLIP of ViT-B/32's shape and with ``t2i_mini``: each
 stage alone, files to rows in Milvus Lite, and the loops of the Milvus and the Towhee tutorial over the same
@@ -28,12 +28,13 @@ import cv2
 import numpy as np
 from rich.table import Table
 
+from benchmarks.peers.__main__ import show_machine
+from benchmarks.peers.machine import machine
+from benchmarks.peers.pictures import QUALITY, write_pictures
+from benchmarks.peers.plan import WARM
 from t2i_pipelines import console
-from t2i_pipelines.bench.machine import machine
-from t2i_pipelines.bench.pictures import QUALITY, write_pictures
-from t2i_pipelines.bench.plan import WARM
-from t2i_pipelines.cli_bench import show_machine
 
+ROOT = Path(__file__).parents[1]
 STAGES = ("decode", "encode", "insert")
 TUTORIALS = ("Milvus tutorial", "Towhee tutorial")
 DRAWN = 64
@@ -88,9 +89,10 @@ def mosaic(contents: Sequence[bytes], seed: int) -> bytes:
 
 def perform(**job: object) -> Figures:
     """Do one job of ``ingest_worker.py`` in a process of its own."""
-    worker = Path(__file__).with_name("ingest_worker.py")
-    command = [sys.executable, "-W", "ignore", str(worker)]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.ingest_worker"]
+    done = subprocess.run(
+        command, input=json.dumps(job), capture_output=True, text=True, check=False, cwd=ROOT
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
         raise SystemExit(f"{job['what']} with {job['shape']} failed: {last}")

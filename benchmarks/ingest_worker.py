@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.memory import peak_rss, rss
+from benchmarks.peers.plan import BATCH, TINY, VIT_B_32, Shape
+from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 from t2i_pipelines import build_insert_pipeline, close
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.memory import peak_rss, rss
-from t2i_pipelines.bench.plan import BATCH, TINY, VIT_B_32, Shape
-from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.operators.image_decode import ImageDecode
@@ -39,8 +39,8 @@ def prepare(inputs: Inputs) -> None:
     bring_in()
     import torch
 
-    from t2i_pipelines.bench import checkpoint
-    from t2i_pipelines.bench.contenders import ours
+    from benchmarks.peers import checkpoint
+    from benchmarks.peers.contenders import ours
 
     inputs.folder.mkdir(parents=True, exist_ok=True)
     if inputs.shape == MINI:
@@ -152,9 +152,9 @@ def begin(job: dict[str, Any], inputs: Inputs, uri: str) -> tuple[Callable[[], N
     """Warm up; gives what is to be timed, and how many bytes the process held with nothing but the model."""
     what, paths, warm = job["what"], job["paths"], job["warm"]
     if what == "Milvus tutorial":
-        from t2i_pipelines.bench.contenders import milvus_tutorial as module
+        from benchmarks.peers.contenders import milvus_tutorial as module
     elif what == "Towhee tutorial":
-        from t2i_pipelines.bench.contenders import towhee_tutorial as module  # type: ignore[no-redef]
+        from benchmarks.peers.contenders import towhee_tutorial as module  # type: ignore[no-redef]
     else:
         model = model_of(inputs)
         encoder = load_encoder(model)

@@ -1,4 +1,4 @@
-"""How cost grows with the number of rows: ``python benchmarks/scale.py server --rows 10000 100000``.
+"""How cost grows with the number of rows: ``python -m benchmarks.scale server --rows 10000 100000``.
 
 Fills a collection of ours step by step with vectors of 512 numbers (``clip_like.py`` tells how they are
 made), and takes at each number of rows: the rate of inserting, how long indexes take to be built and loaded,
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from clip_like import DIM, ClipLike, Matrix, Truth
-from scale_table import against, filled, tables
 
+from benchmarks.clip_like import DIM, ClipLike, Matrix, Truth
+from benchmarks.scale_table import against, filled, tables
 from t2i_pipelines.collection import Collection, close, indexes, open_collection
 from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.storage import AUTO

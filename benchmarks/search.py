@@ -1,4 +1,4 @@
-"""How fast searching is: ``python benchmarks/search.py``, or ``--queries`` alone for the first part.
+"""How fast searching is: ``python -m benchmarks.search``, or ``--queries`` alone for the first part.
 
 1. Queries: 100 as a list against 100 in a loop; and what a search takes beyond embedding its text and asking
    Milvus. No text is asked for twice, so none comes from the cache.
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from own_vectors import captions
 
+from benchmarks.own_vectors import captions
 from t2i_pipelines import Searcher, build_search_pipeline
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.encoders import load_encoder
@@ -195,9 +195,9 @@ def endless_texts() -> Iterator[str]:
 
 def vit_b_32(workdir: Path) -> str:
     """A model of ViT-B/32's shape with random weights, as an ONNX folder."""
-    from t2i_pipelines.bench.contenders.ours import prepare
-    from t2i_pipelines.bench.inputs import Inputs, make
-    from t2i_pipelines.bench.plan import VIT_B_32
+    from benchmarks.peers.contenders.ours import prepare
+    from benchmarks.peers.inputs import Inputs, make
+    from benchmarks.peers.plan import VIT_B_32
 
     inputs = Inputs(workdir / "b32", 32, VIT_B_32)
     if not inputs.are_made:
@@ -228,7 +228,7 @@ def queries(model: str, rows: int, rounds: int, uri: str | None, token: str) -> 
 
 def in_a_process(model: str, rows: int, rounds: int, uri: str | None, token: str) -> bool:
     """The first part in a process of its own: what a database leaves behind slows the next."""
-    command = [sys.executable, __file__, "--alone", "--model", model, "--rows", str(rows)]
+    command = [sys.executable, "-m", "benchmarks.search", "--alone", "--model", model, "--rows", str(rows)]
     command += ["--rounds", str(rounds), *(["--uri", uri] if uri else [])]
     # no other user of this machine shall read the token in the list of its processes
     return subprocess.run(command, check=False, env=os.environ | {TOKEN: token}).returncode == 0

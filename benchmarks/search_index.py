@@ -1,4 +1,4 @@
-"""How well and how fast the index finds: ``python benchmarks/search_index.py --photos cifar10/train.tar.gz``.
+"""How well and how fast the index finds: ``python -m benchmarks.search_index --photos cifar10/train.tar.gz``.
 
 Prints recall@10 against an exact search, p50 and p99 of a search for one vector, and the rate of 100 at once;
 of our collection, with its index chosen by the number of rows, beside brute force by NumPy and FAISS on the
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from own_vectors import MODEL, own_vectors
 
+from benchmarks.own_vectors import MODEL, own_vectors
 from t2i_pipelines.collection import Collection, close, open_collection
 from t2i_pipelines.collection.indexes import GRAPH
 from t2i_pipelines.encoders import load_encoder

@@ -1,4 +1,4 @@
-"""How much load the service bears: ``python benchmarks/serve.py``, or ``--soak MINUTES`` for its memory.
+"""How much load the service bears: ``python -m benchmarks.serve``, or ``--soak MINUTES`` for its memory.
 
 1. Text searches a second and their latency at 1, 8 and 32 clients, with micro-batching and one by one, in
    turns in one run, on a model of ViT-B/32's shape. No text is asked for twice, so none comes from the cache.
@@ -27,11 +27,11 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from search import NAME, endless_texts, row, take, verdict, vit_b_32
-from serve_client import Connection, Load, ask, search_body, service, under_load
 
+from benchmarks.peers.machine import machine
+from benchmarks.search import NAME, endless_texts, row, take, verdict, vit_b_32
+from benchmarks.serve_client import Connection, Load, ask, search_body, service, under_load
 from t2i_pipelines import close
-from t2i_pipelines.bench.machine import machine
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
 

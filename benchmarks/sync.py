@@ -1,4 +1,4 @@
-"""How long sync takes on a folder of which nothing, or little, has changed: ``python benchmarks/sync.py``.
+"""How long sync takes on a folder of which nothing, or little, has changed: ``python -m benchmarks.sync``.
 
 Writes small pictures, stores them in Milvus Lite, and syncs in a fresh process each time. Prints seconds
 of the call (model and database are opened in it), the most memory of the process, and how many

@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from t2i_pipelines import (
     __version__,
-    cli_bench,
     cli_capacity,
     cli_copy,
     cli_eval,
@@ -69,7 +68,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli_models.add_to(app)
-cli_bench.add_to(app)
 cli_capacity.add_to(app)
 cli_copy.add_to(app)
 cli_eval.add_to(app)

@@ -28,7 +28,7 @@ LAYERS = [
     {"syncing", "copying"},
     {"bulk"},
     {"__init__"},
-    {"testing", "evaluate", "distributed", "demo", "bench"},
+    {"testing", "evaluate", "distributed", "demo"},
     {"finetune", "reembedding"},
     {"hub"},
     {"mini"},
@@ -36,7 +36,6 @@ LAYERS = [
     {"cli_options", "cli_insert_by"},
     {
         "cli_models",
-        "cli_bench",
         "cli_capacity",
         "cli_search",
         "cli_sync",

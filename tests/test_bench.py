@@ -1,6 +1,5 @@
 """The benchmark: its arithmetic on made-up contenders, its words, and the real contenders on a tiny model."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,25 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from t2i_pipelines import cli_bench, console
-from t2i_pipelines.bench.contenders import CONTENDERS, MILVUS_TUTORIAL
-from t2i_pipelines.bench.figures import Row, ratio, row
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.job import Job, Outcome
-from t2i_pipelines.bench.machine import machine
-from t2i_pipelines.bench.memory import peak_rss, rss
-from t2i_pipelines.bench.pictures import draw
-from t2i_pipelines.bench.plan import TINY, Contender, Plan
-from t2i_pipelines.bench.runner import Result, choose, in_a_process, run
-from t2i_pipelines.bench.targets import judge
-from t2i_pipelines.bench.worker import perform
-from t2i_pipelines.cli import app
+from benchmarks.peers import __main__ as command
+from benchmarks.peers.contenders import CONTENDERS, MILVUS_TUTORIAL
+from benchmarks.peers.figures import Row, ratio, row
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.job import Job, Outcome
+from benchmarks.peers.machine import machine
+from benchmarks.peers.memory import peak_rss, rss
+from benchmarks.peers.pictures import draw
+from benchmarks.peers.plan import TINY, Contender, Plan
+from benchmarks.peers.runner import Result, choose, in_a_process, run
+from benchmarks.peers.targets import judge
+from benchmarks.peers.worker import perform
+from t2i_pipelines import console
 from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.vectors import cosines
 
 RIGHT = np.array([[1, 0], [0, 2]], np.float32)
+
+ROOT = Path(__file__).parent.parent
 
 
 def outcome(speed=1.0, images=RIGHT, **kwargs):
@@ -247,19 +249,19 @@ def test_a_missing_package_is_the_rows_reason(tmp_path):
 
 def test_an_error_in_the_process_is_the_rows_reason(tmp_path):
     found = in_a_process(Job(Contender("x", "nowhere"), "insert", Inputs(tmp_path, 2, TINY)))
-    assert found.reason == ("ModuleNotFoundError: No module named 't2i_pipelines.bench.contenders.nowhere'")
+    assert found.reason == ("ModuleNotFoundError: No module named 'benchmarks.peers.contenders.nowhere'")
 
 
 def test_a_process_that_dies_is_the_rows_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "many")  # Python refuses to start
     found = in_a_process(Job(ONE, "insert", Inputs(tmp_path, 2, TINY)))
-    assert found.reason.startswith("t2i_pipelines.bench.worker ended with exit code 1: Python runtime")
+    assert found.reason.startswith("benchmarks.peers.worker ended with exit code 1: Python runtime")
 
 
 @pytest.mark.slow
 def test_inputs_that_cannot_be_made_end_the_run(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(T2IError, match=r"t2i_pipelines.bench.inputs ended with exit code 1: NotADirectory"):
+    with pytest.raises(T2IError, match=r"benchmarks.peers.inputs ended with exit code 1: NotADirectory"):
         run(Plan((), 2, 1, TINY), tmp_path / "file" / "folder", lambda _: None)
 
 
@@ -300,12 +302,14 @@ def test_the_machine_is_named_with_what_runs_on_it():
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What ``t2i bench`` prints for given rows."""
+    """Return what the benchmark prints for given rows, a line each."""
 
     def show(rows, base, *arguments):
-        monkeypatch.setattr(cli_bench, "run", lambda *_: Result(tuple(rows), base, tuple(judge(rows, base))))
+        monkeypatch.setattr(command, "run", lambda *_: Result(tuple(rows), base, tuple(judge(rows, base))))
         monkeypatch.setattr(console.out, "width", 100)
-        done = CliRunner().invoke(app, ["bench", *arguments])
+        app = typer.Typer()
+        app.command()(command.bench)
+        done = CliRunner().invoke(app, list(arguments))
         assert done.exit_code == 0, done.output
         return [" ".join(line.split()) for line in done.stdout.splitlines()]
 
@@ -343,50 +347,10 @@ def test_without_the_tutorial_there_are_no_ratios(shown):
     assert "ViT-B/32, random weights, 4 pictures, 3 rounds" in lines
 
 
-def test_the_script_is_the_same_command():
-    script = Path(__file__).parent.parent / "benchmarks" / "encode.py"
+def test_an_unknown_contender_ends_the_command_in_one_line():
     done = subprocess.run(
-        [sys.executable, script, "--only", "nobody"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.peers", "--only", "unheard"],
+        **{"capture_output": True, "text": True, "check": False, "cwd": ROOT},
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no contender is called 'nobody'; there are: Milvus tutorial; ")
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    """The inputs for eight pictures and a model that takes no time."""
-    folder = tmp_path_factory.mktemp("bench")
-    run(Plan((), 8, 1, TINY), folder, lambda _: None)
-    return Inputs(folder, 8, TINY)
-
-
-@pytest.mark.slow
-def test_the_made_model_tells_pictures_and_texts_apart(tiny):
-    for vectors in tiny.right:
-        pairs = np.triu_indices(len(vectors), 1)
-        apart = cosines(vectors[pairs[0]], vectors[pairs[1]])
-        assert apart.mean() < 0.8
-    assert json.loads((tiny.transformers / "config.json").read_text())["projection_dim"] == TINY.dim
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda one: one.name)
-def test_every_contender_gives_the_right_vectors_in_every_mode(tiny, contender):
-    prepared = in_a_process(Job(contender, "prepare", tiny))
-    assert prepared.reason == ""
-    has_bf16 = {"avx512_bf16", "amx_bf16"} & set(machine().flags)
-    least = 0.95 if "int8" in contender.name else 0.999
-    for mode in contender.modes:
-        found = in_a_process(Job(contender, mode, tiny))
-        if "bf16" in contender.name and not has_bf16:
-            assert "has no instructions for it" in found.reason
-            continue
-        assert found.reason == ""
-        assert found.speed > 0
-        assert found.memory > 0
-        assert (found.text_ms > 0).all()
-        images, texts = tiny.right
-        assert cosines(found.images, images).min() >= least
-        assert cosines(found.texts, texts).min() >= 0.999
-        assert bool(found.running) == contender.ours
-    assert not list(tiny.folder.glob("tmp*"))
+    assert done.stderr.startswith("error: no contender is called 'unheard'; there are: Milvus tutorial; ")

@@ -1,7 +1,6 @@
 """The benchmark of inserting: its arithmetic, and the script itself on next to nothing."""
 
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +8,14 @@ from pathlib import Path
 import cv2
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "ingest.py"
+from benchmarks import ingest
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def script():
-    return runpy.run_path(str(SCRIPT))
+    return vars(ingest)
 
 
 def test_a_verdict_says_what_is_wanted_and_by_how_much_it_is_missed(script):
@@ -49,8 +50,8 @@ def test_every_file_has_bytes_of_its_own_and_a_photo_has_twelve_megapixels(scrip
 @pytest.mark.slow
 def test_the_script_prints_stages_ratios_and_verdicts(tmp_path):
     few = ["--photos", "2", "--pictures", "40", "--many", "32", "64", "--workdir", str(tmp_path)]
-    command = [sys.executable, SCRIPT, "--quick", "--model", "tiny", *few]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    command = [sys.executable, "-m", "benchmarks.ingest", "--quick", "--model", "tiny", *few]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     number = r" +[\d.]+"
     for size in ("12 MP", "500 x 375"):

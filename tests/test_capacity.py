@@ -1,6 +1,5 @@
 """What pictures need, by formula: beside what FAISS writes, and what a real server took."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import scale_table
 from t2i_pipelines import capacity as sizes
 from t2i_pipelines.advise import PREFERRED, advise, searches_a_second
 from t2i_pipelines.capacity import INDEXES, capacity
@@ -192,20 +192,13 @@ def test_the_command_names_what_it_cannot_read(arguments, message):
     assert message in str(ran.exception)
 
 
-def scale_table():
-    spec = importlib.util.spec_from_file_location("scale_table", ROOT / "benchmarks" / "scale_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     "record",
     [one for one in MEASURED if one["engine"] == "server" and one["rows"] in (10**5, 10**6)],
     ids=lambda record: f"{record['index']} {record['rows']:,}",
 )
 def test_a_real_server_took_what_the_formulas_tell(record):
-    needs = scale_table().told(record)
+    needs = scale_table.told(record)
     assert record["memory"] == pytest.approx(needs.memory, rel=0.15)
     own = record.get("disk_index_new", 0)
     assert own == pytest.approx(needs.index_disk, rel=0.15)
@@ -229,4 +222,4 @@ def test_building_took_as_long_as_is_told():
 
 def test_the_document_shows_what_was_measured_and_what_is_computed():
     text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert scale_table().filled(text, ROOT / "docs" / "scale.jsonl") == text
+    assert scale_table.filled(text, ROOT / "docs" / "scale.jsonl") == text

@@ -1,25 +1,13 @@
 """The benchmark of how cost grows: its vectors, its truth, and a small run of it."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
 
-
-@pytest.fixture
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield
-    for name in ("clip_like", "scale", "scale_table"):
-        sys.modules.pop(name, None)
-
-
-def test_vectors_lie_as_the_recipe_says_and_are_the_same_in_any_pieces(benchmarks):
-    from clip_like import ClipLike
+def test_vectors_lie_as_the_recipe_says_and_are_the_same_in_any_pieces():
+    from benchmarks.clip_like import ClipLike
 
     made = ClipLike()
     ((_, whole),) = made.chunks(0, 10_000)
@@ -34,8 +22,8 @@ def test_vectors_lie_as_the_recipe_says_and_are_the_same_in_any_pieces(benchmark
     assert not np.isin(made.pictures(50)[:, 0], whole[:, 0]).any()
 
 
-def test_the_truth_is_that_of_a_full_sort(benchmarks):
-    from clip_like import Truth
+def test_the_truth_is_that_of_a_full_sort():
+    from benchmarks.clip_like import Truth
 
     random = np.random.default_rng(5)
     queries, rows = (random.normal(size=(count, 8)).astype(np.float32) for count in (20, 900))
@@ -47,8 +35,8 @@ def test_the_truth_is_that_of_a_full_sort(benchmarks):
     assert truth.recall([[*ten[:7], -1, -2, -3] for ten in best]) == pytest.approx(0.7)
 
 
-def test_a_small_run_writes_its_lines_and_prints_its_tables(benchmarks, tmp_path, capsys, monkeypatch):
-    import scale
+def test_a_small_run_writes_its_lines_and_prints_its_tables(tmp_path, capsys, monkeypatch):
+    from benchmarks import scale
 
     monkeypatch.setattr(scale, "SEARCHES", 20)
     out = tmp_path / "lines.jsonl"
@@ -69,8 +57,8 @@ def test_a_small_run_writes_its_lines_and_prints_its_tables(benchmarks, tmp_path
     assert "| FLAT | 300 to 900 |" in printed
 
 
-def test_growth_is_told_for_ten_times_the_rows(benchmarks, tmp_path):
-    from scale_table import tables
+def test_growth_is_told_for_ten_times_the_rows(tmp_path):
+    from benchmarks.scale_table import tables
 
     about = {
         "engine": "lite",

@@ -201,8 +201,8 @@ def test_it_starts_without_its_database_and_is_ready_when_that_is_there(tmp_path
 
 @pytest.mark.slow
 def test_a_short_soak_leaves_memory_flat(tmp_path):
-    """The long one is ``python benchmarks/serve.py --soak 30``."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "serve.py"), "--soak", "0.7"]
+    """The long one is ``python -m benchmarks.serve --soak 30``."""
+    command = [sys.executable, "-m", "benchmarks.serve", "--soak", "0.7"]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=600, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

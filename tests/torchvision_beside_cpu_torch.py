@@ -1,5 +1,5 @@
 """Import this before ``open_clip``, ``timm`` or ``transformers``: it makes PyPI's torchvision importable."""
 
-from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
+from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 
 bring_in()

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.plan import BATCH, CALIBRATION
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.plan import BATCH, CALIBRATION
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import CheckpointError, EncodeError
 from t2i_pipelines.types import Image, Matrix, Vector

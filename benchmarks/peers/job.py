@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.plan import Contender, Mode
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.plan import Contender, Mode
 from t2i_pipelines.types import Matrix
 
 NO_VECTORS = np.empty((0, 0), np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from t2i_pipelines.bench.figures import Row, ratio
+from benchmarks.peers.figures import Row, ratio
 
 FAITHFUL = 0.999
 """Mean cosine to float32 torch from which a row counts as faithful."""

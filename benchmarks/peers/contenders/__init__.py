@@ -4,7 +4,7 @@
 own and outside every measurement.
 """
 
-from t2i_pipelines.bench.plan import Contender
+from benchmarks.peers.plan import Contender
 
 _OPENAI = ("torch", "torchvision", "clip")
 

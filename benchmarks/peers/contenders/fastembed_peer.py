@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.bench.contenders.started import Batched
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.plan import BATCH
-from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
+from benchmarks.peers.contenders.started import Batched
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.plan import BATCH
+from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH
 from t2i_pipelines.types import Image, Matrix, Vector
 

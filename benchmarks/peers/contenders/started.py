@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from t2i_pipelines.bench.plan import BATCH
+from benchmarks.peers.plan import BATCH
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.types import Image, Matrix, Vector
 

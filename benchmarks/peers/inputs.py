@@ -1,6 +1,6 @@
 """What every contender gets: pictures, one model in each one's format, and the vectors that are right.
 
-``python -m t2i_pipelines.bench.inputs FOLDER IMAGES SHAPE`` makes them, in a process of its own. The
+``python -m benchmarks.peers.inputs FOLDER IMAGES SHAPE`` makes them, in a process of its own. The
 right vectors are transformers', in float32, from pictures that Pillow opened.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.bench.pictures import write_pictures
-from t2i_pipelines.bench.plan import BATCH, CALIBRATION, SHAPES, WARM, Shape
-from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
+from benchmarks.peers.pictures import write_pictures
+from benchmarks.peers.plan import BATCH, CALIBRATION, SHAPES, WARM, Shape
+from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 from t2i_pipelines.types import Image, Matrix
 
 FORM = 1
@@ -99,7 +99,7 @@ def make(inputs: Inputs) -> None:
     from PIL import Image as Pillow
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    from t2i_pipelines.bench.checkpoint import write_openai, write_transformers
+    from benchmarks.peers.checkpoint import write_openai, write_transformers
     from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
     inputs.folder.mkdir(parents=True, exist_ok=True)

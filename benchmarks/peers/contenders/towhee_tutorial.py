@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers.contenders.started import Table
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 from t2i_pipelines._towhee import pipe
-from t2i_pipelines.bench.contenders.started import Table
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.torchvision_beside_cpu_torch import bring_in
 from t2i_pipelines.types import Image, Vector
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2i_pipelines.bench.plan import Shape
+from benchmarks.peers.plan import Shape
 from t2i_pipelines.encoders.openai_clip import from_transformers
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, openai_tokenizer
 

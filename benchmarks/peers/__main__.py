@@ -1,7 +1,8 @@
-"""``t2i bench``."""
+"""Compare encoders and whole pipelines: ``make bench``, or ``python -m benchmarks.peers --images 256``."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,12 +13,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.peers.figures import Row, ratio
+from benchmarks.peers.machine import Machine, machine
+from benchmarks.peers.plan import Mode, Plan
+from benchmarks.peers.runner import Result, choose, run
+from benchmarks.peers.targets import Verdict
 from t2i_pipelines import console
-from t2i_pipelines.bench.figures import Row, ratio
-from t2i_pipelines.bench.machine import Machine, machine
-from t2i_pipelines.bench.plan import Mode, Plan
-from t2i_pipelines.bench.runner import Result, choose, run
-from t2i_pipelines.bench.targets import Verdict
+from t2i_pipelines.errors import T2IError
 
 TITLES: dict[Mode, str] = {
     "insert": "End to end: files on disk to rows in Milvus Lite",
@@ -121,6 +123,14 @@ def line_of(verdict: Verdict) -> str:
     return f"{escape(wanted)}, found {verdict.value:.2f}: {said} by {100 * abs(verdict.margin):.1f} %"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``app``."""
-    app.command(name="bench")(bench)
+def main() -> None:
+    """Run the command; print an error of ours in one line and exit with 2."""
+    try:
+        typer.run(bench)
+    except T2IError as err:
+        console.err.print(f"[red]error:[/] {escape(str(err))}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

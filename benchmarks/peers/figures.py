@@ -8,8 +8,8 @@ from statistics import median
 
 import numpy as np
 
-from t2i_pipelines.bench.job import Outcome
-from t2i_pipelines.bench.plan import Contender, Mode
+from benchmarks.peers.job import Outcome
+from benchmarks.peers.plan import Contender, Mode
 from t2i_pipelines.types import Matrix
 from t2i_pipelines.vectors import cosines
 

@@ -1,4 +1,4 @@
-"""One contender in a process of its own: ``python -m t2i_pipelines.bench.worker OUTCOME < job``.
+"""One contender in a process of its own: ``python -m benchmarks.peers.worker OUTCOME < job``.
 
 Threads, memory and failures are its own. Job and outcome travel pickled; the database is made beside the
 outcome.
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.peers.contenders.started import Encoding, Started, stored_vectors
+from benchmarks.peers.inputs import QUERIES, Inputs
+from benchmarks.peers.job import NO_VECTORS, Job, Outcome
+from benchmarks.peers.memory import peak_rss, rss
+from benchmarks.peers.plan import Contender
 from t2i_pipelines import close
-from t2i_pipelines.bench.contenders.started import Encoding, Started, stored_vectors
-from t2i_pipelines.bench.inputs import QUERIES, Inputs
-from t2i_pipelines.bench.job import NO_VECTORS, Job, Outcome
-from t2i_pipelines.bench.memory import peak_rss, rss
-from t2i_pipelines.bench.plan import Contender
 from t2i_pipelines.errors import MissingExtraError
 from t2i_pipelines.types import Matrix
 
@@ -36,7 +36,7 @@ def perform(job: Job, folder: Path) -> Outcome:
     """
     try:
         _check_packages(job.contender)
-        module: Any = importlib.import_module(f"t2i_pipelines.bench.contenders.{job.contender.module}")
+        module: Any = importlib.import_module(f"benchmarks.peers.contenders.{job.contender.module}")
         if job.mode == "prepare":
             if hasattr(module, "prepare"):
                 module.prepare(job.inputs, **job.contender.options)

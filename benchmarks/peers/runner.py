@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from t2i_pipelines.bench.contenders import CONTENDERS, MILVUS_TUTORIAL
-from t2i_pipelines.bench.figures import Row, row
-from t2i_pipelines.bench.inputs import Inputs
-from t2i_pipelines.bench.job import Job, Outcome
-from t2i_pipelines.bench.machine import bare_interpreter
-from t2i_pipelines.bench.plan import Contender, Mode, Plan
-from t2i_pipelines.bench.targets import Verdict, judge
+from benchmarks.peers.contenders import CONTENDERS, MILVUS_TUTORIAL
+from benchmarks.peers.figures import Row, row
+from benchmarks.peers.inputs import Inputs
+from benchmarks.peers.job import Job, Outcome
+from benchmarks.peers.machine import bare_interpreter
+from benchmarks.peers.plan import Contender, Mode, Plan
+from benchmarks.peers.targets import Verdict, judge
 from t2i_pipelines.errors import ConfigError, T2IError
+
+ROOT = Path(__file__).parents[2]
+"""Where ``python -m benchmarks.peers...`` finds this package."""
 
 TIMEOUT = 3600.0
 """Seconds that one process may take."""
@@ -69,7 +72,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None], perform: Perform |
     inputs = Inputs(folder.absolute(), plan.images, plan.shape)
     if not inputs.are_made:
         say(f"making {plan.images} pictures and a CLIP of the shape of {plan.shape.name}")
-        _run_module("t2i_pipelines.bench.inputs", str(inputs.folder), str(plan.images), plan.shape.name)
+        _run_module("benchmarks.peers.inputs", str(inputs.folder), str(plan.images), plan.shape.name)
     outcomes = _measure(plan, inputs, say, perform)
     rows = tuple(
         row(one, mode, outcomes[one.name, mode], _share(inputs, one).right[0]) for one, mode in _ways(plan)
@@ -110,13 +113,13 @@ def _measure(
 
 
 def in_a_process(job: Job) -> Outcome:
-    """Perform a job by :mod:`t2i_pipelines.bench.worker`."""
+    """Perform a job by :mod:`benchmarks.peers.worker`."""
     # Milvus Lite still writes while its process ends, so the database is removed from here
     with tempfile.TemporaryDirectory(dir=job.inputs.folder) as folder:
         outcome = Path(folder) / "outcome"
         try:
             _run_module(
-                "t2i_pipelines.bench.worker",
+                "benchmarks.peers.worker",
                 str(outcome),
                 given=pickle.dumps(job),
                 HF_ASSETS_CACHE=str(job.inputs.folder / "assets"),  # int8 forms are kept there
@@ -139,6 +142,7 @@ def _run_module(module: str, *arguments: str, given: bytes = b"", **environment:
             input=given,
             capture_output=True,
             timeout=TIMEOUT,
+            cwd=ROOT,
             env={**os.environ, **ENVIRONMENT, **environment},
             check=False,
         )
