@@ -28,11 +28,11 @@ import cv2
 import numpy as np
 from rich.table import Table
 
-from t2i_pipelines import console
 from t2i_pipelines.bench.machine import machine
 from t2i_pipelines.bench.pictures import QUALITY, write_pictures
 from t2i_pipelines.bench.plan import WARM
-from t2i_pipelines.cli_bench import show_machine
+from t2i_pipelines.cli import console
+from t2i_pipelines.cli.bench import show_machine
 
 STAGES = ("decode", "encode", "insert")
 TUTORIALS = ("Milvus tutorial", "Towhee tutorial")

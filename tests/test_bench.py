@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from t2i_pipelines import cli_bench, console
 from t2i_pipelines.bench.contenders import CONTENDERS, MILVUS_TUTORIAL
 from t2i_pipelines.bench.figures import Row, ratio, row
 from t2i_pipelines.bench.inputs import Inputs
@@ -22,7 +21,7 @@ from t2i_pipelines.bench.plan import TINY, Contender, Plan
 from t2i_pipelines.bench.runner import Result, choose, in_a_process, run
 from t2i_pipelines.bench.targets import judge
 from t2i_pipelines.bench.worker import perform
-from t2i_pipelines.cli import app
+from t2i_pipelines.cli import app, bench, console
 from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.vectors import cosines
 
@@ -303,7 +302,7 @@ def shown(monkeypatch):
     """What ``t2i bench`` prints for given rows."""
 
     def show(rows, base, *arguments):
-        monkeypatch.setattr(cli_bench, "run", lambda *_: Result(tuple(rows), base, tuple(judge(rows, base))))
+        monkeypatch.setattr(bench, "run", lambda *_: Result(tuple(rows), base, tuple(judge(rows, base))))
         monkeypatch.setattr(console.out, "width", 100)
         done = CliRunner().invoke(app, ["bench", *arguments])
         assert done.exit_code == 0, done.output

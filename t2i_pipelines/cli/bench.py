@@ -12,12 +12,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2i_pipelines import console
 from t2i_pipelines.bench.figures import Row, ratio
 from t2i_pipelines.bench.machine import Machine, machine
 from t2i_pipelines.bench.plan import Mode, Plan
 from t2i_pipelines.bench.runner import Result, choose, run
 from t2i_pipelines.bench.targets import Verdict
+from t2i_pipelines.cli import console
 
 TITLES: dict[Mode, str] = {
     "insert": "End to end: files on disk to rows in Milvus Lite",
