@@ -11,7 +11,8 @@ import sys
 def main() -> None:
     """Run the command."""
     signal.signal(signal.SIGINT, _end)
-    from t2i_pipelines import cli, interrupt
+    from t2i_pipelines import cli
+    from t2i_pipelines.cli import interrupt
 
     interrupt.end_at_once(_say)
     cli.main()

@@ -32,7 +32,7 @@ from benchmarks.peers.__main__ import show_machine
 from benchmarks.peers.machine import machine
 from benchmarks.peers.pictures import QUALITY, write_pictures
 from benchmarks.peers.plan import WARM
-from t2i_pipelines import console
+from t2i_pipelines.cli import console
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("decode", "encode", "insert")

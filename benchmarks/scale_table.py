@@ -12,7 +12,7 @@ from typing import Any
 
 from t2i_pipelines.advise import advise
 from t2i_pipelines.capacity import Capacity, capacity
-from t2i_pipelines.cli_capacity import SIZES, said, table
+from t2i_pipelines.cli.capacity import SIZES, said, table
 from t2i_pipelines.collection.indexes import GRAPH
 
 Record = dict[str, Any]

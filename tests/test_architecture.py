@@ -32,21 +32,7 @@ LAYERS = [
     {"finetune", "reembedding"},
     {"hub"},
     {"mini"},
-    {"serve", "ui", "console", "interrupt"},
-    {"cli_options", "cli_insert_by"},
-    {
-        "cli_models",
-        "cli_capacity",
-        "cli_search",
-        "cli_sync",
-        "cli_copy",
-        "cli_eval",
-        "cli_finetune",
-        "cli_ray",
-        "cli_reembed",
-        "cli_serve",
-        "cli_ui",
-    },
+    {"serve", "ui"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -92,7 +78,7 @@ def test_one_module_is_the_door_to_towhee():
 
 def test_only_the_command_line_prints_or_exits():
     for file in FILES:
-        if unit(file) in ("cli", "console"):
+        if unit(file) == "cli":
             continue
         code = ast.parse(file.read_text(encoding="utf-8"))
         called = {ast.unparse(node.func) for node in ast.walk(code) if isinstance(node, ast.Call)}

@@ -22,7 +22,7 @@ from benchmarks.peers.plan import TINY, Contender, Plan
 from benchmarks.peers.runner import Result, choose, in_a_process, run
 from benchmarks.peers.targets import judge
 from benchmarks.peers.worker import perform
-from t2i_pipelines import console
+from t2i_pipelines.cli import console
 from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.vectors import cosines
 

@@ -12,7 +12,7 @@ from t2i_pipelines import capacity as sizes
 from t2i_pipelines.advise import PREFERRED, advise, searches_a_second
 from t2i_pipelines.capacity import INDEXES, capacity
 from t2i_pipelines.cli import app
-from t2i_pipelines.cli_capacity import KINDS, SIZES, read_number, table
+from t2i_pipelines.cli.capacity import KINDS, SIZES, read_number, table
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.storage import SINCE
 

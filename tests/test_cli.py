@@ -20,7 +20,8 @@ import pytest
 from rich.console import Console
 from web import serving
 
-from t2i_pipelines import cli, close, console, demo
+from t2i_pipelines import cli, close, demo
+from t2i_pipelines.cli import console
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from huggingface_hub import constants
 from onnx_folders import immich_folder
 from typer.testing import CliRunner
 
-from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, cli_search, demo
+from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, demo
 from t2i_pipelines._towhee import ops
+from t2i_pipelines.cli import search
 from t2i_pipelines.config import Settings
 from t2i_pipelines.encoders import hub, registry
 from t2i_pipelines.errors import CheckpointError
@@ -64,7 +65,7 @@ def defaults(taker) -> dict[str, object]:
         build_search_pipeline,
         Settings,
         cli.insert,
-        cli_search.search,
+        search.search,
         Clip,
         InCollection,
     ],

@@ -8,8 +8,7 @@ from conftest import COLOURS, paint
 from rich.console import Console
 from typer.testing import CliRunner
 
-from t2i_pipelines import console
-from t2i_pipelines.cli import app
+from t2i_pipelines.cli import app, console
 from t2i_pipelines.errors import ConfigError
 
 

@@ -161,7 +161,7 @@ def test_a_dry_run_says_so(photos):
 def test_what_keeps_it_from_speaking_does_not_keep_it_from_ending(tmp_path):
     code = """
         import threading, time
-        from t2i_pipelines import interrupt
+        from t2i_pipelines.cli import interrupt
         interrupt.end_at_once(threading.Event().wait)
         print("at work", flush=True)
         time.sleep(60)
@@ -172,7 +172,7 @@ def test_what_keeps_it_from_speaking_does_not_keep_it_from_ending(tmp_path):
 def test_a_process_that_has_said_so_does_not_exit_as_if_all_were_well(tmp_path):
     code = """
         import os, threading, time
-        from t2i_pipelines import interrupt
+        from t2i_pipelines.cli import interrupt
         at_it = threading.Event()
         interrupt.end_at_once(lambda: (at_it.set(), time.sleep(0.5)))
         print("at work", flush=True)
@@ -184,7 +184,7 @@ def test_a_process_that_has_said_so_does_not_exit_as_if_all_were_well(tmp_path):
 def test_in_the_last_moment_of_a_process_there_is_nothing_to_interrupt(tmp_path):
     code = """
         import os, signal, sys
-        from t2i_pipelines import interrupt
+        from t2i_pipelines.cli import interrupt
         class Late:
             def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGINT):
                 kill(own, number)
@@ -204,14 +204,14 @@ def test_a_command_that_cleans_up_hears_of_it_as_python_does(photos):
     code = """
         import signal, sys, time
         import t2i_command
-        from t2i_pipelines import cli_search
+        from t2i_pipelines.cli import search
         def work(*_, **__):
             try:
                 print("at work", flush=True)
                 time.sleep(60)
             finally:
                 print("cleaned up", file=sys.stderr, flush=True)
-        cli_search.build_search_pipeline = work
+        search.build_search_pipeline = work
         t2i_command.main()
     """
     assert interrupted(code, "search", "red", cwd=photos) == (130, "cleaned up\n")

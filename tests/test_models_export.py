@@ -173,7 +173,7 @@ print(load_encoder({str(tmp_path / "out")!r}).encode_texts(["a cat"]).shape)
 
 
 def test_what_needs_no_export_is_said(tmp_path):
-    from t2i_pipelines.cli_models import to_export
+    from t2i_pipelines.cli.models import to_export
 
     with pytest.raises(CheckpointError, match="t2i_mini is an ONNX folder already"):
         to_export("t2i_mini", None)

@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import paint
 
-from t2i_pipelines import Hit, console
+from t2i_pipelines import Hit
+from t2i_pipelines.cli import console
 from t2i_pipelines.results import Hits
 from t2i_pipelines.results.printable import percent
 from t2i_pipelines.search_options import SearchOptions

@@ -18,7 +18,7 @@ from benchmarks.peers.machine import Machine, machine
 from benchmarks.peers.plan import Mode, Plan
 from benchmarks.peers.runner import Result, choose, run
 from benchmarks.peers.targets import Verdict
-from t2i_pipelines import console
+from t2i_pipelines.cli import console
 from t2i_pipelines.errors import T2IError
 
 TITLES: dict[Mode, str] = {

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from t2i_pipelines.cli_insert_by import insert_by
+from t2i_pipelines.cli.insert_by import insert_by
 from t2i_pipelines.distributed import insert_distributed
 
 Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_pipelines import console, interrupt, sync
-from t2i_pipelines.cli_options import (
+from t2i_pipelines import sync
+from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,

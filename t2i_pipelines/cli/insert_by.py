@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines import console, interrupt
+from t2i_pipelines.cli import console, interrupt
 from t2i_pipelines.report import InsertReport
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from t2i_pipelines import console
-from t2i_pipelines.cli_options import (
+from t2i_pipelines.cli import console
+from t2i_pipelines.cli.options import (
     Backend,
     Checkpoint,
     Device,

@@ -9,9 +9,10 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import console, export_collection, import_collection, insert_bulk
-from t2i_pipelines.cli_insert_by import insert_by
-from t2i_pipelines.cli_options import Name, Token, Uri
+from t2i_pipelines import export_collection, import_collection, insert_bulk
+from t2i_pipelines.cli import console
+from t2i_pipelines.cli.insert_by import insert_by
+from t2i_pipelines.cli.options import Name, Token, Uri
 
 Destination = Annotated[
     str, typer.Argument(help="An empty folder, or one to be made; or a URL that fsspec opens, such as s3://.")

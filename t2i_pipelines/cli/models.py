@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from t2i_pipelines import console
+from t2i_pipelines.cli import console
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.encoders import ModelInfo, load_encoder, models, recommend
 from t2i_pipelines.encoders.models import find

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import console, interrupt
-from t2i_pipelines.cli_options import (
+from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,

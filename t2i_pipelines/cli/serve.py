@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from t2i_pipelines import console, interrupt
-from t2i_pipelines.cli_options import (
+from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,

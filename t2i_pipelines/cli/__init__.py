@@ -10,25 +10,24 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import (
-    __version__,
-    cli_capacity,
-    cli_copy,
-    cli_eval,
-    cli_finetune,
-    cli_models,
-    cli_ray,
-    cli_reembed,
-    cli_search,
-    cli_serve,
-    cli_sync,
-    cli_ui,
-    console,
-    demo,
-    interrupt,
-)
+from t2i_pipelines import __version__, demo
 from t2i_pipelines._towhee import pipe
-from t2i_pipelines.cli_options import (
+from t2i_pipelines.cli import (
+    capacity,
+    console,
+    copy,
+    eval,
+    finetune,
+    interrupt,
+    models,
+    reembed,
+    search,
+    serve,
+    sync,
+    ui,
+)
+from t2i_pipelines.cli import ray as on_ray
+from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,
@@ -51,7 +50,7 @@ from t2i_pipelines.cli_options import (
     Uri,
     VectorType,
 )
-from t2i_pipelines.cli_search import write_page
+from t2i_pipelines.cli.search import write_page
 from t2i_pipelines.config import DEFAULT_MODEL, Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, T2IError
@@ -67,16 +66,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-cli_models.add_to(app)
-cli_capacity.add_to(app)
-cli_copy.add_to(app)
-cli_eval.add_to(app)
-cli_finetune.add_to(app)
-cli_reembed.add_to(app)
-cli_search.add_to(app)
-cli_serve.add_to(app)
-cli_sync.add_to(app)
-cli_ui.add_to(app)
+models.add_to(app)
+capacity.add_to(app)
+copy.add_to(app)
+eval.add_to(app)
+finetune.add_to(app)
+reembed.add_to(app)
+search.add_to(app)
+serve.add_to(app)
+sync.add_to(app)
+ui.add_to(app)
 
 
 @app.command()
@@ -102,18 +101,18 @@ def insert(
     mmap: Mmap = False,
     partition_key: PartitionKey = None,
     replica_number: ReplicaNumber = 1,
-    ray: cli_ray.Ray = False,
-    ray_address: cli_ray.Address = "",
-    bulk: cli_copy.Bulk = "",
+    ray: on_ray.Ray = False,
+    ray_address: on_ray.Address = "",
+    bulk: copy.Bulk = "",
 ) -> None:
     """Insert pictures. Running it again is safe: what is stored already is passed by."""
     if bulk and (ray or ray_address):
         raise ConfigError("--bulk and --ray are two ways to insert: choose one")
     insert_from = _insert
     if ray or ray_address:
-        insert_from = cli_ray.insert_at(ray_address)
+        insert_from = on_ray.insert_at(ray_address)
     elif bulk:
-        insert_from = cli_copy.insert_into(bulk)
+        insert_from = copy.insert_into(bulk)
     failed = insert_from(
         source,
         report,

@@ -9,8 +9,8 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from t2i_pipelines import console, interrupt
-from t2i_pipelines.cli_options import Checkpoint, Device
+from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli.options import Checkpoint, Device
 from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.finetune import FinetuneOptions, finetune
 from t2i_pipelines.finetune.result import Progress as Told

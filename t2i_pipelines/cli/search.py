@@ -9,8 +9,8 @@ from typing import Any, cast
 import typer
 from rich.markup import escape
 
-from t2i_pipelines import console
-from t2i_pipelines.cli_options import (
+from t2i_pipelines.cli import console
+from t2i_pipelines.cli.options import (
     Asked,
     Backend,
     Checkpoint,
