@@ -21,6 +21,8 @@ MAX_BATCH_SIZE = 4096
 MAX_DECODE_WORKERS = 256
 MAX_PIXELS = 178_956_970
 """Twice Pillow's ``MAX_IMAGE_PIXELS``: a picture of 512 MiB as 24-bit RGB."""
+MAX_BYTES = 512 << 20
+"""An uncompressed image of ``MAX_PIXELS`` in 24 bits."""
 
 Frames: TypeAlias = Literal["first", "middle", "mean"]
 Truncated: TypeAlias = Literal["refuse", "accept"]
@@ -34,6 +36,7 @@ class DecodingArgs(TypedDict, total=False):
     frames: Frames
     truncated: Truncated
     max_pixels: int
+    max_bytes: int
     reduce: Reduce
     isolate: bool
     decode_timeout: float
@@ -53,6 +56,7 @@ class SettingsArgs(DecodingArgs, SearchArgs, StorageArgs, total=False):
     backend: Backend
     batch_size: int
     templates: str | Sequence[str]
+    exclude: Sequence[str]
     on_error: OnError
     refresh: bool
     timeout: float
@@ -68,6 +72,8 @@ class Decoding:
     :ivar truncated: ``refuse`` a file that is cut off, or ``accept`` what is there, over
         black in most formats.
     :ivar max_pixels: width times height at most, 1 to 2**40; larger pictures are refused undecoded.
+    :ivar max_bytes: size of a local file at most, 1 to 2**40; larger files are refused unread. A remote file
+        and a member of a tar have at most :data:`t2i_pipelines.images.limits.MAX_BYTES`.
     :ivar reduce: ``auto`` decodes a picture much larger than the model's input at a half, a quarter or an
         eighth of its size (cosine to the exact vector above 0.999); ``never`` computes as the reference.
     :ivar isolate: decode in processes of their own: a file that crashes or hangs its decoder then fails
@@ -81,6 +87,7 @@ class Decoding:
     frames: Frames = "first"
     truncated: Truncated = "refuse"
     max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_BYTES
     reduce: Reduce = "auto"
     isolate: bool = False
     decode_timeout: float = 60.0
@@ -94,6 +101,7 @@ class Decoding:
         for name, kind in (("frames", Frames), ("truncated", Truncated), ("reduce", Reduce)):
             check_one_of(name, getattr(self, name), kind)
         check_whole_number("max_pixels", self.max_pixels, 2**40)
+        check_whole_number("max_bytes", self.max_bytes, 2**40)
         if self.decode_workers is not None:
             check_whole_number("decode_workers", self.decode_workers, MAX_DECODE_WORKERS)
         if not isinstance(self.isolate, bool):
@@ -139,6 +147,8 @@ class Settings:
         :class:`~t2i_pipelines.search_options.SearchOptions`.
     :ivar templates: search: texts that each text of a query is put into, whose vectors are averaged:
         ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.query.templates`.
+    :ivar exclude: insert: globs of files and folders that a folder, a glob, a bucket or a tar skips, such as
+        ``("drafts", "*/2019/*")``; see :class:`t2i_pipelines.images.sources.listing.Listing`.
     :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.
@@ -146,7 +156,7 @@ class Settings:
     :ivar index_type: insert, of a collection that is not there yet; with ``vector_type``, ``mmap``,
         ``partition_key`` and ``replica_number``, see :class:`~t2i_pipelines.storage.Storage`.
     :ivar background: insert, and pictures that are searched for; with ``frames``, ``truncated``,
-        ``max_pixels``, ``reduce``, ``isolate``, ``decode_timeout`` and ``decode_workers``, see
+        ``max_pixels``, ``max_bytes``, ``reduce``, ``isolate``, ``decode_timeout`` and ``decode_workers``, see
         :class:`Decoding`.
     """
 
@@ -171,6 +181,7 @@ class Settings:
     diversity: float = SearchOptions.diversity
     min_relevance: float = SearchOptions.min_relevance
     templates: str | Sequence[str] = ()
+    exclude: Sequence[str] = ()
     on_error: OnError = "record"
     refresh: bool = False
     timeout: float = 30.0
@@ -183,6 +194,7 @@ class Settings:
     frames: Frames = Decoding.frames
     truncated: Truncated = Decoding.truncated
     max_pixels: int = Decoding.max_pixels
+    max_bytes: int = Decoding.max_bytes
     reduce: Reduce = Decoding.reduce
     isolate: bool = Decoding.isolate
     decode_timeout: float = Decoding.decode_timeout
@@ -194,6 +206,8 @@ class Settings:
         :raises ConfigError: With the setting, its value and what it may be.
         """
         check_whole_number("batch_size", self.batch_size, MAX_BATCH_SIZE)
+        if isinstance(self.exclude, str) or not all(isinstance(one, str) and one for one in self.exclude):
+            raise ConfigError(f"exclude must be a list of globs such as ['drafts'], got {self.exclude!r}")
         if self.on_error not in ("record", "raise"):
             raise ConfigError(f"on_error must be 'record' or 'raise', got {self.on_error!r}")
         for name, kind in (("device", Device), ("precision", Precision), ("backend", Backend)):

@@ -132,7 +132,7 @@ def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
     model, place, chosen = checked(settings)
     on_error = {"on_error": chosen.on_error}
     return {
-        "read_source": {"batch_size": chosen.batch_size, **on_error},
+        "read_source": {"batch_size": chosen.batch_size, "exclude": tuple(chosen.exclude), **on_error},
         "skip_unchanged": {**place, **model, "refresh": chosen.refresh},
         "prefetch": {},
         "image_decode": {**model, **on_error, **asdict(chosen.decoding)},

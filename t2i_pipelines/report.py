@@ -10,7 +10,7 @@ from t2i_pipelines._towhee import DataQueue
 from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.images.source import path_key
 from t2i_pipelines.pipelines import build_insert_pipeline, shows_settings
-from t2i_pipelines.stages import Stopwatch, budget, in_order
+from t2i_pipelines.stages import Skipped, Stopwatch, budget, in_order
 from t2i_pipelines.types import Outcome, Reason
 
 if TYPE_CHECKING:
@@ -72,6 +72,14 @@ class InsertReport:
         return self.counts.total() - self.counts["deleted"]
 
     @property
+    def skipped(self) -> Skipped:
+        """Files and folders that the source left out, with the reason of each kind."""
+        found = Skipped()
+        for clock in self.clocks:
+            found.update(clock.skipped)
+        return found
+
+    @property
     def seconds(self) -> float:
         """Wall seconds of the run; 0 where nothing was timed."""
         if not self.clocks:
@@ -104,7 +112,7 @@ class InsertReport:
 
     def __str__(self) -> str:
         """The summary, the first ten failures, and where the time went."""
-        lines = [self.summary(), *([f"  {self.note}"] if self.note else [])]
+        lines = [self.summary(), *(f"  {one}" for one in (self.note, self.skipped.summary()) if one)]
         lines += [f"  {_stage(one)}: {one.reason}" for one in self.failed[:SHOWN]]
         if (more := len(self.failed) - SHOWN) > 0:
             lines.append(f"  ... and {more:,} more")
@@ -124,6 +132,7 @@ class InsertReport:
             "dry_run": self.dry_run,
             "note": self.note,
             "counts": dict(self.counts),
+            "skipped": self.skipped.as_list(),
             "seconds": self.seconds,
             "stages": self.stages,
             "failed": failed,

@@ -1,4 +1,4 @@
-"""Where a run's time goes: each step adds its seconds to the stopwatch of the run, and a line sums up."""
+"""The account of a run: busy seconds of each stage, and files that the source skipped."""
 
 from __future__ import annotations
 
@@ -21,17 +21,64 @@ log = logging.getLogger("t2i_pipelines.ingest")
 log.addHandler(logging.NullHandler())
 
 
+class Skipped:
+    """Count the files and folders that a source leaves out, by kind and reason. Thread-safe.
+
+    :ivar counts: (kind, reason) -> how many; the kind is a suffix such as ``.mp4``, a folder such as
+        ``@eaDir/``, or a glob that excludes it.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Skipped], tuple[()]]:
+        return Skipped, ()
+
+    def add(self, kind: str, reason: str, count: int = 1) -> None:
+        """Count files or folders of one kind."""
+        with self._lock:
+            self.counts[kind, reason] += count
+
+    def update(self, other: Skipped) -> None:
+        """Add the counts of another part of the same run."""
+        for (kind, reason), count in other.snapshot():
+            self.add(kind, reason, count)
+
+    def snapshot(self) -> list[tuple[tuple[str, str], int]]:
+        """Return ((kind, reason), count) in the order of first sight."""
+        with self._lock:
+            return list(self.counts.items())
+
+    @property
+    def total(self) -> int:
+        """How many files and folders were skipped."""
+        return sum(count for _, count in self.snapshot())
+
+    def summary(self) -> str:
+        """Return one line, such as ``12 skipped: 7 .cr2 (camera RAW, ...), 5 .mp4 (video)``, or nothing."""
+        found = self.snapshot()
+        parts = [f"{count:,} {kind} ({reason})" for (kind, reason), count in found]
+        return f"{self.total:,} skipped: {', '.join(parts)}" if found else ""
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """Return the counts as JSON types."""
+        return [{"kind": kind, "reason": reason, "count": count} for (kind, reason), count in self.snapshot()]
+
+
 class Stopwatch:
     """The busy seconds of each stage of one run. Thread-safe. A copy begins anew.
 
     :param now: the time in seconds, from any start.
     :ivar counts: how many records ended with each status so far.
     :ivar hints: stage -> the setting, with its value, that would make this stage faster.
+    :ivar skipped: files and folders that the source left out.
     """
 
     def __init__(self, now: Callable[[], float] = perf_counter) -> None:
         self.counts: Counter[str] = Counter()
         self.hints: dict[str, str] = {}
+        self.skipped = Skipped()
         self._now = now
         self.began = self.ended = now()
         self._busy: defaultdict[str, float] = defaultdict(float)

@@ -187,7 +187,7 @@ def test_a_running_import_is_waited_for_before_another_begins(
 
 def test_a_source_with_nothing_in_it_leaves_nothing_behind(settings, server, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="no picture in folder .*empty"):
+    with pytest.raises(SourceError, match="no image in folder .*empty"):
         load(tmp_path / "empty", tmp_path / "files", settings)
     assert list((tmp_path / "files").iterdir()) == []
     assert server.started == []

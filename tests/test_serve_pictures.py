@@ -107,7 +107,7 @@ def test_a_source_that_holds_nothing_is_a_failed_job_with_its_code(http, picture
     report = insert(http, source="pictures/empty")
     assert report["status"] == "failed"
     assert report["error"]["code"] == "invalid_source"
-    assert report["error"]["detail"].startswith("no picture in folder 'pictures/empty'")
+    assert report["error"]["detail"].startswith("no image in folder 'pictures/empty'")
 
 
 def test_what_cannot_be_a_source_is_refused_at_once(http):

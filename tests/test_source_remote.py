@@ -182,7 +182,7 @@ def test_a_source_that_is_out_of_reach_is_an_error_before_any_work(
 
 def test_a_bucket_without_pictures_is_said(memory):
     memory.pipe("/bucket/notes.txt", b"x")
-    with pytest.raises(SourceError, match="no picture in folder 'memory://bucket'"):
+    with pytest.raises(SourceError, match="no image in folder 'memory://bucket'"):
         records("memory://bucket")
 
 

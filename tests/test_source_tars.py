@@ -164,7 +164,7 @@ def test_a_tar_that_breaks_off_says_so_in_its_last_row(tmp_path, mode):
         (b"", r"cannot read the tar '.*a\.tar': "),
         (b"no tar" * 500, r"cannot read the tar '.*a\.tar': "),
         (gzip.compress(b"no tar" * 500, mtime=0), r"cannot read the tar '.*a\.tar': "),
-        ({"a.txt": b"x"}, r"no picture in the tar '.*a\.tar'"),
+        ({"a.txt": b"x"}, r"no image in the tar '.*a\.tar'"),
     ],
 )
 def test_a_tar_without_pictures_is_an_error_before_any_work(tmp_path, content, message):

@@ -58,7 +58,7 @@ def test_an_empty_folder_empties_no_collection_even_by_force(folder, settings):
     sync(folder, **settings)
     remove(folder, *range(10))
     for force in (False, True):
-        with pytest.raises(SourceError, match="no picture in folder"):
+        with pytest.raises(SourceError, match="no image in folder"):
             sync(folder, force=force, **settings)
     assert len(rows(settings)) == 10
 

@@ -33,9 +33,11 @@ from t2i_pipelines.cli.options import (
     Checkpoint,
     DecodeWorkers,
     Device,
+    Exclude,
     Frames,
     IndexType,
     Isolate,
+    MaxBytes,
     Mmap,
     Model,
     Name,
@@ -92,7 +94,9 @@ def insert(
     batch_size: BatchSize = 32,
     decode_workers: DecodeWorkers = None,
     refresh: Refresh = False,
+    exclude: Exclude = None,
     frames: Frames = "first",
+    max_bytes: MaxBytes = Settings.max_bytes,
     isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
@@ -127,7 +131,9 @@ def insert(
         batch_size=batch_size,
         decode_workers=decode_workers,
         refresh=refresh,
+        exclude=exclude or (),
         frames=cast(Any, frames),
+        max_bytes=max_bytes,
         isolate=isolate,
         on_error="raise" if stop_at_error else "record",
         index_type=index_type,
@@ -160,7 +166,7 @@ def run_demo(
 def _insert(source: str, report: Path | None, **settings: Any) -> int:
     """Insert with a progress bar; gives the number of failures."""
     _open_model(settings)
-    with console.progress_bar(count(source)) as tally:
+    with console.progress_bar(count(source, exclude=settings.get("exclude", ()))) as tally:
         interrupt.now_say(tally.interrupted)
         steps = insert_steps(pipe.input("source"), **settings)
         # a lambda, since Towhee deep-copies any other callable with all that it holds

@@ -101,6 +101,8 @@ def show_report(report: InsertReport, file: Path | None = None) -> None:
     if report.note:
         err.print(escape(report.note), soft_wrap=True)
     err.print(report.summary(), soft_wrap=True)
+    if skipped := report.skipped.summary():
+        err.print(escape(skipped), soft_wrap=True)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")

@@ -30,6 +30,11 @@ Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8, which `
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
 DecodeWorkers = Annotated[int | None, typer.Option(help="Pictures decoded at once; one a core if absent.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob of files or folders to skip, such as 'drafts' or '2019/*'; repeatable."),
+]
+MaxBytes = Annotated[int, typer.Option(help="Size of a local file at most, in bytes.")]
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
 ]

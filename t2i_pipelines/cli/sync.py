@@ -14,8 +14,10 @@ from t2i_pipelines.cli.options import (
     Checkpoint,
     DecodeWorkers,
     Device,
+    Exclude,
     Frames,
     Isolate,
+    MaxBytes,
     Model,
     Name,
     Precision,
@@ -26,7 +28,7 @@ from t2i_pipelines.cli.options import (
     Token,
     Uri,
 )
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config import DEFAULT_MODEL, Settings
 from t2i_pipelines.images import count
 from t2i_pipelines.report import InsertReport
 
@@ -47,7 +49,9 @@ def run(
     batch_size: BatchSize = 32,
     decode_workers: DecodeWorkers = None,
     refresh: Refresh = False,
+    exclude: Exclude = None,
     frames: Frames = "first",
+    max_bytes: MaxBytes = Settings.max_bytes,
     isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     dry_run: DryRun = False,
@@ -67,7 +71,9 @@ def run(
         "batch_size": batch_size,
         "decode_workers": decode_workers,
         "refresh": refresh,
+        "exclude": exclude or (),
         "frames": frames,
+        "max_bytes": max_bytes,
         "isolate": isolate,
         "on_error": "raise" if stop_at_error else "record",
         "force": force,
@@ -77,7 +83,7 @@ def run(
         interrupt.now_say(lambda: console.show_interruption(done))
         sync(source, report=done, dry_run=True, progress=console.show_change, **settings)
     else:
-        with console.progress_bar(count(source), "syncing") as tally:
+        with console.progress_bar(count(source, exclude=exclude or ()), "syncing") as tally:
             interrupt.now_say(tally.interrupted)
             done = tally.report
             sync(source, report=done, progress=lambda outcome: tally.show(), **settings)

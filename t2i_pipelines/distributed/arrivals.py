@@ -64,6 +64,9 @@ class Arrivals:
         self._clock.add(shipment.stages)
         part = self._parts.setdefault(shipment.part, _Arrived())
         if shipment.total is not None:
+            if part.total is None:
+                for (kind, reason), count in shipment.skipped:
+                    self._clock.skipped.add(kind, reason, count)
             part.total = shipment.total
             return
         if not part.take(shipment.start, len(shipment.batch)):

@@ -14,6 +14,7 @@ from t2i_pipelines.distributed.cluster import connected, load_ray, quietly
 from t2i_pipelines.distributed.flow import Flow, Workers
 from t2i_pipelines.distributed.parts import rounds
 from t2i_pipelines.errors import ConfigError, SourceError
+from t2i_pipelines.images import brief
 from t2i_pipelines.pipelines import insert_arguments
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.stages import Stopwatch, log
@@ -44,7 +45,7 @@ def run(
     report = InsertReport() if report is None else report
     clock = Stopwatch()
     report.clocks.append(clock)
-    log.info("inserting %.200s on Ray", source, extra={"source": f"{source!s:.200}"})
+    log.info("inserting %s on Ray", brief(source, 200), extra={"source": brief(source, 200)})
     names = ("uri", "token", "collection_name", "timeout")
     collection = open_collection(**{name: given["milvus_insert"][name] for name in names})
     one_writer = collection.is_lite  # it loses rows of a second one
@@ -65,7 +66,7 @@ def run(
     finally:
         arrivals.sort()
     if not parts or not total:
-        raise SourceError(f"the source is empty: {source!r:.80} names no picture")
+        raise SourceError(f"the source is empty: {brief(source)} names no image")
     if arrivals.changed:
         with clock.busy("insert"):
             written_elsewhere(collection)

@@ -22,6 +22,7 @@ class Shipment:
     :ivar batch: records, with pixels as (H, W, 3) uint8 from decoding to encoding, then with their vector.
     :ivar total: how many records the part has, in a last shipment without any; else None.
     :ivar stages: stage -> seconds for which a process was busy with it.
+    :ivar skipped: what the source left out of the part, in its last shipment.
     :ivar error: ends the run; an error that is raised there would come as one of Ray's.
     """
 
@@ -30,6 +31,7 @@ class Shipment:
     batch: Batch = field(default_factory=Batch)
     total: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    skipped: list[tuple[tuple[str, str], int]] = field(default_factory=list)
     error: T2IError | None = None
 
     def count(self, stages: Mapping[str, float]) -> None:

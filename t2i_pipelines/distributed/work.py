@@ -54,6 +54,7 @@ def read(table: Any, steps: Steps) -> Iterator[Any]:
     try:
         for batch in _batches(part, steps):
             stages = batch.clock.stages
+            end.skipped = batch.clock.skipped.snapshot()
             batch.last = False  # the run is flushed once, at its end
             yield packed(Shipment(part.number, end.start, batch))
             end.start += len(batch)
@@ -69,7 +70,7 @@ def _batches(part: Part, steps: Steps) -> Iterator[Batch]:
     source: object = part.source
     if part.may_be_empty:
         try:
-            source = records(source)
+            source = records(source, exclude=read_source.exclude)
         except SourceError:
             return
     yield from read_source(source)

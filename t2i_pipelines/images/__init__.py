@@ -2,16 +2,19 @@
 
 from t2i_pipelines.images.address import is_remote, normal
 from t2i_pipelines.images.decode import decode, pixels_of
+from t2i_pipelines.images.header import image_suffixes
 from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
-from t2i_pipelines.images.source import SUFFIXES, count, path_key, records
+from t2i_pipelines.images.source import count, path_key, records
+from t2i_pipelines.images.sources.record import brief
 
 __all__ = [
-    "SUFFIXES",
+    "brief",
     "count",
     "decode",
     "decode_isolated",
     "digest",
+    "image_suffixes",
     "is_remote",
     "normal",
     "path_key",

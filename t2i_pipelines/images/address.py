@@ -14,7 +14,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from t2i_pipelines.errors import SourceError
 
@@ -54,11 +54,25 @@ def normal(given: str | os.PathLike[str]) -> str:
         member, archive = split_member(address)
         return f"tar://{member}::{normal(archive)}"
     if kind in ("http", "https"):
-        if not urlsplit(address).hostname:
+        parts = split_url(address)
+        if not parts.hostname:
             raise SourceError(f"{address!r} names no host")
     else:
         _check_protocol(kind)
     return address
+
+
+def split_url(address: str) -> SplitResult:
+    """Split a URL, its port checked.
+
+    :raises SourceError: If it is malformed, such as ``http://[img]x`` or a port of 99999.
+    """
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError as err:
+        raise SourceError(f"{address!r} is not a valid URL: {err}") from err
+    return parts
 
 
 def split_member(address: str) -> tuple[str, str]:
@@ -73,7 +87,7 @@ def split_member(address: str) -> tuple[str, str]:
 
 
 def _local(address: str) -> str:
-    parts = urlsplit(address)
+    parts = split_url(address)
     if parts.netloc not in ("", "localhost"):
         raise SourceError(f"{address!r} is a file of the machine {parts.netloc!r}; write file:///path")
     return os.path.abspath(unquote(parts.path))
@@ -91,7 +105,7 @@ def beside(base: str, given: str) -> str:
     if scheme(given) or os.path.isabs(given) or given.startswith("~"):
         return given
     if is_http(base):
-        return urljoin(base, quote(given))
+        return urljoin(base, quote(given, errors="replace"))
     folder = base.rpartition("/")[0] if scheme(base) else os.path.dirname(base)
     return os.path.join(folder, given)
 
@@ -99,7 +113,10 @@ def beside(base: str, given: str) -> str:
 def name_of(address: str) -> str:
     """The last part, in small letters, without the query of a URL: what the kind of a file is told by."""
     if is_http(address):
-        address = urlsplit(address).path
+        try:
+            address = split_url(address).path
+        except SourceError:
+            return ""
     elif scheme(address):
         address = _file_link(address)
     return address.rpartition("/")[2].lower()
@@ -127,4 +144,4 @@ def split_pattern(pattern: str) -> tuple[str, str]:
 
 def _file_link(address: str) -> str:
     """What of a chain names the file: the second link of ``simplecache::s3://...``, else the first."""
-    return next(link for link in address.split("::") if "://" in link)
+    return next((link for link in address.split("::") if "://" in link), address)

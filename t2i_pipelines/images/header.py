@@ -7,6 +7,8 @@ import re
 import struct
 import warnings
 from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, cast
 
 from PIL import ExifTags, ImageFile
@@ -23,9 +25,19 @@ FORMATS = (
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 """Brands of ISO/IEC 23008-12; the last two may be AVIF as well."""
 
+HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+"""Read with the extra ``heif``."""
 
 _ODD_METADATA = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 """What Pillow warns of: EXIF that is cut off, TIFF tags of the wrong type. Only pixels matter here."""
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes, in small letters, of the formats that are decoded with the installed extras."""
+    formats = {*FORMATS, "MPO"}  # Pillow opens MPO by its JPEG reader
+    known = {suffix for suffix, name in Pillow.registered_extensions().items() if name in formats}
+    return frozenset(known | (HEIF_SUFFIXES if find_spec("pillow_heif") else frozenset()))
 
 
 def identify(content: bytes, max_pixels: int) -> ImageFile.ImageFile:

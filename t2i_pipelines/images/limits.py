@@ -1,11 +1,11 @@
-"""How large a picture may be that is not a local file."""
+"""How many bytes an image's file may have."""
 
 from __future__ import annotations
 
 from t2i_pipelines.errors import ImageDecodeError
 
 MAX_BYTES = 64 << 20
-"""Of one picture's file, over HTTP, on a remote filesystem, or in a tar."""
+"""Of one image's file, over HTTP, on a remote filesystem, or in a tar."""
 
 
 def check_size(size: int) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+from stat import S_ISREG
 
+from t2i_pipelines.config import Decoding
 from t2i_pipelines.errors import ImageDecodeError, T2IError
 from t2i_pipelines.images import limits
 from t2i_pipelines.images.address import normal, scheme
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.opening import filesystem
+from t2i_pipelines.images.sources.record import not_regular
 from t2i_pipelines.images.tar_member import read_member
 from t2i_pipelines.types import Record
 
 
-def read(item: str | os.PathLike[str] | Record) -> bytes:
-    """Read a picture's bytes, wherever they are.
+def read(item: str | os.PathLike[str] | Record, max_bytes: int = Decoding.max_bytes) -> bytes:
+    """Read an image's bytes, wherever they are.
 
     :param item: a local path, ``file://``, ``http(s)://``, ``tar://member::archive``, any URL that fsspec
         opens; or a record, whose bytes may have come with it.
-    :raises ImageDecodeError: If it is missing, a folder, unreadable, empty, or remote and too large.
+    :param max_bytes: size of a local file at most; that of a remote one is ``limits.MAX_BYTES``.
+    :raises ImageDecodeError: If it is missing, not a regular file, unreadable, empty or too large.
     """
     if isinstance(item, Record):
         if item.content is not None:
@@ -31,13 +35,13 @@ def read(item: str | os.PathLike[str] | Record) -> bytes:
     address = os.fspath(item)
     kind = scheme(address)
     if not kind:
-        content = _read_file(address)
+        content = _read_file(address, max_bytes)
     elif kind in ("http", "https"):
         content = fetch(address)
     elif kind == "tar":
         content = read_member(address)
     elif kind == "file":
-        content = _read_file(normal(address))
+        content = _read_file(normal(address), max_bytes)
     else:
         content = _read_remote(address)
     if not content:
@@ -45,12 +49,29 @@ def read(item: str | os.PathLike[str] | Record) -> bytes:
     return content
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, max_bytes: int) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        # a pipe that nobody writes to would block
+        with open(path, "rb", opener=_open_without_blocking) as file:
+            found = os.fstat(file.fileno())
+            if not S_ISREG(found.st_mode):
+                raise ImageDecodeError(f"cannot read image {path}: {not_regular(found.st_mode)}")
+            content = b"" if found.st_size > max_bytes else file.read(max_bytes + 1)
     except OSError as err:
         raise ImageDecodeError(f"cannot read image {path}: {err.strerror}") from err
+    except MemoryError as err:
+        raise ImageDecodeError(f"cannot read image {path}: not enough memory for its bytes") from err
+    size = max(found.st_size, len(content))
+    if size > max_bytes:
+        raise ImageDecodeError(
+            f"cannot read image {path}: {size:,} bytes are more than max_bytes={max_bytes:,}; "
+            "raise max_bytes (--max-bytes) if you trust the file"
+        )
+    return content
+
+
+def _open_without_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_remote(address: str) -> bytes:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Protocol
 
 from t2i_pipelines.errors import MissingExtraError, SourceError
 from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
+from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.sources import delimited, folder, json_lines, parquet, remote, webdataset
-from t2i_pipelines.images.sources.folder import SUFFIXES
+from t2i_pipelines.images.sources.listing import Listing
 from t2i_pipelines.images.sources.record import brief, path_key, record_of, refused
 from t2i_pipelines.images.sources.table import plain_name
+from t2i_pipelines.stages import Skipped
 from t2i_pipelines.types import Record
 
-__all__ = ["SUFFIXES", "count", "path_key", "records"]
+__all__ = ["count", "path_key", "records"]
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _AT_ONCE = 16
@@ -31,7 +33,7 @@ _AT_ONCE = 16
 class _Reader(Protocol):
     """A module for one kind of file with many rows."""
 
-    def rows(self, address: str) -> Iterator[object]: ...
+    def rows(self, address: str, listing: Listing) -> Iterator[object]: ...
 
     def count(self, address: str) -> int | None: ...
 
@@ -45,7 +47,9 @@ _TABLES: dict[str, _Reader] = {
 }
 
 
-def records(source: object) -> Iterator[Record]:
+def records(
+    source: object, *, exclude: Sequence[str] = (), skipped: Skipped | None = None
+) -> Iterator[Record]:
     """Read a source. Ids depend on nothing but path (or ``id``).
 
     A source is one of:
@@ -62,18 +66,25 @@ def records(source: object) -> Iterator[Record]:
     A column ``id`` becomes the primary key; any other column becomes metadata. A record's ``path`` is an
     absolute path, a URL, or ``tar://member::tar``; :func:`t2i_pipelines.images.read` reads each.
 
+    A folder that cannot be listed, a file that cannot be opened and a row that cannot be understood are
+    failed records; the rest is read.
+
+    :param exclude: globs of files and folders to skip, such as ``thumbs`` or ``2019/*``; see
+        :class:`~t2i_pipelines.images.sources.listing.Listing`.
+    :param skipped: counts what is skipped, such as videos and thumbnails of NAS systems.
     :raises SourceError: If there is nothing to read; before the first record.
     :raises MissingExtraError: If fsspec needs a package for it that is not installed.
     """
-    rows = _rows(source)
+    listing = Listing.of(exclude, skipped)
+    rows = _rows(source, listing)
     try:
         first = next(rows)
     except StopIteration:
-        raise SourceError(f"the source is empty: {brief(source)} names no picture") from None
+        raise SourceError(f"the source is empty: {brief(source)} names no image{_but(listing)}") from None
     return map(record_of, chain([first], rows))
 
 
-def count(source: object) -> int | None:
+def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
     """How many records a source has; None where only reading all of it would tell.
 
     Opens no picture, lists nothing that is remote, and reads of a Parquet file only its end. Local
@@ -88,7 +99,7 @@ def count(source: object) -> int | None:
         return None if _names_many(address) else reader.count(address)
     if scheme(address):
         return 1 if is_http(address) else None
-    return sum(1 for _ in _rows(address))
+    return sum(1 for _ in _rows(address, Listing.of(exclude)))
 
 
 def shards(source: str | os.PathLike[str]) -> list[str]:
@@ -103,8 +114,9 @@ def shards(source: str | os.PathLike[str]) -> list[str]:
         return _braces(address)
     if is_http(address) or scheme(address) == "tar":
         return []
-    found = (one.path for one in remote.glob_rows(address)) if scheme(address) else folder.glob_rows(address)
-    return [normal(one) for one in found]
+    listing = Listing()
+    found = remote.glob_rows(address, listing) if scheme(address) else folder.glob_rows(address, listing)
+    return [normal(one.path if isinstance(one, Record) else one) for one in found]
 
 
 def is_table(item: object) -> bool:
@@ -112,25 +124,25 @@ def is_table(item: object) -> bool:
     return isinstance(item, (str, os.PathLike)) and _reader(os.fsdecode(os.fspath(item))) is not None
 
 
-def _rows(source: object) -> Iterator[object]:
+def _rows(source: object, listing: Listing) -> Iterator[object]:
     if isinstance(source, (str, os.PathLike)):
-        return _rows_at(_address(source))
+        return _rows_at(_address(source), listing)
     if isinstance(source, (Mapping, Record)):
         return iter([source])
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
-        return chain.from_iterable(map(_item, source))
+        return chain.from_iterable(_item(item, listing) for item in source)
     raise SourceError(
         f"a source is a folder, a glob, a table, a tar, a URL, or a list of paths or rows; "
         f"got {type(source).__name__} {brief(source)}"
     )
 
 
-def _item(item: object) -> Iterable[object]:
+def _item(item: object, listing: Listing) -> Iterable[object]:
     """One item of a list: itself, or the rows of the table or tar that it names."""
     if isinstance(item, (str, os.PathLike)):
         address = os.fsdecode(os.fspath(item))
         if _reader(address):
-            return _each([address])
+            return _each([address], listing)
     return [item]
 
 
@@ -155,47 +167,49 @@ def _names_many(address: str) -> bool:
     return ("{" in address or glob.has_magic(address)) and not os.path.exists(address)
 
 
-def _rows_at(address: str) -> Iterator[object]:
+def _rows_at(address: str, listing: Listing) -> Iterator[object]:
     if "{" in address and _reader(address) and _names_many(address):
-        return _shards(address)
+        return _each(_braces(address), listing)
     if is_http(address) or scheme(address) == "tar":
-        return _file(address)
-    return _remote(address) if scheme(address) else _local(address)
+        return _file(address, listing)
+    return _remote(address, listing) if scheme(address) else _local(address, listing)
 
 
-def _local(path: str) -> Iterator[object]:
+def _local(path: str, listing: Listing) -> Iterator[object]:
     if os.path.isdir(path):
-        names = " ".join(sorted(SUFFIXES))
-        return _or_empty(folder.folder_rows(path), f"no picture in folder {path!r} (looked for {names})")
+        rows = folder.folder_rows(path, listing)
+        return _or_empty(rows, f"no image in folder {path!r}", listing)
     if os.path.isfile(path):
-        return _file(os.path.abspath(path))
+        return _file(os.path.abspath(path), listing)
     if glob.has_magic(path):
-        found = folder.glob_rows(path)
-        rows = _each(found) if _reader(path) else found
-        return _or_empty(rows, f"no file matches the glob {path!r}")
-    raise SourceError(f"no such folder or file: {path!r} (looked in {os.getcwd()!r})")
+        found = folder.glob_rows(path, listing)
+        matches: Iterator[object] = _each(found, listing) if _reader(path) else found
+        return _or_empty(matches, f"no file matches the glob {path!r}", listing)
+    if os.path.lexists(path):
+        return iter([path])  # a pipe, a device or a broken link: its record says so
+    where = "" if os.path.isabs(path) else f" (looked in {os.getcwd()!r})"
+    raise SourceError(f"no such folder or file: {path!r}{where}")
 
 
-def _remote(address: str) -> Iterator[object]:
-    told = remote.look_at(address)
-    if told is not None and told["type"] == "directory":
-        return _or_empty(remote.folder_rows(address), f"no picture in folder {address!r}")
-    if told is not None:
-        return _file(address) if _reader(address) else iter([remote.file_row(address, told)])
+def _remote(address: str, listing: Listing) -> Iterator[object]:
+    found = remote.look_at(address)
+    if found is not None and found["type"] == "directory":
+        return _or_empty(remote.folder_rows(address, listing), f"no image in folder {address!r}", listing)
+    if found is not None:
+        return _file(address, listing) if _reader(address) else iter([remote.file_row(address, found)])
     if is_pattern(address):
-        found = remote.glob_rows(address)
-        rows = _each(one.path for one in found) if _reader(address) else found
-        return _or_empty(rows, f"no file matches the glob {address!r}")
+        matches = remote.glob_rows(address, listing)
+        return _or_empty(
+            _each(matches, listing) if _reader(address) else matches,
+            f"no file matches the glob {address!r}",
+            listing,
+        )
     raise SourceError(f"no such folder or file: {address!r}")
 
 
-def _file(address: str) -> Iterator[object]:
+def _file(address: str, listing: Listing) -> Iterator[object]:
     reader = _reader(address)
-    return reader.rows(address) if reader else iter([address])
-
-
-def _shards(pattern: str) -> Iterator[object]:
-    return _each(_braces(pattern))
+    return reader.rows(address, listing) if reader else iter([address])
 
 
 def _braces(pattern: str) -> list[str]:
@@ -219,18 +233,28 @@ def _is_there(address: str) -> bool:
     return remote.look_at(address) is not None if scheme(address) else os.path.isfile(address)
 
 
-def _each(addresses: Iterable[str]) -> Iterator[object]:
-    """The rows of many files; one that cannot be read is one failed row."""
-    for address in addresses:
+def _each(addresses: Iterable[str | Record], listing: Listing) -> Iterator[object]:
+    """Yield the rows of many files; one that cannot be read is one failed row."""
+    for one in addresses:
+        if isinstance(one, Record) and one.status is not None:
+            yield one  # a folder that cannot be listed
+            continue
+        address = one.path if isinstance(one, Record) else one
         try:
-            yield from _file(normal(address))
+            yield from _file(normal(address), listing)
         except (SourceError, MissingExtraError) as err:
             yield refused(address, str(err))
 
 
-def _or_empty(rows: Iterator[object], message: str) -> Iterator[object]:
+def _or_empty(rows: Iterator[object], message: str, listing: Listing) -> Iterator[object]:
     try:
         first = next(rows)
     except StopIteration:
-        raise SourceError(message) from None
+        raise SourceError(message + _but(listing)) from None
+    except OSError as err:
+        raise SourceError(f"cannot list folder {err.filename!r}: {cause(err)}") from err
     return chain([first], rows)
+
+
+def _but(listing: Listing) -> str:
+    return f"; {summary}" if (summary := listing.skipped.summary()) else ""

@@ -108,7 +108,7 @@ class ImageDecode(ItemOperator):
     def _fill_one(self, record: Record, side: Side, clock: Stopwatch) -> ImageDecodeError | None:
         try:
             with clock.thread("read"):
-                content = read(record)
+                content = read(record, self._decoding.max_bytes)
             record.content = record.ahead = None
             record.stage = "decode"
             if not record.has_twin(digest(content)):
@@ -116,6 +116,8 @@ class ImageDecode(ItemOperator):
                     record.image = self._decode(content, record.path, side)
         except ImageDecodeError as err:
             return err
+        except MemoryError:
+            return ImageDecodeError(f"cannot read image {record.path}: not enough memory")
         return None
 
     def _one(self, item: Any, side: Side) -> Image:
@@ -126,7 +128,7 @@ class ImageDecode(ItemOperator):
         if isinstance(item, (bytes, bytearray)):
             return self._decode(bytes(item), "<bytes>", side)
         if isinstance(item, (str, os.PathLike)):
-            return self._decode(read(item), os.fspath(item), side)
+            return self._decode(read(item, self._decoding.max_bytes), os.fspath(item), side)
         raise ImageDecodeError(
             f"a picture is a path, bytes, a PIL image or an array; got {type(item).__name__}"
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from t2i_pipelines.config import Settings
 from t2i_pipelines.errors import SourceError
-from t2i_pipelines.images import records
+from t2i_pipelines.images import brief, records
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.stages import Stopwatch, log
 from t2i_pipelines.types import Batch, OnError, Record
@@ -19,10 +19,14 @@ class ReadSource(Operator):
 
     :param batch_size: records a batch; the last may be shorter, and so may those whose files come along, as
         from a tar: see :meth:`~t2i_pipelines.types.Batch.take`.
+    :param exclude: globs of files and folders to skip.
     """
 
-    def __init__(self, batch_size: int = BATCH_SIZE, on_error: OnError = "record") -> None:
+    def __init__(
+        self, batch_size: int = BATCH_SIZE, on_error: OnError = "record", exclude: Sequence[str] = ()
+    ) -> None:
         self.batch_size = batch_size
+        self.exclude = exclude
         self.on_error = on_error
 
     def __call__(self, source: object) -> Iterator[Batch]:
@@ -33,9 +37,9 @@ class ReadSource(Operator):
         clock = Stopwatch()
         if self.batch_size < BATCH_SIZE:
             clock.hints.update(dict.fromkeys(("encode", "insert", "look up"), f"batch_size={BATCH_SIZE}"))
-        fields = {"source": f"{source!s:.200}", "batch_size": self.batch_size}
+        fields = {"source": brief(source, 200), "batch_size": self.batch_size}
         log.info("inserting %s", fields["source"], extra=fields)
-        rows = records(source)
+        rows = records(source, exclude=self.exclude, skipped=clock.skipped)
         batch = self._take(rows, clock)
         while batch:
             following = self._take(rows, clock)

@@ -14,7 +14,7 @@ from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.hardening import harden
-from t2i_pipelines.images import records
+from t2i_pipelines.images import brief, records
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.report import InsertReport
@@ -83,7 +83,7 @@ def sync(
     report.dry_run = dry_run
     clock = Stopwatch()
     report.clocks.append(clock)
-    log.info("syncing %.200s", source, extra={"source": f"{source!s:.200}", "dry_run": dry_run})
+    log.info("syncing %s", brief(source, 200), extra={"source": brief(source, 200), "dry_run": dry_run})
 
     def tell(outcome: Outcome) -> None:
         report.add(outcome)
@@ -100,7 +100,7 @@ def sync(
         plan = Plan(inventory, waiting, chosen.refresh)
         nameless = 0
         with clock.busy("compare"):
-            for record in plan.read(records(source)):
+            for record in plan.read(records(source, exclude=chosen.exclude, skipped=clock.skipped)):
                 if record.status == "failed":
                     if chosen.on_error == "raise":
                         raise SourceError(record.reason)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.cause import cause
+from t2i_pipelines.images.sources.listing import Listing
 from t2i_pipelines.images.sources.record import brief, refused
 from t2i_pipelines.images.sources.table import open_table, place_column, placed, plain_name
 
@@ -17,7 +18,7 @@ _INT = re.compile(r"0|-?[1-9][0-9]*")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 
 
-def rows(address: str) -> Iterator[object]:
+def rows(address: str, _listing: Listing) -> Iterator[object]:
     """Rows in the order of the file; the header is checked at once.
 
     :raises SourceError: If the file cannot be opened, is not in UTF-8, or has no ``path`` and no ``url``.

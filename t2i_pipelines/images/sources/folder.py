@@ -1,4 +1,8 @@
-"""Local folders and globs, one folder's names in memory at a time."""
+"""Local folders and globs, one folder's names in memory at a time.
+
+Links to folders are followed once. A folder that cannot be listed is a failed record of its own, so that the
+rest is read and ``sync`` knows that the listing is not complete.
+"""
 
 from __future__ import annotations
 
@@ -8,70 +12,159 @@ import re
 from collections.abc import Iterator
 from fnmatch import translate
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.images.cause import cause
+from t2i_pipelines.images.sources.listing import Listing
+from t2i_pipelines.images.sources.record import refused
+from t2i_pipelines.types import Record
 
-_RASTER = "avif bmp gif jfif jp2 jpe jpeg jpg pbm pgm png pnm ppm tif tiff webp"
-SUFFIXES = frozenset(f".{name}" for name in _RASTER.split())
-"""What counts as a picture in a folder or a tar. A glob, a list or a table may name any file."""
-
-
-def is_picture(name: str) -> bool:
-    """Whether a folder's file counts: by its suffix, and not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+_Identity = tuple[int, int]
+"""Device and inode of a folder."""
 
 
-def folder_rows(path: str) -> Iterator[str]:
-    """The pictures in a folder and below, each folder in the order of names.
+def folder_rows(root: str, listing: Listing) -> Iterator[str | Record]:
+    """Yield the images in a folder and below, each folder in the order of names.
 
-    :raises SourceError: If a folder cannot be listed.
+    Folders that links lead to come after the others, each once: a link is skipped where it leads to a folder
+    that is read already, or to one that holds such a folder.
+
+    :raises OSError: If the folder itself cannot be listed.
     """
+    os.scandir(root).close()
+    read: list[str] = []
+    links = [root]
+    while links:
+        link, *links = links
+        real = os.path.realpath(link)
+        if any(_holds(one, real) or _holds(real, one) for one in read):
+            name = _posix(os.path.relpath(link, root))
+            listing.skipped.add(f"{name}/", "link to a folder that is read already, or that holds the source")
+            continue
+        read.append(real)
+        found: list[str] = []
+        yield from _walk(root, link, listing, found)
+        links += found
 
-    def refuse(err: OSError) -> None:
-        raise SourceError(f"cannot list folder {err.filename!r}: {err.strerror}") from err
 
-    for folder, below, files in os.walk(path, onerror=refuse, followlinks=False):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(files):
-            if is_picture(name):
-                yield os.path.join(folder, name)
+def _walk(root: str, start: str, listing: Listing, links: list[str]) -> Iterator[str | Record]:
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = _entries(folder)
+        except OSError as err:
+            yield unlistable(folder, err)
+            continue
+        below: list[str] = []
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            relative = _posix(path[len(root) :].lstrip(os.sep))
+            if _is_folder(entry):
+                if listing.takes_folder(relative):
+                    (links if entry.is_symlink() else below).append(path)
+            elif listing.takes_file(relative):
+                yield path
+        waiting += reversed(below)
 
 
-def glob_rows(pattern: str) -> Iterator[str]:
-    """The files that match, as :func:`glob.glob` tells it, each folder in the order of names."""
+def _holds(folder: str, path: str) -> bool:
+    """Return whether a folder is ``path``, or above it; both are real paths."""
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _posix(path: str) -> str:
+    return path.replace(os.sep, "/")
+
+
+def _identity(folder: str) -> _Identity:
+    """Return what two paths of one folder share; (0, 0) of what is gone."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder or ".") as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def unlistable(folder: str, err: OSError) -> Record:
+    """Return the failed record of a folder that cannot be listed."""
+    return refused(folder, f"cannot list folder {folder}: {cause(err)}; what is in it is not read")
+
+
+def glob_rows(pattern: str, listing: Listing) -> Iterator[str | Record]:
+    """Yield what matches, as :func:`glob.glob` does, each folder in the order of names.
+
+    ``**`` follows a link to a folder once, and never into a folder that it is in.
+    """
     root = "/" if os.path.isabs(pattern) else ""
     parts = [part for part in pattern.split("/") if part]
     # ** twice in a row would match twice
     once = [part for part, before in zip(parts, ["", *parts], strict=False) if not part == before == "**"]
-    return _matching(root, once)
+    return _Glob(listing).matching(root, once, ())
 
 
-def _matching(folder: str, parts: list[str]) -> Iterator[str]:
-    head, *rest = parts
-    if head == "**":
-        yield from _matching(folder, rest or ["*"])
-        for name, is_folder in _listed(folder):
-            if is_folder and not name.startswith("."):
-                yield from _matching(os.path.join(folder, name), parts)
-    elif not glob.has_magic(head):
-        yield from _at(os.path.join(folder, head), rest)
-    else:
+class _Glob:
+    """One walk over the folders that a pattern may match in."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._followed: set[tuple[_Identity, int]] = set()
+
+    def matching(
+        self, folder: str, parts: list[str], inside: tuple[_Identity, ...]
+    ) -> Iterator[str | Record]:
+        """Yield what matches ``parts`` in a folder.
+
+        :param inside: the folders that the walk is in; what ``**`` matches must not be one of them.
+        """
+        head, *rest = parts
+        if not glob.has_magic(head):
+            yield from self._at(os.path.join(folder, head), rest, inside)
+            return
+        try:
+            entries = _entries(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as err:
+            yield unlistable(folder, err)
+            return
+        if head == "**":
+            yield from self.matching(folder, rest or ["*"], inside)
+            inside = (*inside, _identity(folder or "."))
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                if _is_folder(entry) and self._enters(entry, path, inside, len(parts)):
+                    yield from self.matching(path, parts, inside)
+            return
         fits = re.compile(translate(head)).match
-        for name, is_folder in _listed(folder):
-            if fits(name) and (is_folder or not rest) and (head[0] == "." or name[0] != "."):
-                yield from _at(os.path.join(folder, name), rest)
+        for entry in entries:
+            if fits(entry.name) and (head[0] == "." or entry.name[0] != "."):
+                yield from self._at(os.path.join(folder, entry.name), rest, inside)
 
+    def _enters(self, entry: os.DirEntry[str], path: str, inside: tuple[_Identity, ...], depth: int) -> bool:
+        if not self._listing.takes_folder(_posix(path)):
+            return False
+        if not entry.is_symlink():
+            return True
+        identity = _identity(path)
+        if identity in inside or (identity, depth) in self._followed:
+            return False
+        self._followed.add((identity, depth))
+        return True
 
-def _at(path: str, rest: list[str]) -> Iterator[str]:
-    if rest and os.path.isdir(path):
-        yield from _matching(path, rest)
-    elif not rest and os.path.isfile(path):
-        yield path
-
-
-def _listed(folder: str) -> list[tuple[str, bool]]:
-    """Names in order, and whether each is a folder; as with glob, what cannot be listed matches nothing."""
-    try:
-        with os.scandir(folder or ".") as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
-    except OSError:
-        return []
+    def _at(self, path: str, rest: list[str], inside: tuple[_Identity, ...]) -> Iterator[str | Record]:
+        if rest:
+            if os.path.isdir(path):
+                yield from self.matching(path, rest, inside)
+        elif os.path.lexists(path) and not os.path.isdir(path) and not self._listing.excludes(_posix(path)):
+            yield path

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.cause import cause
+from t2i_pipelines.images.sources.listing import Listing
 from t2i_pipelines.images.sources.record import brief, refused
 from t2i_pipelines.images.sources.table import open_table, place_column, placed
 
 
-def rows(address: str) -> Iterator[object]:
+def rows(address: str, _listing: Listing) -> Iterator[object]:
     """Rows in the order of the file. Values keep their types.
 
     :raises SourceError: If the file cannot be opened, or its first line is no object with a ``path`` or

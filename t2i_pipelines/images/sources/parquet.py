@@ -11,13 +11,14 @@ from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import is_http
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.opening import open_binary
+from t2i_pipelines.images.sources.listing import Listing
 from t2i_pipelines.images.sources.record import refused
 from t2i_pipelines.images.sources.table import place_column, placed
 
 ROWS_AT_ONCE = 1000
 
 
-def rows(address: str) -> Iterator[object]:
+def rows(address: str, _listing: Listing) -> Iterator[object]:
     """Rows in the order of the file. Values keep their types.
 
     :raises SourceError: If the file cannot be opened, is no Parquet, has no ``path`` and no ``url``, or

@@ -6,14 +6,17 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
 from typing import Any
 from uuid import UUID
 
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import normal, scheme
+from t2i_pipelines.images.cause import cause
 from t2i_pipelines.types import Record
 
 RESERVED = frozenset({"id", "vector", "path", "size", "mtime", "digest"})
@@ -21,10 +24,17 @@ RESERVED = frozenset({"id", "vector", "path", "size", "mtime", "digest"})
 
 
 def record_of(row: object) -> Record:
-    """An address, or a mapping with a ``path`` or a ``url`` -> a record, failed if the row is no good.
+    """Make a record of an address, or of a mapping with a ``path`` or a ``url``; a failed one of a bad row.
 
-    A local file is looked at, not opened. Anything else is not asked for yet: size and time are unknown.
+    The size and time of a local file are read; it is not opened. Those of any other file are unknown.
     """
+    try:
+        return _record_of(row)
+    except Exception as err:  # rows come from outside: one that breaks a rule of Python's fails alone
+        return refused(brief(row), f"cannot understand the row {brief(row)}: {cause(err)}")
+
+
+def _record_of(row: object) -> Record:
     if isinstance(row, Record):
         return row
     if isinstance(row, (str, os.PathLike)):
@@ -53,7 +63,7 @@ def described(
     mtime: int = -1,
 ) -> Record:
     """A record from its address and its further columns; ``id`` among these is the primary key."""
-    values = {str(name): plain(value) for name, value in row.items()}
+    values = _plain_nested(row)
     metadata = {name: value for name, value in values.items() if name != "id" and value is not None}
     key = "" if values.get("id") is None else str(values["id"])
     record = Record(
@@ -65,12 +75,13 @@ def described(
         size=size,
         mtime=mtime,
     )
-    try:
-        address.encode()
-    except UnicodeEncodeError:
-        record.path = address.encode(errors="surrogateescape").decode(errors="replace")
+    if _is_broken(address):
+        record.path = _SURROGATES.sub("\ufffd", address)
         record.fail(f"{record.path}: the name is not valid UTF-8, so it cannot be stored; rename the file")
     record.id = key or path_key(record.path)
+    if broken := next((name for name in ("id", *metadata) if _is_broken(name if name != "id" else key)), ""):
+        record.fail(f"{record.path}: {broken!a} holds half a character, which cannot be stored")
+        record.id = "" if broken == "id" else record.id
     if taken := sorted(RESERVED & metadata.keys()):
         record.fail(f"{address}: column {', '.join(taken)} is reserved; rename it in the source")
     return record
@@ -81,8 +92,17 @@ def _look_at(record: Record) -> None:
         stat = os.stat(record.path)
     except (OSError, ValueError) as err:
         record.fail(f"cannot read image {record.path}: {getattr(err, 'strerror', None) or err}")
+        return
+    if not S_ISREG(stat.st_mode):
+        record.fail(f"cannot read image {record.path}: {not_regular(stat.st_mode)}")
     else:
         record.size, record.mtime = stat.st_size, stat.st_mtime_ns
+
+
+def not_regular(mode: int) -> str:
+    """Say what a file is that is not a regular one: opening it may block, or never end."""
+    kinds = {S_IFIFO: "a named pipe", S_IFSOCK: "a socket", S_IFCHR: "a device", S_IFBLK: "a device"}
+    return f"not a regular file but {kinds.get(S_IFMT(mode), 'a folder')}"
 
 
 def plain(value: Any) -> Any:
@@ -107,7 +127,10 @@ def plain(value: Any) -> Any:
 
 def _plain_nested(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        named = {str(name): plain(item) for name, item in value.items()}
+        if len(named) < len(value):
+            raise ValueError("two of its keys are the same as text")
+        return named
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
@@ -124,6 +147,14 @@ def metadata_digest(metadata: Mapping[str, Any]) -> str:
     return ":" + hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
 
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _is_broken(text: str) -> bool:
+    """Return whether a text holds half a surrogate pair, which UTF-8 cannot encode."""
+    return _SURROGATES.search(text) is not None
+
+
 def refused(path: str, reason: str) -> Record:
     """A record that has failed before it began."""
     record = Record(path)
@@ -132,6 +163,9 @@ def refused(path: str, reason: str) -> Record:
 
 
 def brief(value: object, length: int = 80) -> str:
-    """A value as a message shows it."""
-    text = repr(value)
+    """Return a value as a message shows it."""
+    try:
+        text = str(value) if isinstance(value, os.PathLike) else repr(value)
+    except Exception:  # numbers of thousands of digits, structures nested too deep
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= length else text[: length - 3] + "..."

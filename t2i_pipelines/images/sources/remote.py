@@ -11,8 +11,8 @@ from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import below, split_pattern
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.opening import filesystem
-from t2i_pipelines.images.sources.folder import is_picture
-from t2i_pipelines.images.sources.record import described
+from t2i_pipelines.images.sources.listing import Listing
+from t2i_pipelines.images.sources.record import described, refused
 from t2i_pipelines.types import Record
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -40,39 +40,47 @@ def file_row(address: str, told: Mapping[str, Any]) -> Record:
     return described(address, {}, size=-1 if size is None else int(size), mtime=_mtime(told))
 
 
-def folder_rows(address: str) -> Iterator[Record]:
-    """The pictures in a remote folder and below, each folder in the order of names."""
-    return _walk(address, None, lambda relative: is_picture(relative.rpartition("/")[2]))
+def folder_rows(address: str, listing: Listing) -> Iterator[Record]:
+    """Yield the images in a remote folder and below, each folder in the order of names."""
+    return _walk(address, None, listing, listing.takes_file)
 
 
-def glob_rows(pattern: str) -> Iterator[Record]:
-    """The files that match, ``**`` over any number of folders."""
+def glob_rows(pattern: str, listing: Listing) -> Iterator[Record]:
+    """Yield the files that match, ``**`` over any number of folders."""
     from fsspec.utils import glob_translate
 
     base, relative = split_pattern(pattern)
     depth = None if "**" in relative else relative.count("/") + 1
     fits = re.compile(glob_translate(relative)).match
-    return _walk(base, depth, lambda found: fits(found) is not None)
+    return _walk(base, depth, listing, lambda found: fits(found) is not None and not listing.excludes(found))
 
 
-def _walk(address: str, depth: int | None, wanted: Callable[[str], bool]) -> Iterator[Record]:
+def _walk(
+    address: str, depth: int | None, listing: Listing, wanted: Callable[[str], bool]
+) -> Iterator[Record]:
     fs, root = filesystem(address)
+    begun = False
     try:
         for folder, folders, files in fs.walk(root, maxdepth=depth, detail=True, on_error="raise"):
-            names = sorted(name for name in folders if not name.startswith("."))
+            above = folder[len(root) :].strip("/")
+            names = sorted(n for n in folders if listing.takes_folder(f"{above}/{n}" if above else n))
             kept = [(name, folders[name]) for name in names]
             folders.clear()
             folders.update(kept)  # what walk goes on with
             for name in sorted(files):
                 path = f"{folder}/{name}"
                 relative = path[len(root) :].lstrip("/")
+                begun = True
                 if wanted(relative):
                     yield file_row(below(address, relative), files[name])
             fs.invalidate_cache(folder)
     except FileNotFoundError:
         return
     except Exception as err:  # each filesystem has errors of its own
-        raise SourceError(f"cannot list {address!r}: {cause(err)}") from err
+        reason = f"cannot list {address!r}: {cause(err)}"
+        if not begun:
+            raise SourceError(reason) from err
+        yield refused(address, f"{reason}; the rest of it is not read")
 
 
 def _mtime(told: Mapping[str, Any]) -> int:
