@@ -16,7 +16,7 @@ from t2i_pipelines.types import Outcome, Reason
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
-STATUSES = ("inserted", "updated", "reused", "unchanged", "deleted", "failed")
+STATUSES = ("inserted", "updated", "reused", "unchanged", "deleted", "skipped", "failed")
 SHOWN = 10
 
 

@@ -22,7 +22,7 @@ Matrix: TypeAlias = NDArray[np.float32]
 """N embeddings: (N, D) float32."""
 
 Modality: TypeAlias = Literal["image", "text"]
-Status: TypeAlias = Literal["inserted", "updated", "reused", "unchanged", "deleted", "failed"]
+Status: TypeAlias = Literal["inserted", "updated", "reused", "unchanged", "deleted", "skipped", "failed"]
 Stage: TypeAlias = Literal["read", "decode", "encode", "insert"]
 
 CONTENT_BYTES = 32 << 20
@@ -143,6 +143,11 @@ class Record:
             self.status = "reused" if self.twin is not None else "inserted"
         self.content = self.ahead = self.twin = None
 
+    def skip(self, reason: str) -> None:
+        """End as ``skipped``: an earlier row of the source counts."""
+        self.status, self.reason = "skipped", reason
+        self.content = self.ahead = None
+
     def fail(self, err: Exception | str) -> None:
         """End as ``failed``. Only a vector that could not be inserted is kept: it may do for a twin."""
         self.status, self.reason = "failed", str(err)
@@ -156,7 +161,7 @@ class Record:
     def outcome(self) -> Outcome:
         """The record's row in the result; it must have ended."""
         assert self.status is not None
-        reason = Reason(self.reason, self.stage, self.metadata) if self.status == "failed" else self.reason
+        reason = Reason(self.reason, self.stage, self.metadata) if self.reason else ""
         return Outcome(self.path, self.id, self.status, reason)
 
 
@@ -203,7 +208,7 @@ class Reason(str):
 class Outcome(NamedTuple):
     """What became of one input, or of a row that was deleted.
 
-    :ivar reason: empty unless the status is ``failed``; then a :class:`Reason`.
+    :ivar reason: why the input was skipped or failed, as a :class:`Reason`; else empty.
     """
 
     path: str

@@ -125,7 +125,7 @@ def test_one_id_is_imported_once_however_often_the_source_has_it(pictures, setti
     ]
     report = load(source, tmp_path / "files", settings, batch_size=1)
     assert [one.status for one in report.rows if one.id == "b"] == ["inserted"]
-    assert sorted(one.status for one in report.rows if one.id == "a") == ["failed", "inserted", "unchanged"]
+    assert sorted(one.status for one in report.rows if one.id == "a") == ["failed", "inserted", "skipped"]
     assert "id 'a' of" in report.failed[0].reason
     assert "ids must be unique" in report.failed[0].reason
 

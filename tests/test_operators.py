@@ -21,7 +21,7 @@ from t2i_pipelines.errors import (
     UnknownModelError,
     VectorError,
 )
-from t2i_pipelines.images import records
+from t2i_pipelines.images import distinct_records
 from t2i_pipelines.operators import OPERATORS
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
@@ -33,7 +33,7 @@ from t2i_pipelines.types import Batch, Record
 
 
 def batch_of(source) -> Batch:
-    batch = Batch(records(source))
+    batch = Batch(distinct_records(source))
     batch.last = True
     return batch
 
@@ -233,7 +233,7 @@ def test_one_picture_named_twice_is_stored_once(pictures, settings):
     batch = batch_of([pictures / "red.png", pictures / "red.png"])
     for operator in (ImageDecode("colour"), Clip("colour"), Normalize(), MilvusInsert(**settings)):
         operator(batch)
-    assert [record.status for record in batch] == ["inserted", "unchanged"]
+    assert [record.status for record in batch] == ["inserted", "skipped"]
     assert open_collection(uri=settings["uri"]).count() == 1
 
 

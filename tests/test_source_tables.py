@@ -14,6 +14,7 @@ import pytest
 from conftest import paint
 from web import serving
 
+from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, sync
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import count, records
 from t2i_pipelines.images.sources.delimited import typed
@@ -169,7 +170,7 @@ def test_missing_values_of_pandas_are_left_out(folder):
         ("a.parquet", b"no parquet", r"a\.parquet' is not Parquet: "),
         ("a.csv.gz", b"no gzip", r"a\.csv\.gz' is not a table in UTF-8: Not a gzipped file"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz' is not JSON lines in UTF-8: Not a gzipped file"),
-        ("a.tsv", b"path,year\n", r"a\.tsv' has no column `path` or `url`; its columns are path,year"),
+        ("a.tsv", b"file;year\n", r"a\.tsv' has no column `path` or `url`; its columns are file;year"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_an_error_before_any_work(tmp_path, name, content, message):
@@ -182,8 +183,8 @@ def test_a_parquet_file_without_places_or_with_bytes_is_refused(tmp_path):
     pq.write_table(pa.table({"file": ["a.png"], "year": [1]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="has no column `path` or `url`; its columns are file, year"):
         records(tmp_path / "a.parquet")
-    pq.write_table(pa.table({"path": ["a.png"], "thumb": [b"\0"]}), tmp_path / "b.parquet")
-    with pytest.raises(SourceError, match="column thumb holds bytes, which are no metadata"):
+    pq.write_table(pa.table({"path": ["a.png"], "thumb": [b"\xff"]}), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match="column thumb holds bytes that are not text in UTF-8"):
         records(tmp_path / "b.parquet")
     pq.write_table(pa.table({"path": pa.array([], pa.string())}), tmp_path / "c.parquet")
     assert count(tmp_path / "c.parquet") == 0
@@ -206,7 +207,9 @@ def test_a_bad_line_of_a_csv_is_that_lines_outcome(folder):
     (folder / "rows.csv").write_bytes(b"\n".join(lines))
     latin, wide, surplus, short, good = records(folder / "rows.csv")
     assert latin.reason.startswith(f"line 2 of {folder / 'rows.csv'} is not in UTF-8: ")
-    assert wide.reason == f"after line 2 of {folder / 'rows.csv'}: field larger than field limit (131072)"
+    assert wide.reason == (
+        f"line 3 of {folder / 'rows.csv'} cannot be read: field larger than field limit (131072)"
+    )
     assert surplus.reason.startswith(f"line 4 of {folder / 'rows.csv'} has more cells than its header: ")
     assert (short.status, short.metadata) == (None, {})
     assert (good.status, good.metadata) == (None, {"tag": "good"})
@@ -299,3 +302,136 @@ def test_a_table_is_never_held_in_memory(tmp_path, kind):
         table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     next(records(table))  # imports
     assert peak_of(table, 20_000) < 1.5
+
+
+def table(folder, text, name="rows.csv", encoding="utf-8"):
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder / name
+
+
+def found(source) -> list[tuple[str, dict[str, object]]]:
+    return [(Path(one.path).name if one.id else one.reason, one.metadata) for one in records(source)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "encoding"),
+    [
+        ("path;tag\r\na.png;x,y\r\n", "rows.csv", "utf-8-sig"),
+        ("path\ttag\r\na.png\tx,y\r\n", "rows.csv", "utf-16"),
+        ('sep=;\r\npath;tag\r\na.png;"x,y"\r\n', "rows.csv", "utf-8"),
+        ("path|tag\na.png|x,y\n", "rows.tsv", "utf-8"),
+        (',path,tag\n0,a.png,"x,y"\n', "rows.csv", "utf-8"),
+        ('path,tag,\na.png,"x,y",\n', "rows.csv", "utf-8"),
+    ],
+)
+def test_tables_of_spreadsheets_and_of_pandas_are_read(folder, text, name, encoding):
+    assert found(table(folder, text, name, encoding)) == [("a.png", {"tag": "x,y"})]
+
+
+def test_a_table_in_windows_1252_says_so_and_how_to_convert_it(folder):
+    with pytest.raises(SourceError, match=r"in Windows-1252 it is 'ü': save the table as 'CSV UTF-8'"):
+        records(table(folder, "path,Zürich\na.png,1\n", encoding="cp1252"))
+    good, bad = records(table(folder, "path,tag\na.png,1\nb.png,Zürich\n", encoding="cp1252"))
+    assert (good.status, bad.status) == (None, "failed")
+    assert "in Windows-1252 it is 'ü'" in bad.reason
+
+
+def test_a_column_without_a_name_that_is_not_the_first_must_be_empty(folder):
+    (row,) = records(table(folder, "path,tag,\na.png,x,lost\n"))
+    assert row.reason.endswith("has 'lost' in column 3, which has no name; give it one in the header")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("path,tag,tag\na.png,1,2\n", "rows.csv"), ("path\tpath\na.png\tb.png\n", "rows.tsv")],
+)
+def test_two_columns_of_one_name_are_refused(folder, text, name):
+    with pytest.raises(SourceError, match=r"has more than one column named (tag|path); rename or remove"):
+        records(table(folder, text, name))
+
+
+def test_two_columns_or_keys_of_one_name_are_refused_in_parquet_and_json(folder):
+    columns = [pa.array(["a.png"]), pa.array(["x"]), pa.array(["y"])]
+    pq.write_table(pa.table(columns, names=["path", "tag", "tag"]), folder / "a.parquet")
+    with pytest.raises(SourceError, match="has more than one column named tag; rename or remove all but one"):
+        records(folder / "a.parquet")
+    good, bad = records(table(folder, '{"path": "a.png"}\n{"path": "b.png", "x": 1, "x": 2}\n', "a.jsonl"))
+    assert (good.status, bad.status) == (None, "failed")
+    assert "key 'x' comes twice" in bad.reason
+
+
+def test_an_open_quotation_mark_fails_its_row_and_takes_in_no_other(folder):
+    text = 'path,tag\na.png,1\nb.png,"5 inch\nc.png,2\nd.png,3\n'
+    rows = found(table(folder, text))
+    assert [name for name, _ in rows if name.endswith(".png")] == ["a.png", "c.png", "d.png"]
+    assert f"line 3 of {folder}/rows.csv cannot be read" in rows[1][0]
+    closed_late = 'path,tag\na.png,"1\nb.png,2\nc.png,3"\nd.png,4\n'
+    rows = found(table(folder, closed_late))
+    assert "closed in line 4 only, with rows in between" in rows[0][0]
+    assert [name for name, _ in rows[1:]] == ["b.png", "c.png", "d.png"]
+
+
+def test_a_cell_of_several_lines_is_read_whole(folder):
+    assert found(table(folder, 'path,tag\na.png,"one\ntwo, and ""three"""\nb.png,\n')) == [
+        ("a.png", {"tag": 'one\ntwo, and "three"'}),
+        ("b.png", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pa.array([0, 253402300799000001], pa.timestamp("us", tz="Europe/Rome")), None),
+        (pa.array([0, 400_000_000_000_000], pa.timestamp("ms")), "14645-06-30T15:06:40.000"),
+        (pa.array([0, -99_999_999_999_999], pa.timestamp("ms")), "-1199-02-15T14:13:20.001"),
+        (pa.array([0, 10_000_000], pa.date32()), "29349-01-26"),
+        (pa.array([0, 1], pa.timestamp("us", tz="Mars/Olympus")), "1970-01-01T00:00:00.000001Z"),
+    ],
+)
+def test_a_date_that_python_cannot_hold_is_stored_as_text(folder, values, text):
+    pq.write_table(pa.table({"path": ["a.png", "b.png"], "t": values}), folder / "a.parquet")
+    rows = found(folder / "a.parquet")
+    assert [name for name, _ in rows] == ["a.png", "b.png"]
+    assert rows[1][1]["t"] == (text or rows[1][1]["t"])
+    assert isinstance(rows[1][1]["t"], str)
+
+
+def test_texts_that_parquet_holds_as_bytes_are_read_and_others_fail_their_row(folder):
+    tags = [b"red", None, *[b"x"] * 10, b"\xff"]
+    paths = pa.array([f"{number}.png".encode() for number in range(13)])
+    pq.write_table(pa.table({"path": paths, "tag": pa.array(tags)}), folder / "a.parquet")
+    rows = found(folder / "a.parquet")
+    assert rows[:2] == [("0.png", {"tag": "red"}), ("1.png", {})]
+    assert "row 13 of " in rows[12][0]
+    assert "column tag holds bytes that are not text in UTF-8" in rows[12][0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_of_rows_that_name_one_image_the_first_counts_at_every_batch_size(tmp_path, batch_size):
+    for name in ("red", "blue"):
+        paint(tmp_path / f"{name}.png", name)
+    rows = [f"{name}.png,{name} {number}" for number in range(3) for name in ("red", "blue")]
+    (tmp_path / "rows.csv").write_text("path,tag\n" + "\n".join(rows))
+    settings = {"uri": tmp_path / "x.db", "model_name": "colour"}
+    insert = build_insert_pipeline(**settings, batch_size=batch_size)
+    first, again = (InsertReport.collect(insert(tmp_path / "rows.csv"), keep_rows=True) for _ in range(2))
+    synced = sync(tmp_path / "rows.csv", **settings)
+    assert (first.counts["inserted"], first.counts["skipped"], first.total) == (2, 4, 6)
+    for report in (again, synced):
+        assert (report.counts["unchanged"], report.counts["skipped"], report.total) == (2, 4, 6)
+    assert [one.status for one in first.rows] == ["inserted"] * 2 + ["skipped"] * 4
+    assert first.rows[2].reason.startswith("an earlier row has the same image; give each row an `id`")
+    assert first.skipped.total == 4
+    assert "6 images: 2 inserted, 0 unchanged, 4 skipped, 0 failed" in first.summary()
+    search = Searcher(**settings, output_fields=["tag"])
+    assert {hit.fields["tag"] for hit in search("a plain red background")} == {"red 0", "blue 0"}
+
+
+def test_two_images_of_one_id_are_told_apart_across_batches(tmp_path):
+    paths = [str(paint(tmp_path / f"{name}.png", name)) for name in ("red", "blue")]
+    insert = build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour", batch_size=1)
+    good, bad = insert([{"path": path, "id": "same"} for path in paths]).to_list()
+    assert (good[2], bad[2]) == ("inserted", "failed")
+    assert (
+        bad[3] == f"id 'same' of {paths[1]} is already that of another row of the source; ids must be unique"
+    )

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2i_pipelines.images import path_key, records
+from t2i_pipelines.images import packed, path_key, records
 from t2i_pipelines.operators.milvus import SkipUnchanged
-from t2i_pipelines.syncing import packed
 from t2i_pipelines.syncing.foresee import foresee
 from t2i_pipelines.syncing.inventory import GONE, UNCHANGED, Inventory
 from t2i_pipelines.syncing.spill import Spill

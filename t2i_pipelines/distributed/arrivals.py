@@ -73,7 +73,7 @@ class Arrivals:
             return
         shipment.batch.clock = self._clock
         for number, outcome in enumerate(self._outcomes(shipment.batch), shipment.start):
-            self.changed |= outcome.status not in ("unchanged", "failed")
+            self.changed |= outcome.status not in ("unchanged", "skipped", "failed")
             self._report.add(outcome)
             for kept in self._to_sort:
                 kept.note((shipment.part, number))

@@ -5,7 +5,7 @@ from t2i_pipelines.images.decode import decode, pixels_of
 from t2i_pipelines.images.header import image_suffixes
 from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
-from t2i_pipelines.images.source import count, path_key, records
+from t2i_pipelines.images.source import count, distinct_records, path_key, records
 from t2i_pipelines.images.sources.record import brief
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "decode",
     "decode_isolated",
     "digest",
+    "distinct_records",
     "image_suffixes",
     "is_remote",
     "normal",

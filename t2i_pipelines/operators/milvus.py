@@ -176,9 +176,8 @@ class MilvusInsert(InCollection, ItemOperator):
         for record in records:
             record.stage = "insert"
         _put_first_first(records)
-        unique = self._unique(records)
-        self._take_over([record for record in unique if record.twin is not None], collection)
-        sound = [record for record in unique if record.status is None]
+        self._take_over([record for record in records if record.twin is not None], collection)
+        sound = [record for record in records if record.status is None]
         try:
             collection.upsert([_row_of(record) for record in sound])
         except (VectorError, ConfigError):
@@ -206,20 +205,6 @@ class MilvusInsert(InCollection, ItemOperator):
             else:
                 gone = f"cannot insert {record.path}: the row {twin.id!r} with the same bytes is gone"
                 self.reject(record, StoreError(f"{gone}, somebody else changed it; run it again"))
-
-    def _unique(self, records: list[Record]) -> list[Record]:
-        """End records whose id came up earlier in the batch; one primary key holds one picture."""
-        first: dict[str, Record] = {}
-        for record in records:
-            earlier = first.setdefault(record.id, record)
-            if earlier is record:
-                continue
-            if (earlier.path, earlier.digest) == (record.path, record.digest):
-                record.status = "unchanged"
-            else:
-                taken = f"id {record.id!r} of {record.path} is already that of {earlier.path}"
-                self.reject(record, StoreError(f"{taken}; ids must be unique"))
-        return list(first.values())
 
     def _insert_singly(self, records: list[Record], collection: Collection) -> None:
         for record in records:

@@ -27,7 +27,8 @@ class Outcomes(Operator):
             clock.counts[outcome.status] += 1
             if isinstance(outcome.reason, Reason):
                 outcome.reason.clock = clock
-                log_failure(outcome.path, outcome.id, outcome.reason.stage, str(outcome.reason))
+                if outcome.status == "failed":
+                    log_failure(outcome.path, outcome.id, outcome.reason.stage, str(outcome.reason))
             else:
                 outcome = outcome._replace(reason=fine)
             rows.append(outcome)

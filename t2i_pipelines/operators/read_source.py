@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from t2i_pipelines.config import Settings
 from t2i_pipelines.errors import SourceError
-from t2i_pipelines.images import brief, records
+from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.stages import Stopwatch, log
 from t2i_pipelines.types import Batch, OnError, Record
@@ -39,7 +39,7 @@ class ReadSource(Operator):
             clock.hints.update(dict.fromkeys(("encode", "insert", "look up"), f"batch_size={BATCH_SIZE}"))
         fields = {"source": brief(source, 200), "batch_size": self.batch_size}
         log.info("inserting %s", fields["source"], extra=fields)
-        rows = records(source, exclude=self.exclude, skipped=clock.skipped)
+        rows = distinct_records(source, exclude=self.exclude, skipped=clock.skipped)
         batch = self._take(rows, clock)
         while batch:
             following = self._take(rows, clock)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from t2i_pipelines.images.packed import find
 from t2i_pipelines.report import STATUSES, InsertReport
 from t2i_pipelines.syncing.inventory import Inventory
-from t2i_pipelines.syncing.packed import find
 from t2i_pipelines.types import Outcome
 
 OPEN = 0

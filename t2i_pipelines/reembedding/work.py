@@ -13,13 +13,13 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.hardening import harden
+from t2i_pipelines.images.packed import find
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, insert_steps
 from t2i_pipelines.reembedding.account import Account
 from t2i_pipelines.reembedding.checking import SAMPLE, Checks, find_themselves, recall
 from t2i_pipelines.reembedding.rows import AT_ONCE, to_embed
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.syncing.inventory import FIELDS, Inventory
-from t2i_pipelines.syncing.packed import find
 from t2i_pipelines.types import Encoder, Outcome, Space
 
 PASSES = 10

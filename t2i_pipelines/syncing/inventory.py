@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines.syncing.packed import Ids, Packed, find, packed
+from t2i_pipelines.images.packed import Ids, Packed, find, packed
 from t2i_pipelines.types import content_of
 
 FIELDS = ("size", "mtime", "digest")

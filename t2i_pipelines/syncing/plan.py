@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 from t2i_pipelines.images import digest
 from t2i_pipelines.images.address import is_http, split_member
+from t2i_pipelines.images.packed import whole
 from t2i_pipelines.syncing.inventory import FAILED, PENDING, UNCHANGED, Inventory, content_key, stamp
-from t2i_pipelines.syncing.packed import SIZE, whole
 from t2i_pipelines.syncing.spill import Spill
 from t2i_pipelines.types import KEPT, Batch, Record
 
@@ -30,7 +28,6 @@ class Plan:
         self.waiting = waiting
         self._inventory = inventory
         self._refresh = refresh
-        self._waiting_ids = bytearray()
 
     def read(self, records: Iterable[Record]) -> Iterator[Record]:
         """Take the source in; give the records that have ended already: unchanged, or failed."""
@@ -43,7 +40,6 @@ class Plan:
             waiting = some.unfinished
             if waiting:
                 self.waiting.add(waiting)
-            self._waiting_ids += b"".join(self._inventory.ids.pack(record.id) for record in waiting)
             yield from (record for record in some if record.status is not None)
 
     def _judge(self, record: Record, place: int) -> None:
@@ -53,11 +49,9 @@ class Plan:
             return
         if record.status is not None:
             states[place] = states[place] or FAILED
-            record.reason += KEPT
-        elif states[place] != PENDING and self._is_same(record, place):
+            record.reason += KEPT if record.status == "failed" else ""
+        elif self._is_same(record, place):
             states[place], record.status = UNCHANGED, "unchanged"
-        elif states[place] == UNCHANGED:
-            _refuse_double(record)
         else:
             states[place] = PENDING
 
@@ -80,20 +74,8 @@ class Plan:
                 record.content = None
 
     def work(self) -> Iterator[Record]:
-        """The new and changed records, in the order of the source, each id once."""
-        keys, counts = np.unique(np.frombuffer(self._waiting_ids, f"S{SIZE}"), return_counts=True)
-        double = set(map(whole, keys[counts > 1]))
-        first: dict[bytes, int] = {}
-        for record in self.waiting:
-            key = self._inventory.ids.pack(record.id)
-            if key in double:
-                mark = _stamp(record)
-                if key in first and first[key] == mark:
-                    record.status = "unchanged"
-                elif key in first:
-                    _refuse_double(record)
-                first.setdefault(key, mark)
-            yield record
+        """Return the new and changed records, in the order of the source."""
+        return iter(self.waiting)
 
 
 def _can_be_read_again(record: Record) -> bool:
@@ -106,9 +88,3 @@ def _can_be_read_again(record: Record) -> bool:
 
 def _stamp(record: Record) -> int:
     return stamp(record.size, record.mtime, record.digest)
-
-
-def _refuse_double(record: Record) -> None:
-    record.fail(
-        f"id {record.id!r} of {record.path} is already that of another row of the source; ids must be unique"
-    )

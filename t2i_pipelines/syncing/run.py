@@ -14,14 +14,14 @@ from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.hardening import harden
-from t2i_pipelines.images import brief, records
+from t2i_pipelines.images import brief, distinct_records
+from t2i_pipelines.images.packed import SIZE, Packed
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.stages import Stopwatch, log, log_failure
 from t2i_pipelines.syncing.foresee import foresee
 from t2i_pipelines.syncing.inventory import FAILED, FIELDS, GONE, Inventory, content_key
-from t2i_pipelines.syncing.packed import SIZE, Packed
 from t2i_pipelines.syncing.plan import Plan
 from t2i_pipelines.syncing.spill import Spill
 from t2i_pipelines.syncing.twins import Twins
@@ -100,7 +100,7 @@ def sync(
         plan = Plan(inventory, waiting, chosen.refresh)
         nameless = 0
         with clock.busy("compare"):
-            for record in plan.read(records(source, exclude=chosen.exclude, skipped=clock.skipped)):
+            for record in plan.read(distinct_records(source, exclude=chosen.exclude, skipped=clock.skipped)):
                 if record.status == "failed":
                     if chosen.on_error == "raise":
                         raise SourceError(record.reason)

@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 
+from t2i_pipelines.images.packed import PackedDict, find, packed
 from t2i_pipelines.syncing.inventory import PENDING, Inventory, content_key
-from t2i_pipelines.syncing.packed import PackedDict, find, packed
 from t2i_pipelines.types import Record
 
 

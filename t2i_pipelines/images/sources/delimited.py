@@ -1,97 +1,258 @@
-"""CSV and TSV."""
+"""CSV and TSV, also as spreadsheets write them: separated by ``;`` or tabs, in UTF-16, with ``sep=;`` on top.
+
+A quotation mark that is opened and not closed would take in the rows after it. So the parser is strict, a
+row that cannot be parsed fails alone, and reading goes on at the line after its first.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.sources.listing import Listing
 from t2i_pipelines.images.sources.record import brief, refused
-from t2i_pipelines.images.sources.table import open_table, place_column, placed, plain_name
+from t2i_pipelines.images.sources.table import (
+    check_columns,
+    not_utf8,
+    open_text,
+    place_column,
+    placed,
+    plain_name,
+)
+
+ROW_CHARS = 1 << 20
+"""Longest row, in characters. Milvus stores 65,535 bytes of metadata for one image."""
 
 _INT = re.compile(r"0|-?[1-9][0-9]*")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
+_SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
+_ADDRESS = re.compile(r"\S+://\S+|.*\S\.[A-Za-z0-9]{2,5}")
+_BREAKS_OFF = "breaks off"
 
 
 def rows(address: str, _listing: Listing) -> Iterator[object]:
-    """Rows in the order of the file; the header is checked at once.
+    """Yield the rows in the order of the file; the header is checked at once.
 
-    :raises SourceError: If the file cannot be opened, is not in UTF-8, or has no ``path`` and no ``url``.
+    The separator is the first of ``,``, ``;``, tab and ``|`` by which the header has a ``path`` or a ``url``;
+    in a ``.tsv`` file the tab comes first. Empty cells and empty rows are left out.
+
+    :raises SourceError: If the file cannot be opened, is in another encoding than UTF-8 or UTF-16, has no
+        ``path`` and no ``url``, or two columns of one name.
     """
-    lines, reader = _opened(address)
-    return _rows(lines, reader, address)
+    table = _Table.open(address)
+    return (_row(table, number, found) for number, found in table.rows())
 
 
 def count(address: str) -> int | None:
-    """How many rows :func:`rows` will give, failed ones included; None if the file is not local."""
-    if scheme(address):
-        return None
-    lines, reader = _opened(address)
-    total = 0
-    with lines:
-        while True:
-            try:
-                for row in reader.reader:
-                    total += bool(row)
-                return total
-            except csv.Error:
-                total += 1
-            except Exception:  # the file breaks off, which is its last row
-                return total + 1
+    """Count what :func:`rows` will yield, failed rows included; None if the file is not local."""
+    return None if scheme(address) else sum(1 for _ in _Table.open(address).rows())
 
 
-def _opened(address: str) -> tuple[io.TextIOWrapper, csv.DictReader[str]]:
-    # what is not UTF-8 becomes surrogates, so that one bad line is one failed row
-    lines = io.TextIOWrapper(open_table(address), encoding="utf-8-sig", errors="surrogateescape", newline="")
-    try:
-        reader = csv.DictReader(lines, delimiter="\t" if plain_name(address).endswith(".tsv") else ",")
-        columns = list(reader.fieldnames or ())
-        "".join(columns).encode()
-        place_column(columns, address)
-    except SourceError:
-        lines.close()
-        raise
-    except Exception as err:  # not UTF-8, not CSV, or packed bytes that are damaged
-        lines.close()
-        raise SourceError(f"{address!r} is not a table in UTF-8: {cause(err)}") from err
-    return lines, reader
+class _Lines:
+    """Lines for a ``csv.reader``, those of the current row kept so that they can be read again.
+
+    :ivar row: lines that the reader has taken since :meth:`begin`.
+    :ivar number: of the line before the current row, from 1.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self.row: list[str] = []
+        self.number = 0
+        self._text = text
+        self._again: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if sum(map(len, self.row)) > ROW_CHARS:
+            raise csv.Error(f"a row of more than {ROW_CHARS:,} characters")
+        line = self._again.pop() if self._again else self._text.readline(ROW_CHARS + 1)
+        if not line:
+            raise StopIteration
+        if len(line) > ROW_CHARS and line[-1] not in "\r\n":
+            self._skip_line()
+            line += "\n"
+        self.row.append(line)
+        return line
+
+    def begin(self) -> None:
+        """Start with the next row."""
+        self.number += len(self.row)
+        self.row.clear()
+
+    def go_back(self, keep: int) -> None:
+        """Read the current row again, from its line ``keep`` on."""
+        self._again += reversed(self.row[keep:])
+        del self.row[keep:]
+
+    def _skip_line(self) -> None:
+        while (rest := self._text.readline(ROW_CHARS)) and rest[-1] not in "\r\n":
+            pass
 
 
-def _rows(lines: io.TextIOWrapper, reader: csv.DictReader[str], address: str) -> Iterator[object]:
-    with lines:
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as err:
-                yield refused("", f"after line {reader.line_num} of {address}: {err}")
+@dataclass
+class _Table:
+    """An open file after its header.
+
+    :ivar place: index of the column ``path`` or ``url``.
+    """
+
+    address: str
+    text: io.TextIOWrapper
+    lines: _Lines
+    delimiter: str
+    columns: list[str]
+    place: int
+
+    @classmethod
+    def open(cls, address: str) -> _Table:
+        """Open a file and read its header.
+
+        :raises SourceError: See :func:`rows`.
+        """
+        text = open_text(address)
+        try:
+            lines = _Lines(text)
+            delimiter, columns = _header(lines, address)
+            check_columns(columns, address)
+            place = columns.index(place_column(columns, address))
+        except SourceError:
+            text.close()
+            raise
+        except Exception as err:  # not CSV, or compressed bytes that are damaged
+            text.close()
+            raise SourceError(f"{address!r} is not a table in UTF-8: {cause(err)}") from err
+        return cls(address, text, lines, delimiter, columns, place)
+
+    def rows(self) -> Iterator[tuple[int, list[str] | str]]:
+        """Yield the number of each row's first line, and its cells, or why it cannot be read."""
+        reader = csv.reader(self.lines, delimiter=self.delimiter, strict=True)
+        with self.text:
+            while True:
+                self.lines.begin()
+                number = self.lines.number + 1
+                try:
+                    cells = next(reader)
+                    self._check_quotes()
+                except StopIteration:
+                    return
+                except csv.Error as err:
+                    yield number, self._literal() or str(err)
+                    self.lines.go_back(1)
+                except Exception as err:  # remote files and compressed ones break off in many ways
+                    yield number, f"{_BREAKS_OFF}: {cause(err)}"
+                    return
+                else:
+                    if any(cells):
+                        yield number, cells
+
+    def _check_quotes(self) -> None:
+        """Refuse a quoted cell that has taken in whole rows.
+
+        :raises csv.Error: If a line within the row is a row by itself, with an address in its place.
+        """
+        inner = self.lines.row[1:]
+        for number, line in enumerate(inner, 1):
+            cells = self._alone(line)
+            if number == len(inner):  # up to the mark that closes the cell
+                cells = list(takewhile(lambda cell: '"' not in cell, cells))
+            elif len(cells) != len(self.columns):
                 continue
-            except Exception as err:  # remote files and packed ones break off in many ways
-                yield refused(address, f"{address} breaks off at line {reader.line_num}: {cause(err)}")
-                return
-            yield _row(row, reader.line_num, address)
+            if len(cells) > self.place and _ADDRESS.fullmatch(cells[self.place]):
+                raise csv.Error(
+                    "a quotation mark is opened here and closed in line "
+                    f"{self.lines.number + 1 + len(inner)} only, with rows in between; close it, or write it "
+                    "twice"
+                )
+
+    def _alone(self, line: str) -> list[str]:
+        try:
+            return next(csv.reader([line], delimiter=self.delimiter, strict=True), [])
+        except csv.Error:
+            return []
+
+    def _literal(self) -> list[str] | None:
+        """Split a line at its tabs, where quotation marks often mean nothing; None if it does not fit."""
+        if self.delimiter != "\t" or not self.lines.row or len(self.lines.row[0]) > ROW_CHARS:
+            return None
+        cells = self.lines.row[0].rstrip("\r\n").split("\t")
+        return cells if len(cells) == len(self.columns) else None
 
 
-def _row(row: dict[str, str], number: int, address: str) -> object:
-    if None in row:
-        return refused("", f"line {number} of {address} has more cells than its header: {brief(row)}")
-    try:
-        "".join(cell for cell in row.values() if cell).encode()
-    except UnicodeEncodeError:
-        return refused("", f"line {number} of {address} is not in UTF-8: {brief(row)}")
+def _header(lines: _Lines, address: str) -> tuple[str, list[str]]:
+    """The separator and the names of the columns."""
+    separators = "\t,;|" if plain_name(address).endswith(".tsv") else ",;\t|"
+    first = next((line for line in lines if line.strip()), "")
+    if first and (named := _SEPARATOR.fullmatch(first)):
+        separators = named[1]
+        next(lines, "")
+    _check_text(lines.row[-1] if lines.row else "", address)
+    start = max(len(lines.row) - 1, 0)
+    found: list[list[str]] = []
+    wrong: csv.Error | None = None
+    for separator in separators:
+        lines.go_back(start)
+        try:
+            columns = next(csv.reader(lines, delimiter=separator, strict=True), [])
+        except csv.Error as err:
+            wrong = wrong or err
+            continue
+        if "path" in columns or "url" in columns:
+            return separator, columns
+        found.append(columns)
+    if not found and wrong:
+        raise wrong
+    return separators[0], found[0]
+
+
+def _check_text(header: str, address: str) -> None:
+    if "\0" in header:
+        raise SourceError(
+            f"{address!r} is not a table in UTF-8: it holds zero bytes, as UTF-16 does, but does not begin "
+            "as UTF-16 should; save it as UTF-8"
+        )
+    if wrong := not_utf8(header):
+        raise SourceError(f"{address!r} is not a table in UTF-8: {wrong}")
+
+
+def _row(table: _Table, number: int, found: list[str] | str) -> object:
+    address, columns = table.address, table.columns
+    if isinstance(found, str):
+        if found.startswith(_BREAKS_OFF):
+            return refused(address, f"{address} breaks off at line {number}{found.removeprefix(_BREAKS_OFF)}")
+        return refused("", f"line {number} of {address} cannot be read: {found}")
+    if any(found[len(columns) :]):
+        return refused("", f"line {number} of {address} has more cells than its header: {brief(found)}")
+    if wrong := not_utf8("".join(found)):
+        return refused("", f"line {number} of {address} is not in UTF-8: {wrong}")
+    return _values(columns, found, number, address)
+
+
+def _values(columns: Sequence[str], cells: list[str], number: int, address: str) -> object:
     texts = ("path", "url", "id")
-    values = {name: cell if name in texts else typed(cell) for name, cell in row.items() if cell}
+    values: dict[str, int | float | str] = {}
+    for at, (name, cell) in enumerate(zip(columns, cells, strict=False)):
+        if cell and name:
+            values[name] = cell if name in texts else typed(cell)
+        elif cell and at:  # the first without a name is the index that pandas and R write
+            return refused(
+                "",
+                f"line {number} of {address} has {brief(cell)} in column {at + 1}, which has no name; give "
+                "it one in the header",
+            )
     return placed(values, address)
 
 
 def typed(cell: str) -> int | float | str:
-    """A number where the text is one and nothing is lost: ``2015``, ``-3``, ``1.50``, ``1e-05``.
+    """Convert a text to a number where nothing is lost: ``2015``, ``-3``, ``1.50``, ``1e-05``.
 
     Text stays what does not read as Python writes it (``007``, ``+1``, ``1_000``, ``nan``), what has
     no place in 64 bits, and decimals of more than 15 digits, which is what a float holds.

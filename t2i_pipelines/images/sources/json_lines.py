@@ -72,7 +72,16 @@ def _row(number: int, line: bytes, address: str) -> object:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    value = json.loads(line)
+    value = json.loads(line, object_pairs_hook=_unique)
     if not isinstance(value, dict):
         raise ValueError(f"a {type(value).__name__}")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; refuse one that has a key twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return found

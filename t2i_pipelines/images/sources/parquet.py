@@ -5,7 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
+
+import numpy as np
 
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images.address import is_http
@@ -13,22 +16,26 @@ from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.opening import open_binary
 from t2i_pipelines.images.sources.listing import Listing
 from t2i_pipelines.images.sources.record import refused
-from t2i_pipelines.images.sources.table import place_column, placed
+from t2i_pipelines.images.sources.table import check_columns, place_column, placed
 
 ROWS_AT_ONCE = 1000
+_NO_TEXT = "holds bytes that are not text in UTF-8, which cannot be stored; write the table without it"
 
 
 def rows(address: str, _listing: Listing) -> Iterator[object]:
     """Rows in the order of the file. Values keep their types.
 
-    :raises SourceError: If the file cannot be opened, is no Parquet, has no ``path`` and no ``url``, or
-        has a column of bytes, which Milvus cannot store beside a picture.
+    Columns of bytes are read as text in UTF-8.
+
+    :raises SourceError: If the file cannot be opened, is no Parquet, has no ``path`` and no ``url``, or two
+        columns of one name.
     """
     file = _seekable(address)
     try:
         table = _opened(file, address)
         place_column(table.schema_arrow.names, address)
-        _refuse_bytes(table.schema_arrow, address)
+        check_columns(table.schema_arrow.names, address)
+        _refuse_bytes(table, address)
     except SourceError:
         file.close()
         raise
@@ -48,9 +55,9 @@ def _rows(file: BinaryIO, table: Any, address: str) -> Iterator[object]:
     with file:
         try:
             for batch in table.iter_batches(ROWS_AT_ONCE):
-                for row in batch.to_pylist():
+                for row in _plain_rows(batch):
                     number += 1
-                    yield placed(row, address)
+                    yield _row(row, number, address)
         except Exception as err:  # a damaged page, or a remote file that breaks off
             yield refused(address, f"{address} breaks off after row {number}: {cause(err)}")
 
@@ -81,12 +88,72 @@ def _opened(file: BinaryIO, address: str) -> Any:
         raise SourceError(f"{address!r} is not Parquet: {cause(err)}") from err
 
 
-def _refuse_bytes(schema: Any, address: str) -> None:
+@dataclass(frozen=True)
+class _Wrong:
+    """Stand in for a value that cannot be read."""
+
+    reason: str
+
+
+def _plain_rows(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a record batch; one value that Python cannot hold does not take the others along."""
+    names = batch.schema.names
+    for values in zip(*(_values(column) for column in batch.columns), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _is_bytes(type: Any) -> bool:
     from pyarrow import types
 
     tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
-    if names := [field.name for field in schema if any(test(field.type) for test in tests)]:
-        raise SourceError(
-            f"{address!r}: column {', '.join(names)} holds bytes, which are no metadata; write the table "
-            "without it"
-        )
+    return any(test(type) for test in tests)
+
+
+def _refuse_bytes(table: Any, address: str) -> None:
+    """Refuse a column of bytes whose first values are no text: an image, a vector."""
+    names = [field.name for field in table.schema_arrow if _is_bytes(field.type)]
+    for batch in table.iter_batches(8, columns=names) if names else ():
+        for name, column in zip(names, batch.columns, strict=True):
+            if any(isinstance(value, _Wrong) for value in _values(column)):
+                raise SourceError(f"{address!r}: column {name} {_NO_TEXT}")
+        return
+
+
+def _values(column: Any) -> list[Any]:
+    if _is_bytes(column.type):
+        return [_text(value) for value in column.to_pylist()]
+    try:
+        found: list[Any] = column.to_pylist()
+    except Exception:  # a date past the year 9999, a time zone that is not known here
+        return [_value(scalar) for scalar in column]
+    return found
+
+
+def _text(value: bytes | None) -> str | _Wrong | None:
+    """Decode a text that was written as plain bytes, as ClickHouse and Impala do."""
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return _Wrong(_NO_TEXT)
+
+
+def _value(scalar: Any) -> Any:
+    """Convert a value; a date that Python's datetime cannot hold becomes a text in ISO 8601."""
+    from pyarrow import types
+
+    try:
+        return scalar.as_py()
+    except Exception as err:
+        if types.is_timestamp(scalar.type):
+            zone = "Z" if scalar.type.tz else ""
+            return f"{np.datetime64(scalar.value, scalar.type.unit)}{zone}"
+        if types.is_date32(scalar.type):
+            return str(np.datetime64(scalar.value, "D"))
+        return _Wrong(f"cannot be read: {cause(err)}")
+
+
+def _row(row: dict[str, Any], number: int, address: str) -> object:
+    for name, value in row.items():
+        if isinstance(value, _Wrong):
+            return refused("", f"row {number} of {address}: column {name} {value.reason}")
+    return placed(row, address)
