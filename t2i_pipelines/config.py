@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
@@ -62,6 +62,11 @@ class SettingsArgs(DecodingArgs, SearchArgs, StorageArgs, total=False):
     timeout: float
 
 
+def option(default: Any, help: str) -> Any:
+    """Declare a setting with the help of its command-line option; see :mod:`t2i_pipelines.cli.options`."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How files become pixels.
@@ -83,15 +88,15 @@ class Decoding:
     :ivar decode_workers: pictures decoded at the same time, 1 to 256; None is one a core.
     """
 
-    background: str = "white"
-    frames: Frames = "first"
-    truncated: Truncated = "refuse"
-    max_pixels: int = MAX_PIXELS
-    max_bytes: int = MAX_BYTES
-    reduce: Reduce = "auto"
-    isolate: bool = False
-    decode_timeout: float = 60.0
-    decode_workers: int | None = None
+    background: str = option("white", "Colour under transparent parts: a name, or #rrggbb.")
+    frames: Frames = option("first", "Of an animation, embed the first frame, the middle, or the mean.")
+    truncated: Truncated = option("refuse", "Refuse a damaged or cut off file, or accept what it has.")
+    max_pixels: int = option(MAX_PIXELS, "Width times height of an image at most.")
+    max_bytes: int = option(MAX_BYTES, "Size of a local file at most, in bytes.")
+    reduce: Reduce = option("auto", "Decode large images at 1/2, 1/4 or 1/8: auto or never.")
+    isolate: bool = option(False, "Decode in separate processes; a file that crashes or hangs fails alone.")
+    decode_timeout: float = option(60.0, "Seconds that one file may take with --isolate.")
+    decode_workers: int | None = option(None, "Images decoded at the same time; one a core if absent.")
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -3,7 +3,6 @@
 import struct
 import sys
 
-import cv2
 import numpy as np
 import pytest
 from pictures import BLUE, RED, encoded, heic, near, noise, tiff, turned, two_halves
@@ -210,18 +209,6 @@ def test_an_icon_that_claims_fewer_pixels_than_it_has_is_refused(icon, message):
     inside = encoded(Image.new("RGB", (300, 300)), "PNG")
     with pytest.raises(ImageDecodeError, match=message):
         decode(icon(inside), decoding=Decoding(max_pixels=20_000))
-
-
-def test_a_png_that_claims_gigabytes_is_kept_from_opencv_which_would_allocate_them(monkeypatch):
-    asked = []
-    monkeypatch.setattr(cv2, "imdecode", lambda *args: asked.append(args))
-    content = bytearray(encoded(two_halves(), "PNG"))
-    at = content.index(b"IDAT") - 4
-    content[at : at + 4] = b"\x7f\xff\xff\xff"
-    assert decode(bytes(content)).shape == (20, 40, 3)
-    assert asked == []
-    decode(encoded(two_halves(), "PNG"))
-    assert len(asked) == 1
 
 
 def directory(path):

@@ -94,7 +94,7 @@ def test_a_decoder_that_fails_is_that_files_failure_and_the_next_file_has_a_new_
 def test_what_a_library_prints_does_not_get_between_the_pixels(failing, capfd):
     assert np.array_equal(decode_isolated(GOOD + b"PRINT", "a.png", BRIEF), decode(GOOD))
     assert np.array_equal(decode_isolated(GOOD, "b.png", BRIEF), decode(GOOD))
-    assert "a C library's words" in capfd.readouterr().err
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -31,13 +31,9 @@ from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,
-    DecodeWorkers,
     Device,
     Exclude,
-    Frames,
     IndexType,
-    Isolate,
-    MaxBytes,
     Mmap,
     Model,
     Name,
@@ -51,6 +47,7 @@ from t2i_pipelines.cli.options import (
     Token,
     Uri,
     VectorType,
+    decoding_options,
 )
 from t2i_pipelines.cli.search import write_page
 from t2i_pipelines.config import DEFAULT_MODEL, Settings
@@ -81,6 +78,7 @@ ui.add_to(app)
 
 
 @app.command()
+@decoding_options
 def insert(
     source: Source,
     uri: Uri = "milvus.db",
@@ -92,12 +90,8 @@ def insert(
     precision: Precision = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 32,
-    decode_workers: DecodeWorkers = None,
     refresh: Refresh = False,
     exclude: Exclude = None,
-    frames: Frames = "first",
-    max_bytes: MaxBytes = Settings.max_bytes,
-    isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     report: Report = None,
     index_type: IndexType = Settings.index_type,
@@ -108,8 +102,9 @@ def insert(
     ray: on_ray.Ray = False,
     ray_address: on_ray.Address = "",
     bulk: copy.Bulk = "",
+    **decoding: Any,
 ) -> None:
-    """Insert pictures. Running it again is safe: what is stored already is passed by."""
+    """Insert images. Running it again is safe: unchanged files are skipped."""
     if bulk and (ray or ray_address):
         raise ConfigError("--bulk and --ray are two ways to insert: choose one")
     insert_from = _insert
@@ -129,18 +124,15 @@ def insert(
         precision=cast(Any, precision),
         backend=cast(Any, backend),
         batch_size=batch_size,
-        decode_workers=decode_workers,
         refresh=refresh,
         exclude=exclude or (),
-        frames=cast(Any, frames),
-        max_bytes=max_bytes,
-        isolate=isolate,
         on_error="raise" if stop_at_error else "record",
         index_type=index_type,
         vector_type=cast(Any, vector_type),
         mmap=mmap,
         partition_key=partition_key,
         replica_number=replica_number,
+        **decoding,
     )
     raise typer.Exit(1 if failed else 0)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import Field, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
+
+from t2i_pipelines.config import Decoding
 
 Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
 Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
@@ -29,12 +35,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8, which `t2i quantize` prepares.")]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
-DecodeWorkers = Annotated[int | None, typer.Option(help="Pictures decoded at once; one a core if absent.")]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(help="Glob of files or folders to skip, such as 'drafts' or '2019/*'; repeatable."),
 ]
-MaxBytes = Annotated[int, typer.Option(help="Size of a local file at most, in bytes.")]
 Refresh = Annotated[
     bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
 ]
@@ -80,10 +84,6 @@ Fetch = Annotated[bool, typer.Option("--fetch", help="Get pictures that are on t
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]
-Frames = Annotated[str, typer.Option(help="Of an animation, embed the first frame, the middle, or the mean.")]
-Isolate = Annotated[
-    bool, typer.Option("--isolate", help="Decode in processes of their own; a file that crashes fails alone.")
-]
 IndexType = Annotated[str, typer.Option(help="Of a new collection: AUTO follows the number of pictures.")]
 VectorType = Annotated[
     str, typer.Option(help="Of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on.")
@@ -95,3 +95,38 @@ PartitionKey = Annotated[
 ReplicaNumber = Annotated[
     int, typer.Option(help="New collection: query nodes of a cluster that hold all of it.")
 ]
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def decoding_options(command: _Command) -> _Command:
+    """Give a command an option for each setting of decoding, in place of its ``**decoding``."""
+    hints = get_type_hints(command, include_extras=True)
+    own = [
+        one.replace(annotation=hints[one.name])
+        for one in signature(command).parameters.values()
+        if one.kind is not Parameter.VAR_KEYWORD
+    ]
+    types = get_type_hints(Decoding)
+    added = [
+        Parameter(
+            one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=_option(one, types[one.name])
+        )
+        for one in fields(Decoding)
+    ]
+
+    @wraps(command)
+    def run(*args: Any, **given: Any) -> Any:
+        return command(*args, **given)
+
+    run.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in (*own, *added)}
+    return run  # type: ignore[return-value]
+
+
+def _option(one: Field[Any], type: Any) -> Any:
+    """Annotate the parameter of a setting; Typer reads choices as text, which the setting checks itself."""
+    flag = (f"--{one.name}",) if type is bool else ()
+    kind = str if get_origin(type) is Literal else type
+    return Annotated[kind, typer.Option(*flag, help=one.metadata["help"])]

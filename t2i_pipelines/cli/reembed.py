@@ -13,15 +13,13 @@ from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,
-    DecodeWorkers,
     Device,
-    Frames,
-    Isolate,
     Name,
     Precision,
     Report,
     Token,
     Uri,
+    decoding_options,
 )
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError
@@ -41,6 +39,7 @@ DropOld = Annotated[
 ]
 
 
+@decoding_options
 def run(
     uri: Uri = "milvus.db",
     token: Token = "",
@@ -51,20 +50,18 @@ def run(
     precision: Precision = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 32,
-    decode_workers: DecodeWorkers = None,
-    frames: Frames = "first",
-    isolate: Isolate = False,
     pairs: Pairs = None,
     tolerance: Tolerance = 0.02,
     force: Force = False,
     roll_back: RollBack = False,
     drop_old: DropOld = False,
     report: Report = None,
+    **decoding: Any,
 ) -> None:
-    """Embed the stored pictures by another model, and let the name stand for the result; searches go on.
+    """Embed the stored images by another model, and switch the name to the result without downtime.
 
-    The new collection is made beside the old one and checked, then the name is moved to it. Run it again if
-    it was interrupted. The old one stays, for --roll-back, until --drop-old.
+    The new collection is made and checked first, then the name is switched to it. Run it again if it was
+    interrupted. The old collection stays, for --roll-back, until --drop-old.
     """
     place: dict[str, Any] = {"uri": uri, "token": token, "collection_name": collection_name}
     if bool(model_name) + roll_back + drop_old != 1:
@@ -80,9 +77,7 @@ def run(
         "precision": precision,
         "backend": backend,
         "batch_size": batch_size,
-        "decode_workers": decode_workers,
-        "frames": frames,
-        "isolate": isolate,
+        **decoding,
     }
     options: dict[str, Any] = {"pairs": pairs, "tolerance": tolerance, "force": force}
     with console.progress_bar(open_collection(**place).count(), "re-embedding") as tally:

@@ -12,12 +12,8 @@ from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
     Checkpoint,
-    DecodeWorkers,
     Device,
     Exclude,
-    Frames,
-    Isolate,
-    MaxBytes,
     Model,
     Name,
     Precision,
@@ -27,8 +23,9 @@ from t2i_pipelines.cli.options import (
     StopAtError,
     Token,
     Uri,
+    decoding_options,
 )
-from t2i_pipelines.config import DEFAULT_MODEL, Settings
+from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.images import count
 from t2i_pipelines.report import InsertReport
 
@@ -36,6 +33,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 Force = Annotated[bool, typer.Option("--force", help="Delete any number of pictures, not only a fifth.")]
 
 
+@decoding_options
 def run(
     source: Source,
     uri: Uri = "milvus.db",
@@ -47,16 +45,13 @@ def run(
     precision: Precision = "auto",
     backend: Backend = "auto",
     batch_size: BatchSize = 32,
-    decode_workers: DecodeWorkers = None,
     refresh: Refresh = False,
     exclude: Exclude = None,
-    frames: Frames = "first",
-    max_bytes: MaxBytes = Settings.max_bytes,
-    isolate: Isolate = False,
     stop_at_error: StopAtError = False,
     dry_run: DryRun = False,
     force: Force = False,
     report: Report = None,
+    **decoding: Any,
 ) -> None:
     """Make the collection equal to SOURCE: insert what is new, update what changed, delete what is gone."""
     settings: dict[str, Any] = {
@@ -69,14 +64,11 @@ def run(
         "precision": precision,
         "backend": backend,
         "batch_size": batch_size,
-        "decode_workers": decode_workers,
         "refresh": refresh,
         "exclude": exclude or (),
-        "frames": frames,
-        "max_bytes": max_bytes,
-        "isolate": isolate,
         "on_error": "raise" if stop_at_error else "record",
         "force": force,
+        **decoding,
     }
     done = InsertReport()
     if dry_run:

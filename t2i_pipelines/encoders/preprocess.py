@@ -18,6 +18,9 @@ from t2i_pipelines.types import Image
 
 _FILTERS = {"bicubic": Pillow.Resampling.BICUBIC, "bilinear": Pillow.Resampling.BILINEAR}
 _MODES = ("squash", "shortest")
+MOST_LONG = 32
+"""Sides of the square that the longer side of an enlarged image may have. Of one that is thinner, only the
+middle is resized: the square is cut out of it, and the rest would take gigabytes."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -96,6 +99,8 @@ class Preprocess:
         # and the crop starts at the rounded half of what is left over.
         short, long = sorted((height, width))
         other = int(self.size * long / short)
+        if other > MOST_LONG * self.size:
+            return self.fit(_middle(image, MOST_LONG // 2))
         to = (self.size, other) if width <= height else (other, self.size)
         left, top = (round((side - self.size) / 2.0) for side in to)
         resized = picture.resize(to, method)
@@ -116,3 +121,11 @@ class Preprocess:
         scaled = np.arange(256, dtype=np.float32) / np.float32(255)
         mean, std = (np.array(one, np.float32)[:, None] for one in (self.mean, self.std))
         return np.asarray((scaled - mean) / std, np.float32)
+
+
+def _middle(image: Image, ratio: int) -> Image:
+    """Cut out the middle of a thin image, ``ratio`` times as long as it is wide."""
+    axis = int(image.shape[1] > image.shape[0])
+    length, kept = image.shape[axis], ratio * min(image.shape[:2])
+    start = (length - kept) // 2
+    return image[start : start + kept] if axis == 0 else image[:, start : start + kept]

@@ -1,7 +1,7 @@
 """Where pictures come from, and how they are read."""
 
 from t2i_pipelines.images.address import is_remote, normal
-from t2i_pipelines.images.decode import decode, pixels_of
+from t2i_pipelines.images.decode import checked_array, decode, pixels_of
 from t2i_pipelines.images.header import image_suffixes
 from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
@@ -10,6 +10,7 @@ from t2i_pipelines.images.sources.record import brief
 
 __all__ = [
     "brief",
+    "checked_array",
     "count",
     "decode",
     "decode_isolated",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageCms
+from PIL import ImageCms, ImageFile
 
 from t2i_pipelines.types import Image
 
@@ -18,19 +18,62 @@ _PROFILED = {"RGB", "L", "CMYK", "LAB"}
 """Modes that can carry a profile."""
 
 
-def to_rgb(picture: Pillow.Image, background: str) -> Pillow.Image:
-    """A picture in any of Pillow's modes -> sRGB in mode RGB, over ``background`` where it is transparent.
+BAND = 1 << 22
+"""Pixels that are converted at once: each step of a conversion makes a copy."""
+
+
+def to_pixels(picture: Pillow.Image, background: str, by: int = 1, key: int | None = None) -> Image:
+    """Convert an image in any of Pillow's modes to (H, W, 3) uint8 sRGB, some rows at a time.
 
     16-bit values are scaled to 8 bits; CMYK, LAB and embedded profiles are converted to sRGB.
+
+    :param background: colour under transparent parts.
+    :param by: average squares of this many pixels a side, 1 to 8.
+    :param key: the grey that is transparent, see :func:`colour_key`.
     """
+    width, height = picture.size
+    rows = max(1, BAND // (width * by)) * by
+    pixels = np.empty((-(-height // by), -(-width // by), 3), np.uint8)
+    white = _white(picture) if picture.mode in _DEEP else 0.0
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        whole = (top, bottom) == (0, height)
+        band = picture if whole else picture.crop((0, top, width, bottom))
+        band = _to_rgb(band, background, white, key)
+        pixels[top // by : -(-bottom // by)] = np.asarray(band.reduce(by) if by > 1 else band)
+    return pixels
+
+
+def colour_key(header: ImageFile.ImageFile) -> int | None:
+    """Return the grey value that a PNG's tRNS chunk makes transparent, in the units of the decoded pixels.
+
+    Of 2 and 4 bits Pillow gives it in those of the file, and it drops that of 16 bits. Ask before the pixels are loaded.
+    https://www.w3.org/TR/png-3/#11tRNS
+    """
+    key = header.info.get("transparency")
+    if header.format != "PNG" or not isinstance(key, int) or not header.tile:
+        return None
+    scale = {"1": 1, "L;2": 85, "L;4": 17, "L": 1, "I;16B": 1}
+    raw = header.tile[0].args
+    name = raw[0] if isinstance(raw, tuple) else raw
+    return key * scale[name] if name in scale else None
+
+
+def _to_rgb(picture: Pillow.Image, background: str, white: float, key: int | None) -> Pillow.Image:
     profile = picture.info.get("icc_profile")
+    alpha = None
+    if key is not None:
+        grey = np.asarray(picture if picture.mode in _DEEP else picture.convert("L"))
+        alpha = Pillow.fromarray(np.where(grey == key, 0, 255).astype(np.uint8))
+    elif picture.mode not in _DEEP and picture.has_transparency_data:
+        alpha = picture.convert("RGBA").getchannel("A")
     if picture.mode in _DEEP:
-        picture = Pillow.fromarray(_shallow(np.asarray(picture)))
-    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+        picture = Pillow.fromarray(_shallow(np.asarray(picture), white))
     colours = _opaque(picture)
     if profile:
         colours = _converted(colours, profile)
-    colours = colours.convert("RGB")
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")
     if alpha is not None and alpha.getextrema() != (255, 255):
         canvas = Pillow.new("RGB", colours.size, background)
         canvas.paste(colours, mask=alpha)
@@ -93,15 +136,25 @@ def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return bool(np.abs(moved - colours).max() > 2)
 
 
-def _shallow(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey of 16 or more bits -> (H, W) uint8.
+def _white(picture: Pillow.Image) -> float:
+    """Return the value of white in grey of 16 or more bits.
 
-    Whole numbers are 16-bit: what is beyond is clipped. Floating point is 0 (black) to 1 (white), as TIFF
-    has it; where some value is above 1, to 255, or to 65535.
+    Whole numbers are 16-bit. Floating point is 0 (black) to 1 (white), as TIFF has it; where some value is
+    above 1, to 255, or to 65535.
     """
-    white = 65535.0
+    if picture.mode != "F":
+        return 65535.0
+    highest = 0.0
+    rows = max(1, BAND // picture.width)
+    for top in range(0, picture.height, rows):
+        band = np.asarray(picture.crop((0, top, picture.width, min(top + rows, picture.height))))
+        highest = max(highest, float(np.nan_to_num(band, nan=0.0, posinf=65535.0).max(initial=0.0)))
+    return next((top for top in (1.0, 255.0) if highest <= top), 65535.0)
+
+
+def _shallow(pixels: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    """Scale grey of 16 or more bits to (H, W) uint8; values beyond ``white`` are clipped."""
     values = pixels.astype(np.float64)
     if pixels.dtype.kind == "f":
         values = np.nan_to_num(values, nan=0.0, posinf=white)
-        white = next((top for top in (1.0, 255.0) if values.max() <= top), white)
     return (values.clip(0, white) * (255 / white)).round().astype(np.uint8)

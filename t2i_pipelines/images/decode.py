@@ -1,35 +1,30 @@
 """Bytes to pixels: (H, W, 3) uint8 sRGB, upright, over a background.
 
-OpenCV decodes what it reads faithfully: 8-bit grey and colour without alpha or palette, and TIFFs in YCbCr,
-which Pillow reads from 13 on only. Pillow does the rest. :mod:`t2i_pipelines.images.isolate` does the same in
-processes of its own.
+Pillow decodes, since it refuses damaged data, where OpenCV returns what it has and reports on stderr alone.
+Only TIFFs in YCbCr, which Pillow reads from 13 on, are left to OpenCV. :mod:`t2i_pipelines.images.isolate`
+does the same in processes of its own.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageFile, TiffImagePlugin
 
 from t2i_pipelines.config import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.colour import to_rgb, to_srgb
+from t2i_pipelines.images.colour import colour_key, to_pixels, to_srgb
 from t2i_pipelines.images.frames import chosen, is_animation
-from t2i_pipelines.images.header import check_size, identify, is_whole_png, orientation
+from t2i_pipelines.images.header import check_size, identify, orientation
 from t2i_pipelines.images.shrink import Plan, Side, plan, regrid, shrink
 from t2i_pipelines.types import Image
 
-_FAITHFUL = {
-    "JPEG": {"RGB", "L"},
-    "MPO": {"RGB", "L"},  # a JPEG with further views behind it
-    "PNG": {"RGB", "L"},
-    "WEBP": {"RGB"},
-}
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _YCBCR = 6  # TIFF 6.0, section 21
 _DEFAULT = Decoding()
 
@@ -58,9 +53,25 @@ def pixels_of(picture: Pillow.Image, decoding: Decoding = _DEFAULT) -> Image:
     """
     try:
         check_size(picture, decoding.max_pixels)
-        return _upright(np.asarray(to_rgb(picture, decoding.background)), orientation(picture))
+        if not min(picture.size):
+            raise ImageDecodeError(f"it has no pixels: {picture.width} x {picture.height}")
+        return _upright(to_pixels(picture, decoding.background), orientation(picture))
     except Exception as err:  # as above: it may be a file that is not loaded yet
         raise ImageDecodeError(f"cannot read the PIL image {picture!r}: {cause(err)}") from err
+
+
+def checked_array(array: NDArray[Any]) -> Image:
+    """Return an array of pixels if it is one that a model takes.
+
+    :raises ImageDecodeError: If it is not (H, W, 3) uint8, or empty.
+    """
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise ImageDecodeError(
+            f"an array must be (H, W, 3) uint8, RGB, and not empty; got {array.shape} {array.dtype}; "
+            "convert it, for example by np.asarray(pil_image.convert('RGB')), or, of values from 0 to 1, by "
+            "(255 * array).astype('uint8')"
+        )
+    return array
 
 
 def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
@@ -68,10 +79,6 @@ def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
     if _is_ycbcr_tiff(header) and (image := _upright_tiff(content, side)) is not None:
         return to_srgb(image, header.info.get("icc_profile"))
     smaller = plan(header.size, side)
-    image = _with_opencv(content, header, smaller)
-    if image is not None:
-        image = to_srgb(image, header.info.get("icc_profile"), grey=header.mode == "L")
-        return _upright(image, orientation(header))
     canvas = header.size
     frames = [
         _with_pillow(header, frame, canvas, decoding, smaller)
@@ -79,27 +86,6 @@ def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
     ]
     several = decoding.frames == "mean" and is_animation(header)
     return np.stack(frames) if several else frames[0]
-
-
-def _with_opencv(content: bytes, header: ImageFile.ImageFile, smaller: Plan) -> Image | None:
-    """None where OpenCV cannot, or not faithfully, or not as fast."""
-    is_jpeg = header.format in ("JPEG", "MPO")
-    if header.mode not in _FAITHFUL.get(header.format or "", ()) or (smaller.by > 1 and not is_jpeg):
-        return None
-    if "transparency" in header.info or is_animation(header):
-        return None
-    if header.format == "PNG" and not is_whole_png(content):
-        return None
-    flags = cv2.IMREAD_COLOR_RGB if smaller.by == 1 else _REDUCED[smaller.by]
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-    if pixels is None or smaller.by == 1:
-        return pixels
-    width, height = header.size
-    covered = width / smaller.by, height / smaller.by
-    return regrid(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), covered, smaller.grid)
 
 
 def _is_ycbcr_tiff(header: ImageFile.ImageFile) -> bool:
@@ -128,10 +114,16 @@ def _with_pillow(
     for index in range(header.tell() + 1, frame + 1):  # one by one: each may claim to be larger
         header.seek(index)
         check_size(header, decoding.max_pixels)
+    key = colour_key(header)
+    if smaller.by > 1 and header.format in ("JPEG", "MPO"):
+        header.draft(None, (canvas[0] // smaller.by, canvas[1] // smaller.by))  # decoded at this size
     _load(header, decoding)
     picture = header.crop((0, 0, *canvas)) if frame else header
-    image = shrink(to_rgb(picture, decoding.background), smaller)
-    return _upright(image, orientation(header))  # of what is left to do: Pillow turns a TIFF while loading
+    by = smaller.by if picture.size == canvas else 1
+    pixels = to_pixels(picture, decoding.background, by, key)
+    if smaller.by > 1:
+        pixels = regrid(pixels, (canvas[0] / smaller.by, canvas[1] / smaller.by), smaller.grid)
+    return _upright(pixels, orientation(header))  # of what is left to do: Pillow turns a TIFF while loading
 
 
 def _load(header: ImageFile.ImageFile, decoding: Decoding) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import re
 import struct
@@ -9,8 +10,11 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
 from typing import Any, cast
 
+import cv2
 from PIL import ExifTags, ImageFile
 from PIL import Image as Pillow
 
@@ -48,6 +52,7 @@ def identify(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """
     if _ODD_METADATA not in warnings.filters:  # for the process: `catch_warnings` is not for threads
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    silence_decoders()
     header = _open(content)
     if header is None:
         raise ImageDecodeError("not a picture in a known format")
@@ -64,7 +69,7 @@ def check_size(header: Pillow.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageDecodeError(
             f"{width} x {height} are {width * height:,} pixels, more than max_pixels={max_pixels:,}; "
-            "raise max_pixels if you trust the file"
+            "raise max_pixels (--max-pixels) if you trust the file"
         )
 
 
@@ -75,15 +80,21 @@ def orientation(header: Pillow.Image) -> int:
     return 1
 
 
-def is_whole_png(content: bytes) -> bool:
-    """Whether the chunks of a PNG are as long as they say; OpenCV allocates what they say unseen."""
-    at = 8
-    while at + 12 <= len(content):
-        (length,) = struct.unpack_from(">I", content, at)
-        if content[at + 4 : at + 8] == b"IEND":
-            return True
-        at += 12 + length
-    return False
+@cache
+def silence_decoders() -> None:
+    """Keep libtiff and OpenCV from writing to stderr: what is wrong with a file is in the error it raises.
+
+    Pillow sets no error handler of libtiff's, so that of its own copy of the library is taken out here. Where
+    that copy is not found, as in builds of distributions, the lines stay.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    folder = Path(Pillow.__file__).parent
+    for library in chain(folder.parent.glob("pillow.libs/libtiff*"), folder.glob(".dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            tiff = ctypes.CDLL(str(library))
+            for set_handler in (tiff.TIFFSetErrorHandler, tiff.TIFFSetWarningHandler):
+                set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+                set_handler(None)
 
 
 def _open(content: bytes) -> ImageFile.ImageFile | None:

@@ -17,6 +17,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -74,7 +75,10 @@ class Worker:
     """A process that decodes one file after the other, and the pipes to and from it."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
         self._ready = False
 
     @property
@@ -100,7 +104,15 @@ class Worker:
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
-        return self._process.wait()
+        code = self._process.wait()
+        self._log.close()
+        return code
+
+    def _last_line(self) -> str:
+        """Return the last line that the process wrote to stderr: what killed it, perhaps."""
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 2000))
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1]:.200}" if lines else ""
 
     def _receive(self, who: str, timeout: float, *message: Any) -> Message:
         late = Event()
@@ -125,12 +137,13 @@ class Worker:
         finally:
             timer.cancel()
             timer.join()
+        said = self._last_line()
         code = self.close()
         if late.is_set():
             raise ImageDecodeError(f"{who} took longer than {timeout:g} s (decode_timeout)")
         if code < 0:
-            raise ImageDecodeError(f"{who} crashed (signal {-code}, {signal.Signals(-code).name})")
-        raise ImageDecodeError(f"{who} ended by itself (exit code {code})")
+            raise ImageDecodeError(f"{who} crashed (signal {-code}, {signal.Signals(-code).name}){said}")
+        raise ImageDecodeError(f"{who} ended by itself (exit code {code}){said}")
 
 
 def serve() -> None:

@@ -16,7 +16,7 @@ from t2i_pipelines._towhee import TowheeImage
 from t2i_pipelines.config import Decoding, DecodingArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images import decode, decode_isolated, digest, is_remote, pixels_of, read
+from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read
 from t2i_pipelines.images.shrink import Side
 from t2i_pipelines.operators.base import ItemOperator
 from t2i_pipelines.stages import Stopwatch
@@ -122,7 +122,7 @@ class ImageDecode(ItemOperator):
 
     def _one(self, item: Any, side: Side) -> Image:
         if isinstance(item, np.ndarray):
-            return self._fit(item)
+            return self._fit(checked_array(item))
         if isinstance(item, Pillow.Image):
             return self._fit(pixels_of(item, self._decoding))
         if isinstance(item, (bytes, bytearray)):

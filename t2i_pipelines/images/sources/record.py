@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISREG
+from errno import EISDIR
+from stat import S_IFIFO, S_IFMT, S_IFSOCK, S_ISDIR, S_ISREG
 from typing import Any
 from uuid import UUID
 
@@ -100,9 +101,11 @@ def _look_at(record: Record) -> None:
 
 
 def not_regular(mode: int) -> str:
-    """Say what a file is that is not a regular one: opening it may block, or never end."""
-    kinds = {S_IFIFO: "a named pipe", S_IFSOCK: "a socket", S_IFCHR: "a device", S_IFBLK: "a device"}
-    return f"not a regular file but {kinds.get(S_IFMT(mode), 'a folder')}"
+    """Say why a file is not opened: opening a pipe or a device may block, or never end."""
+    if S_ISDIR(mode):
+        return os.strerror(EISDIR)
+    kinds = {S_IFIFO: "a named pipe", S_IFSOCK: "a socket"}
+    return f"not a regular file but {kinds.get(S_IFMT(mode), 'a device')}"
 
 
 def plain(value: Any) -> Any:
