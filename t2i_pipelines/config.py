@@ -49,7 +49,7 @@ class SettingsArgs(DecodingArgs, SearchArgs, StorageArgs, total=False):
     uri: str | Path
     token: str
     collection_name: str
-    model_name: str
+    model_name: str | None
     checkpoint_path: str | Path | None
     device: Device
     precision: Precision
@@ -139,9 +139,10 @@ class Settings:
     :ivar uri: a local file ending in ``.db`` (Milvus Lite), or a server's ``http://host:19530``.
     :ivar token: the server's ``user:password`` or API key.
     :ivar collection_name: letters, digits and underscores.
-    :ivar model_name: a known model; insert and search must name the same. Of a search ``auto`` is the one
-        that the collection is of, by its name.
-    :ivar checkpoint_path: a folder with the model's files, in place of those that the name stands for.
+    :ivar model_name: a known model, or the path of one. Without it, the model of the collection when the
+        pipeline is built; of a new collection ``clip_vit_base_patch32``. Of a search ``auto`` is the model of
+        the collection at each query.
+    :ivar checkpoint_path: the model's file or folder, in place of a download.
     :ivar device: ``auto``, ``cpu`` or ``cuda``.
     :ivar precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 where that is fast, else
         fp32. ``int8`` needs a model that :func:`t2i_pipelines.quantize` has calibrated.
@@ -168,7 +169,7 @@ class Settings:
     uri: str | Path = "milvus.db"
     token: str = ""
     collection_name: str = "image_collection"
-    model_name: str = DEFAULT_MODEL
+    model_name: str | None = None
     checkpoint_path: str | Path | None = None
     device: Device = "auto"
     precision: Precision = "auto"

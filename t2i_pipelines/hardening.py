@@ -20,8 +20,8 @@ What Towhee does, and what :func:`harden` makes of it:
 
 from __future__ import annotations
 
+import os
 import sys
-import threading
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -42,6 +42,7 @@ from t2i_pipelines._towhee import (
 from t2i_pipelines.chain import Chain, is_chain
 from t2i_pipelines.drawing import line, svg
 from t2i_pipelines.errors import ConfigError, T2IError
+from t2i_pipelines.locks import Lock
 
 THREADS = 64
 """Threads that a pipeline may use at most; they are started only when needed."""
@@ -147,9 +148,18 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
                 operator_class(node.op_info.operator)
         self._dag_repr = dag
         self._operator_pool: OperatorPool = pipeline._operator_pool
-        self._thread_pool = ThreadPoolExecutor(max(THREADS, len(dag.nodes)), "t2i-pipeline")
-        self.handing_in = threading.Lock()
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        self.handing_in = Lock()
         self._chain = Chain(dag, self._operator_pool) if is_chain(dag) else None
+
+    @property
+    def _thread_pool(self) -> ThreadPoolExecutor:
+        """Of this process: the threads of a parent are gone in a forked child."""
+        pool = self._pools.get(os.getpid())
+        if pool is None:
+            pool = ThreadPoolExecutor(max(THREADS, len(self._dag_repr.nodes)), "t2i-pipeline")
+            pool = self._pools.setdefault(os.getpid(), pool)
+        return pool
 
     def __repr__(self) -> str:
         """The operators in one line."""

@@ -17,11 +17,11 @@ from typing import Any, TypeVar, Unpack
 
 from t2i_pipelines import operators  # noqa: F401 - registers ops.t2i.*
 from t2i_pipelines._towhee import Pipeline, RuntimePipeline, ops, pipe, register_pipeline
-from t2i_pipelines.collection import open_collection
+from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.uri import parse_uri
-from t2i_pipelines.config import Settings, SettingsArgs
-from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.config import DEFAULT_MODEL, Settings, SettingsArgs
+from t2i_pipelines.encoders import load_encoder, model_of
+from t2i_pipelines.errors import StoreError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.operators.following import AS_STORED
 
@@ -175,14 +175,21 @@ def checked(settings: Any, *, follows: bool = False) -> tuple[dict[str, Any], di
         "timeout": chosen.timeout,
         **chosen.storage.chosen,
     }
-    if not follows or chosen.model_name != AS_STORED:
+    collection = open_collection(**place)
+    if chosen.model_name is None:
+        model["model_name"], model["checkpoint_path"] = _stored_model(collection, model["checkpoint_path"])
+    if not follows or model["model_name"] != AS_STORED:
         load_encoder(**model)
-    elif checkpoint is not None:
-        raise ConfigError(
-            f"model_name='auto' is the collection's model, and checkpoint_path={checkpoint!r} may be another"
-        )
-    open_collection(**place)
     return model, place, chosen
+
+
+def _stored_model(collection: Collection, checkpoint_path: str | None) -> tuple[str, str | None]:
+    """Return the model of a collection, else the default; the first call tells of a Milvus that is away."""
+    try:
+        space = collection.space()
+    except StoreError:
+        space = None
+    return (DEFAULT_MODEL, checkpoint_path) if space is None else model_of(space, checkpoint_path)
 
 
 def _built_from_config(build: Callable[..., RuntimePipeline]) -> Callable[..., RuntimePipeline]:

@@ -75,6 +75,8 @@ class Space:
         ``squash 64 bicubic mean=(0.48, 0.46, 0.41) std=(0.27, 0.26, 0.28)``.
     :ivar dim: length of a vector.
     :ivar metric: always ``COSINE``; vectors are stored with unit length.
+    :ivar checkpoint: absolute path of the model's files where it was given by path, so that they are found
+        again; it makes no difference to what vectors mean.
     """
 
     model_name: str
@@ -82,6 +84,7 @@ class Space:
     preprocessing: str
     dim: int
     metric: Literal["COSINE"] = "COSINE"
+    checkpoint: str = field(default="", compare=False)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ PACKAGE = Path(t2i_pipelines.__file__).parent
 
 # a module may import only from layers below its own, and from its own package
 LAYERS = [
-    {"stages", "notebook_cells"},
+    {"stages", "notebook_cells", "locks"},
     {"types", "errors", "hit"},
     {"checks", "conditions", "query", "vectors"},
     {"search_options", "storage"},

@@ -18,7 +18,7 @@ from t2i_pipelines.bulk.shipment import Shipment
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.copying.folder import Folder
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_arguments, shows_settings, vector_steps
@@ -75,7 +75,7 @@ def insert_bulk(
 
     collection = open_collection(**place)
     importer = importer_of(collection, place)
-    if collection.verify(load_encoder(**model).space) and (running := importer.running()):
+    if collection.verify(load_space(**model)) and (running := importer.running()):
         raise ConfigError(
             f"import {', '.join(running)} into collection {collection.name!r} is running, and rows that came "
             f"in twice would be there twice; run it again when it has ended"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 
 from t2i_pipelines import __version__, demo
 from t2i_pipelines._towhee import pipe
@@ -18,6 +17,7 @@ from t2i_pipelines.cli import (
     copy,
     eval,
     finetune,
+    info,
     interrupt,
     models,
     reembed,
@@ -50,12 +50,12 @@ from t2i_pipelines.cli.options import (
     decoding_options,
 )
 from t2i_pipelines.cli.search import write_page
-from t2i_pipelines.config import DEFAULT_MODEL, Settings
+from t2i_pipelines.config import Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count
-from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, insert_steps
+from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
 from t2i_pipelines.types import Outcome
 
 app = typer.Typer(
@@ -70,6 +70,7 @@ capacity.add_to(app)
 copy.add_to(app)
 eval.add_to(app)
 finetune.add_to(app)
+info.add_to(app)
 reembed.add_to(app)
 search.add_to(app)
 serve.add_to(app)
@@ -84,7 +85,7 @@ def insert(
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
-    model_name: Model = DEFAULT_MODEL,
+    model_name: Model = None,
     checkpoint_path: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -156,9 +157,10 @@ def run_demo(
 
 
 def _insert(source: str, report: Path | None, **settings: Any) -> int:
-    """Insert with a progress bar; gives the number of failures."""
+    """Insert with a progress bar; return the number of failures."""
+    total = count(source, exclude=settings.get("exclude", ()))  # a source that is not there ends it here
     _open_model(settings)
-    with console.progress_bar(count(source, exclude=settings.get("exclude", ()))) as tally:
+    with console.progress_bar(total) as tally:
         interrupt.now_say(tally.interrupted)
         steps = insert_steps(pipe.input("source"), **settings)
         # a lambda, since Towhee deep-copies any other callable with all that it holds
@@ -170,12 +172,12 @@ def _insert(source: str, report: Path | None, **settings: Any) -> int:
 
 def _open_model(settings: dict[str, Any]) -> None:
     """Load the model, or end here: without one there is no use in walking through a large folder."""
-    Settings.of(**settings)
-    wanted = signature(load_encoder).parameters.keys() & settings.keys()
-    encoder = load_encoder(**{name: settings[name] for name in wanted})
+    model, _, _ = checked(settings)
+    settings |= {name: model[name] for name in ("model_name", "checkpoint_path")}
+    encoder = load_encoder(**model)
     encoder.space  # noqa: B018 - loads
     if running := getattr(encoder, "running", None):
-        console.err.print(f"{escape(str(settings['model_name']))} runs by {running}")
+        console.err.print(f"{console.plain(str(settings['model_name']))} runs by {running}")
 
 
 def _show_version(wanted: bool) -> None:
@@ -201,8 +203,11 @@ def _common(
 
 def main() -> None:
     """Run the command; an error of ours is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except T2IError as err:
-        console.err.print(f"[red]error:[/] {escape(str(err))}", soft_wrap=True)
+        console.err.print(f"[red]error:[/] {console.plain(str(err))}", soft_wrap=True)
         sys.exit(2)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import is_remote
 from t2i_pipelines.report import InsertReport
@@ -30,6 +30,11 @@ out = Console()
 err = Console(stderr=True)
 
 FAILURES_SHOWN = 20
+
+
+def plain(value: object) -> str:
+    """Return a text in one line that neither Rich nor a terminal reads commands in."""
+    return escape(printable(value))
 
 
 class Tally:
@@ -58,6 +63,22 @@ class Tally:
         show_interruption(self.report)
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work that it would hold; make its folder.
+
+    :raises ConfigError: With the system's reason.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as err:
+        raise ConfigError(f"cannot write {path}: {err.strerror}; choose another place") from err
+
+
 @contextmanager
 def progress_bar(total: int | None, doing: str = "inserting") -> Iterator[Tally]:
     """A bar on stderr with rate, time left and failures, for ``total`` inputs, None if unknown."""
@@ -77,10 +98,10 @@ def progress_bar(total: int | None, doing: str = "inserting") -> Iterator[Tally]
 def doing() -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being done: a line that changes, or in a log a line each."""
     if not err.is_terminal:
-        yield lambda text: err.print(escape(text), soft_wrap=True, highlight=False)
+        yield lambda text: err.print(plain(text), soft_wrap=True, highlight=False)
         return
     with err.status("") as status:
-        yield lambda text: status.update(escape(text))
+        yield lambda text: status.update(plain(text))
 
 
 class _Rated(Progress):
@@ -95,18 +116,18 @@ class _Rated(Progress):
 def show_report(report: InsertReport, file: Path | None = None) -> None:
     """List twenty failures on stderr, sum up, and tell where the time went; write all to ``file``."""
     for outcome in report.failed[:FAILURES_SHOWN]:
-        err.print(f"[red]failed[/] {escape(outcome.reason)}", soft_wrap=True)
+        err.print(f"[red]failed[/] {plain(outcome.reason)}", soft_wrap=True)
     if (more := len(report.failed) - FAILURES_SHOWN) > 0:
         err.print(f"... and {more:,} more")
     if report.note:
-        err.print(escape(report.note), soft_wrap=True)
+        err.print(plain(report.note), soft_wrap=True)
     err.print(report.summary(), soft_wrap=True)
     if skipped := report.skipped.summary():
-        err.print(escape(skipped), soft_wrap=True)
+        err.print(plain(skipped), soft_wrap=True)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(report.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
-        err.print(f"wrote {escape(str(file))}", soft_wrap=True)
+        err.print(f"wrote {plain(str(file))}", soft_wrap=True)
     if report.clocks:
         err.print(report.budget(), soft_wrap=True)
 
@@ -119,7 +140,7 @@ def show_interruption(report: InsertReport) -> None:
 def show_change(outcome: Outcome) -> None:
     """One line of a plan on stdout; nothing for what stays as it is."""
     if outcome.status != "unchanged":
-        out.print(f"{outcome.status:8} {escape(near(outcome.path))}", soft_wrap=True, highlight=False)
+        out.print(f"{outcome.status:8} {plain(near(outcome.path))}", soft_wrap=True, highlight=False)
 
 
 def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
@@ -128,7 +149,7 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
     A thumbnail stands before each where the terminal can show one; nothing is fetched for it. A file that
     is gone is marked, and so is a query that nothing matches.
     """
-    title = escape(printable(query))
+    title = plain(query)
     said = verdict(hits) if isinstance(hits, Hits) else "" if hits else NOTHING_STORED
     if not hits:
         out.print(f"{title}: {said[0].lower()}{said[1:].rstrip('.')}")
@@ -145,15 +166,15 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
     table.add_column("path", overflow="fold")
     extra = list(dict.fromkeys(name for hit in hits for name in hit.fields))
     for name in extra:
-        table.add_column(escape(printable(name)), overflow="fold")
+        table.add_column(plain(name), overflow="fold")
     for rank, hit in enumerate(hits, hits.first_rank if isinstance(hits, Hits) else 1):
         gone = is_gone(hit.path)
         cells = [_picture(hit.path)] if with_pictures else []
         cells += [str(rank), f"{hit.score:.3f}"]
         if with_relevance:
             cells.append(percent(hit.relevance))
-        cells.append(escape(printable(near(hit.path))) + (" [red](missing)[/]" if gone else ""))
-        cells += [escape(printable(hit.fields.get(name, ""))) for name in extra]
+        cells.append(plain(near(hit.path)) + (" [red](missing)[/]" if gone else ""))
+        cells += [plain(hit.fields.get(name, "")) for name in extra]
         table.add_row(*cells)
     out.print(table)
     if said:
@@ -163,19 +184,20 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
 def as_json(query: str, hits: Sequence[Hit]) -> str:
     """One JSON object: the query, whether nothing matches, and each hit with its fields.
 
-    ``no_match`` and ``relevance`` are there where the collection is calibrated.
+    ``no_match`` and ``relevance`` are there where the collection is calibrated. Columns are in ``fields``,
+    and beside the hit's own keys where they have other names.
     """
     no_match = hits.no_match if isinstance(hits, Hits) else None
     known = {} if no_match is None else {"no_match": no_match}
     found = {"query": query, **known, "hits": [_as_dict(hit) for hit in hits]}
     text = json.dumps(found, ensure_ascii=False, default=str)
-    # half a character, as in a file name that is not UTF-8, can only be written escaped
-    return text if _is_unicode(text) else json.dumps(found, default=str)
+    # half a character, and what the terminal's encoding lacks, can only be written escaped
+    return text if _can_be_written(text) else json.dumps(found, default=str)
 
 
-def _is_unicode(text: str) -> bool:
+def _can_be_written(text: str) -> bool:
     try:
-        text.encode("utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         return False
     return True
@@ -191,7 +213,8 @@ def _is_sized_terminal() -> bool:
 
 def _as_dict(hit: Hit) -> dict[str, Any]:
     relevance = {} if hit.relevance is None else {"relevance": hit.relevance}
-    return {"id": hit.id, "score": hit.score, **relevance, "path": hit.path, **hit.fields}
+    own = {"id": hit.id, "score": hit.score, **relevance, "path": hit.path}
+    return {**hit.fields, **own, "fields": hit.fields}
 
 
 def _picture(path: str) -> Any:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 
 from t2i_pipelines import export_collection, import_collection, insert_bulk
 from t2i_pipelines.cli import console
@@ -88,4 +87,4 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _say(text: str) -> None:
-    console.err.print(escape(text), soft_wrap=True, highlight=False)
+    console.err.print(console.plain(text), soft_wrap=True, highlight=False)

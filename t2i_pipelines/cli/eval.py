@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from t2i_pipelines.cli import console
@@ -145,23 +144,23 @@ def _show(
             show_grid(comparison.grid)
     if html:
         where = table.save_html(html) if len(found) > 1 else found[0].save_html(html)
-        console.err.print(f"wrote {escape(str(where))}", soft_wrap=True)
+        console.err.print(f"wrote {console.plain(str(where))}", soft_wrap=True)
     if plot:
         plot.parent.mkdir(parents=True, exist_ok=True)
         table.plot().savefig(plot, dpi=150, bbox_inches="tight")
-        console.err.print(f"wrote {escape(str(plot))}", soft_wrap=True)
+        console.err.print(f"wrote {console.plain(str(plot))}", soft_wrap=True)
 
 
 def show_grid(shown: Grid) -> None:
     """Print a table and its notes."""
-    table = Table(title=escape(shown.title), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=console.plain(shown.title), title_justify="left", box=None, pad_edge=False)
     for number, name in enumerate(shown.head):
-        table.add_column(escape(name), justify="right" if number else "left", no_wrap=not number)
+        table.add_column(console.plain(name), justify="right" if number else "left", no_wrap=not number)
     for row in shown.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(console.plain, row))
     console.out.print(table)
     for note in shown.notes:
-        console.out.print(escape(note), soft_wrap=True, highlight=False)
+        console.out.print(console.plain(note), soft_wrap=True, highlight=False)
 
 
 def add_to(app: typer.Typer) -> None:

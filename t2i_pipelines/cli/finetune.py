@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from t2i_pipelines.cli import console, interrupt
@@ -90,8 +89,8 @@ def tune(
             export=export,
         )
     for outcome in result.failed[: console.FAILURES_SHOWN]:
-        console.err.print(f"[red]failed[/] {escape(outcome.reason)}", soft_wrap=True)
-    console.out.print(escape(str(result)), soft_wrap=True, highlight=False)
+        console.err.print(f"[red]failed[/] {console.plain(outcome.reason)}", soft_wrap=True)
+    console.out.print(console.plain(str(result)), soft_wrap=True, highlight=False)
     raise typer.Exit(1 if result.failed else 0)
 
 

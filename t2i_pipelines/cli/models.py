@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from t2i_pipelines.cli import console
@@ -34,7 +33,7 @@ def show_models(
 ) -> None:
     """List the models that are known by name, or recommend one."""
     if language:
-        console.out.print(escape(recommend(language, max_ms).name))
+        console.out.print(console.plain(recommend(language, max_ms).name))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
     for title in ("model_name", "dim", "px", "M", "ms", "Flickr", "COCO"):
@@ -55,7 +54,7 @@ def _cells(info: ModelInfo) -> list[str]:
     spoken = info.languages
     languages = f"{len(spoken)} languages" if len(spoken) > MANY else " ".join(spoken)
     return [
-        f"{escape(info.name)}\n  [dim]{languages}, {info.licence}[/]",
+        f"{console.plain(info.name)}\n  [dim]{languages}, {info.licence}[/]",
         str(info.dim),
         str(info.resolution),
         f"{info.parameters:.0f}",
@@ -86,7 +85,7 @@ def export(
         from t2i_pipelines.encoders.onnx_folder import export_model
 
         lowest = export_model(encoder, folder)
-        console.err.print(f"wrote {escape(str(folder))}; lowest cosine to the checkpoint {lowest:.7f}")
+        console.err.print(f"wrote {console.plain(str(folder))}; lowest cosine to the checkpoint {lowest:.7f}")
 
 
 def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, device: str) -> None:
@@ -103,7 +102,7 @@ def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, de
             export_model(torch_encoder, Path(place) / "onnx")
             encoder = OnnxEncoder(f"{place}/onnx", model)
         write_triton(encoder, folder, cuda=device == "cuda")
-    shown = escape(str(folder))
+    shown = console.plain(str(folder))
     console.err.print(f"wrote {shown}; run: tritonserver --model-repository {shown}", soft_wrap=True)
 
 
@@ -137,7 +136,7 @@ def make_int8(
 ) -> None:
     """Make a model's int8 form, which --precision int8 runs, and say what it costs."""
     cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, pictures=pictures)
-    console.out.print(f"{escape(model_name)} in int8: {cost}", soft_wrap=True)
+    console.out.print(f"{console.plain(model_name)} in int8: {cost}", soft_wrap=True)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config import DEFAULT_MODEL, Decoding
 
 Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
 Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
 Name = Annotated[str, typer.Option(help="Collection; insert and search must name the same.")]
 Model = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Name (see `t2i models`) or path; insert and search must give the same, or search `auto`, the "
-        "collection's. A name's weights are downloaded once; those of t2i_mini are bundled."
+        help="Name (see `t2i models`) or path. Without it, the model of the collection; of a new collection "
+        f"{DEFAULT_MODEL}, downloaded once. t2i_mini is bundled. Of a search, auto follows a swap."
     ),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from t2i_pipelines.cli import console, interrupt
 from t2i_pipelines.cli.options import (
@@ -86,7 +85,7 @@ def run(
         result = reembed(report=done, progress=lambda outcome: tally.show(), **options, **settings)
     console.show_report(done, report)
     if result.checks is not None:
-        console.err.print(escape(str(result.checks)), soft_wrap=True)
+        console.err.print(console.plain(str(result.checks)), soft_wrap=True)
     console.err.print(f"{collection_name} is {result.new}", soft_wrap=True)
     raise typer.Exit(1 if done.counts["failed"] else 0)
 

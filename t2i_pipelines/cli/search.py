@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import typer
-from rich.markup import escape
 
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import (
@@ -36,8 +35,8 @@ from t2i_pipelines.cli.options import (
     Uri,
     Where,
 )
+from t2i_pipelines.collection import check_exists, open_collection
 from t2i_pipelines.conditions import parse_condition
-from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.page import render
 from t2i_pipelines.pipelines import build_search_pipeline
@@ -49,7 +48,7 @@ def search(
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
-    model_name: Model = DEFAULT_MODEL,
+    model_name: Model = None,
     checkpoint_path: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -71,6 +70,10 @@ def search(
     fetch: Fetch = False,
 ) -> None:
     """Find pictures by words, pictures, or a sum of these; best first."""
+    query = parse(text)
+    if html is not None:
+        console.check_writable(html)
+    check_exists(uri, token, collection_name)
     pipeline = build_search_pipeline(
         uri=uri,
         token=token,
@@ -93,13 +96,15 @@ def search(
         templates=templates or (),
         min_relevance=min_relevance,
     )
-    _, hits = pipeline(parse(text)).get()
+    _, hits = pipeline(query).get()
+    if html is not None:
+        space = open_collection(uri, token, collection_name).space()
+        note = f"model {space.model_name}" if space else ""
+        write_page(html, [(text, hits.fetch() if fetch else hits)], note=note)
     if json:
         typer.echo(console.as_json(text, hits))
     else:
         console.show_hits(text, hits)
-    if html:
-        write_page(html, [(text, hits.fetch() if fetch else hits)], note=f"model {model_name}")
 
 
 def conditions(told: Sequence[str]) -> dict[str, list[Any]]:
@@ -114,7 +119,7 @@ def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str 
     """Write a self-contained page, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(results, title=title, note=note), encoding="utf-8")
-    console.err.print(f"wrote {escape(str(path))}")
+    console.err.print(f"wrote {console.plain(str(path))}")
 
 
 def add_to(app: typer.Typer) -> None:

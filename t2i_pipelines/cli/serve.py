@@ -21,7 +21,6 @@ from t2i_pipelines.cli.options import (
     Token,
     Uri,
 )
-from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.serve import ServeOptions, serve
 from t2i_pipelines.serve.options import KEY_VARIABLE
 
@@ -60,7 +59,7 @@ def run(
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
-    model_name: Model = DEFAULT_MODEL,
+    model_name: Model = None,
     checkpoint_path: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "auto",

@@ -25,7 +25,6 @@ from t2i_pipelines.cli.options import (
     Uri,
     decoding_options,
 )
-from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.images import count
 from t2i_pipelines.report import InsertReport
 
@@ -39,7 +38,7 @@ def run(
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
-    model_name: Model = DEFAULT_MODEL,
+    model_name: Model = None,
     checkpoint_path: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "auto",

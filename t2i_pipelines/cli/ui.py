@@ -21,7 +21,6 @@ from t2i_pipelines.cli.options import (
     Token,
     Uri,
 )
-from t2i_pipelines.config import DEFAULT_MODEL
 from t2i_pipelines.searcher import Searcher
 from t2i_pipelines.ui import build_ui
 
@@ -34,7 +33,7 @@ def ui(
     uri: Uri = "milvus.db",
     token: Token = "",
     collection_name: Name = "image_collection",
-    model_name: Model = DEFAULT_MODEL,
+    model_name: Model = None,
     checkpoint_path: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "auto",

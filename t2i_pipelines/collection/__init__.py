@@ -12,6 +12,6 @@
 
 from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.ledger import Ledger
-from t2i_pipelines.collection.opening import close, open_collection
+from t2i_pipelines.collection.opening import check_exists, close, collection_names, open_collection
 
-__all__ = ["Collection", "Ledger", "close", "open_collection"]
+__all__ = ["Collection", "Ledger", "check_exists", "close", "collection_names", "open_collection"]

@@ -100,7 +100,7 @@ def make_alias(collection: Collection) -> str:
     wait_for_others(collection)
     connection = collection._connection
     connection.renamed[collection.name] = real_name
-    with connection.loading, connection.writing(collection._timeout):
+    with connection.kept_open(), connection.loading, connection.writing(collection._timeout):
         _ask(collection, "rename_collection", collection.name, real_name)
         _ask(collection, "create_alias", real_name, collection.name)
         _ask(collection, "load_collection", real_name)

@@ -86,7 +86,7 @@ class Catalog:
             remembered = self._remembered()
             if remembered is not None:
                 return remembered
-            with self._connection.loading:
+            with self._connection.kept_open(), self._connection.loading:
                 if (remembered := self._remembered()) is not None:
                     return remembered
                 entry = self.find(timeout)
@@ -115,7 +115,11 @@ class Catalog:
 
         supported.check(self._connection, storage, timeout)
         # a reader must not find the collection half made: it would set about finishing it
-        with self._connection.loading, self._connection.writing(timeout) as seconds:
+        with (
+            self._connection.kept_open(),
+            self._connection.loading,
+            self._connection.writing(timeout) as seconds,
+        ):
             is_lite = self._connection.is_lite(timeout)
             index_type = self._type(storage.index_type, timeout)
             arguments = schema.creation(MilvusClient, space, index_type, is_lite=is_lite, storage=storage)
@@ -172,7 +176,7 @@ class Catalog:
             return
         if not self.is_renamed:
             raise err
-        with self._connection.mending:
+        with self._connection.kept_open(), self._connection.mending:
             if self.real_name != self._name:  # another has done it
                 return
             if (entry := self.find(timeout)) is None:
@@ -196,7 +200,8 @@ class Catalog:
         who looks it up only then must not find it without an index and set about making one.
         """
         is_lite = self._connection.is_lite(timeout)
-        with self._connection.loading if is_lite else nullcontext(), self._connection.writing(timeout):
+        loading = self._connection.loading if is_lite else nullcontext()
+        with self._connection.kept_open(), loading, self._connection.writing(timeout):
             entry = self.find(timeout)
             steps = self._ladder(timeout)
             wanted = indexes.outgrown(entry.index_type, rows, steps) if entry else None

@@ -250,7 +250,14 @@ class Collection:
         return entry
 
     def read(self, method: str, *, seconds: float | None = None, **arguments: Any) -> Any:
-        """What ``MilvusClient`` answers, None without collection. Sees every write of this process."""
+        """Return the answer of ``MilvusClient``, None without collection.
+
+        It sees every write of this process.
+        """
+        with self._connection.kept_open():
+            return self._read(method, seconds, arguments)
+
+    def _read(self, method: str, seconds: float | None, arguments: dict[str, Any]) -> Any:
         if (entry := self._entry(of_model=method == "search")) is None:
             return None
         asked = creation.as_asked(entry.storage, {**arguments, "consistency_level": self._consistency()})
@@ -262,6 +269,10 @@ class Collection:
             return None
 
     def _write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
+        with self._connection.kept_open():
+            self._write_open(method, slow, arguments)
+
+    def _write_open(self, method: str, slow: bool, arguments: dict[str, Any]) -> None:
         if self._entry(of_model=bool(arguments.get("data"))) is None:
             return
         with self._connection.writing(self._timeout) as seconds:

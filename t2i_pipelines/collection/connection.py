@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +15,9 @@ from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.failures import quiet, translate
 from t2i_pipelines.collection.lite_training import quieten
 from t2i_pipelines.collection.lite_turns import one_writer, reading
-from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.uri import Address
 from t2i_pipelines.errors import StoreError, T2IError
+from t2i_pipelines.locks import Lock, Turns
 
 SLOW = 900.0
 """Seconds that loading, flushing, scans and local writes may take. They may build an index over all rows;
@@ -32,7 +33,10 @@ CHANNEL = {"grpc.use_local_subchannel_pool": 1, "grpc.max_reconnect_backoff_ms":
 """gRPC's channels to one address share how long to wait after a failure, up to two minutes. With its own
 count, the channel that pymilvus makes after a failure finds a server that is back at once."""
 
-INSIDE = {"grpc.keepalive_time_ms": 2**31 - 1}
+NO_PROXY = {"grpc.enable_http_proxy": 0}
+"""For this machine: no proxy leads to it, whatever ``http_proxy`` and its like say."""
+
+INSIDE = NO_PROXY | {"grpc.keepalive_time_ms": 2**31 - 1}
 """For an embedded Milvus Lite: never ask whether it is still there. pymilvus asks every 10 seconds, which
 Lite's server takes for an attack: it hangs up after some, and gRPC says so on the screen."""
 
@@ -44,6 +48,8 @@ class Connection:
         self.address = address
         self.loading, self.mending = Lock(), Lock()
         self._lock = Lock()
+        self._calls = Turns()  # shared by calls, had alone by close
+        self._held = threading.local()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
         self.unflushed: Counter[str] = Counter()  # bytes of vectors; collections that a run has not finished
@@ -77,7 +83,7 @@ class Connection:
         :param doing: what this is for, for the message of an error.
         :param timeout: seconds.
         """
-        with self._turn(method), quiet():
+        with self.kept_open(), self._turn(method), quiet():
             client = self._open(timeout)
             try:
                 return getattr(client, method)(*args, timeout=timeout, **kwargs)
@@ -100,12 +106,26 @@ class Connection:
         return self._version
 
     @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Let :meth:`close` wait until the block has ended.
+
+        Blocks may be nested. The first comes before any lock, or two threads would wait for each other.
+        """
+        depth = getattr(self._held, "depth", 0)
+        self._held.depth = depth + 1
+        try:
+            with nullcontext() if depth else self._calls.shared():
+                yield
+        finally:
+            self._held.depth = depth
+
+    @contextmanager
     def writing(self, timeout: float) -> Iterator[float]:
         """Hold what a write must hold, and tell how many seconds it may take."""
         if not self.is_lite(timeout):
             yield timeout
             return
-        with one_writer(self.address.uri):
+        with self.kept_open(), one_writer(self.address.uri):
             try:
                 yield SLOW if self.address.path is not None else timeout
             except StoreError as err:
@@ -124,7 +144,14 @@ class Connection:
             self.close()
 
     def close(self) -> None:
-        """Close the client; of a local database, release the lock too. The next call opens again."""
+        """Close the client once its calls have ended; the next call opens it again.
+
+        Of a local database, release the lock too.
+        """
+        with self._calls.alone():
+            self._shut()
+
+    def _shut(self) -> None:
         with one_writer(self.address.uri), self._lock:
             self._leave_to_parent()
             client, self._client = self._client, None
@@ -140,7 +167,7 @@ class Connection:
         """Let the next call recover a local database from its log."""
         if self.address.path is not None:
             lite.abandon(self.address.path)
-            self.close()
+            self._shut()
 
     def _open(self, timeout: float) -> Any:
         client = self._client
@@ -172,7 +199,7 @@ class Connection:
                     token=self._token,
                     timeout=timeout,
                     dedicated=True,  # close() then closes the channel too
-                    grpc_options=CHANNEL if path is None else CHANNEL | INSIDE,
+                    grpc_options=CHANNEL | self._own_options(),
                 )
                 if path is None:
                     version = str(client.get_server_version(timeout=timeout))
@@ -182,6 +209,11 @@ class Connection:
                 return client
             except Exception as err:
                 raise self._cannot_open(err, timeout) from err
+
+    def _own_options(self) -> dict[str, int]:
+        if self.address.path is not None:
+            return INSIDE
+        return NO_PROXY if self.address.is_here else {}
 
     def _cannot_open(self, err: Exception, timeout: float) -> T2IError:
         from pymilvus.exceptions import ConnectionConfigException

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.errors import StoreError, StoreFormatError, StoreLockedError
+from t2i_pipelines.locks import Lock, in_forked_child
 
 INDEX_TYPES = ("AUTOINDEX", "FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 """What Milvus Lite can load again. It accepts any other name too, and then never opens the collection."""
@@ -210,5 +210,4 @@ def _disown_servers() -> None:
     _opened.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_servers)
+in_forked_child(_disown_servers)

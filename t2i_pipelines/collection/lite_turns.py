@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from t2i_pipelines.collection.locks import Lock, Turns
+from t2i_pipelines.locks import Lock, Turns
 
 _lock = Lock()
 _turns: dict[str, Turns] = {}

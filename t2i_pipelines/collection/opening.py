@@ -6,12 +6,13 @@ import os
 from typing import Unpack
 
 from t2i_pipelines.checks import check_known
+from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.connection import connection_to
-from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.schema import check_index_type, check_name
 from t2i_pipelines.collection.uri import parse_uri
-from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
+from t2i_pipelines.locks import Lock
 from t2i_pipelines.storage import AUTO, HowStored, Storage, check_supported
 
 _lock = Lock()
@@ -56,6 +57,40 @@ def open_collection(
                 storage=storage,
             )
         return _opened[key]
+
+
+def collection_names(uri: str | os.PathLike[str] = "milvus.db", token: str = "") -> list[str]:
+    """Return the names of the collections of a database, sorted; none of a file that is not there.
+
+    :raises StoreError: If the database does not answer.
+    """
+    address = parse_uri(uri)
+    if address.path is not None and not lite.exists(address.path):
+        return []
+    found = connection_to(address, token).call("list_collections", doing="listing collections", timeout=30.0)
+    return sorted(found)
+
+
+def check_exists(
+    uri: str | os.PathLike[str] = "milvus.db", token: str = "", collection_name: str = "image_collection"
+) -> None:
+    """Refuse a collection that is not there.
+
+    :raises CollectionNotFoundError: Says whether the database or the collection is missing, and which
+        collections there are.
+    """
+    if open_collection(uri, token, collection_name).space() is not None:
+        return
+    address = parse_uri(uri)
+    if address.path is not None and not lite.exists(address.path):
+        raise CollectionNotFoundError(
+            f"there is no database {address}; insert images first: t2i insert FOLDER --uri {address}"
+        )
+    names = ", ".join(collection_names(uri, token)) or "none"
+    raise CollectionNotFoundError(
+        f"there is no collection {collection_name!r} at {address}; its collections: {names} "
+        "(collection_name, --collection-name)"
+    )
 
 
 def close(uri: str | os.PathLike[str] | None = None) -> None:

@@ -25,6 +25,12 @@ class Address:
     uri: str
     path: Path | None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        host = urlsplit(self.uri).hostname or ""
+        return self.path is not None or host in ("localhost", "::1") or host.startswith("127.")
+
     def __str__(self) -> str:
         """The uri for messages, without user and password."""
         if self.path is not None or "@" not in self.uri:

@@ -1,6 +1,23 @@
 """Models with one space for pictures and words. One door: :func:`load_encoder`."""
 
 from t2i_pipelines.encoders.models import ModelInfo, models, recommend
-from t2i_pipelines.encoders.registry import known_models, load, load_encoder, register_encoder
+from t2i_pipelines.encoders.registry import (
+    known_models,
+    load,
+    load_encoder,
+    load_space,
+    model_of,
+    register_encoder,
+)
 
-__all__ = ["ModelInfo", "known_models", "load", "load_encoder", "models", "recommend", "register_encoder"]
+__all__ = [
+    "ModelInfo",
+    "known_models",
+    "load",
+    "load_encoder",
+    "load_space",
+    "model_of",
+    "models",
+    "recommend",
+    "register_encoder",
+]

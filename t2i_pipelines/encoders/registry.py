@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeAlias
 from t2i_pipelines.encoders.cached_texts import CachedTexts
 from t2i_pipelines.encoders.models import MODELS, find
 from t2i_pipelines.encoders.weights import SUFFIXES, HubEncoder, open_path
-from t2i_pipelines.errors import UnknownModelError
-from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision
+from t2i_pipelines.errors import CheckpointError, UnknownModelError
+from t2i_pipelines.locks import Lock, in_forked_child
+from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision, Space
 
 EncoderFactory: TypeAlias = Callable[[str | None, Compute], Encoder]
 """(checkpoint_path, compute) -> encoder. Cheap: weights are read when they are first used."""
@@ -33,7 +34,17 @@ class Loaded(NamedTuple):
 
 _factories: dict[str, EncoderFactory] = {}
 _loaded: dict[tuple[str, str | None, Compute], Loaded] = {}
-_lock = threading.Lock()
+_inherited: list[Loaded] = []
+"""The parent's models, in a forked child. Kept there: destroying one waits for threads that are gone."""
+_lock = Lock()
+
+
+def _leave_to_parent() -> None:
+    _inherited.extend(_loaded.values())
+    _loaded.clear()
+
+
+in_forked_child(_leave_to_parent)
 
 
 def register_encoder(model_name: str, factory: EncoderFactory) -> None:
@@ -94,6 +105,45 @@ def load(
             encoder = _factory_of(name)(place, compute)
             _loaded[key] = Loaded(encoder, CachedTexts(encoder))
         return _loaded[key]
+
+
+def load_space(
+    model_name: str,
+    checkpoint_path: str | os.PathLike[str] | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    backend: Backend = "auto",
+) -> Space:
+    """Return what a model's vectors mean, with the path of its files where it is given by one."""
+    space = load_encoder(model_name, checkpoint_path, device, precision, backend).space
+    place = checkpoint_path or (None if _is_known(model_name) else model_name)
+    return space if place is None else replace(space, checkpoint=_absolute(place))
+
+
+def model_of(space: Space, checkpoint_path: str | os.PathLike[str] | None = None) -> tuple[str, str | None]:
+    """Return the ``model_name`` and ``checkpoint_path`` that load the model of a collection.
+
+    :param space: of the collection; it remembers the path of a model that was given by one.
+    :param checkpoint_path: the model's files, where they have moved since.
+    :raises CheckpointError: If the model has no known name, and its files are gone.
+    """
+    place = _absolute(checkpoint_path) if checkpoint_path else space.checkpoint
+    if checkpoint_path is None and place and not Path(place).exists():
+        if not _is_known(space.model_name):
+            raise CheckpointError(
+                f"the collection's model {space.model_name!r} was loaded from {place}, which is gone; give "
+                f"its files, of weights {space.weights[:12]}, by checkpoint_path (--checkpoint-path), or "
+                "re-embed the collection"
+            )
+        place = ""
+    if _is_known(space.model_name):
+        return space.model_name, place or None
+    return place or space.model_name, None
+
+
+def _is_known(model_name: str) -> bool:
+    info = find(model_name)
+    return info is not None or model_name in _factories
 
 
 def _factory_of(name: str) -> EncoderFactory:

@@ -23,11 +23,14 @@ from t2i_pipelines.encoders.openai_clip import build_clip, encode_text
 from t2i_pipelines.encoders.openclip import build_openclip
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, by_length
 from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
 TEXTS_A_PASS = 256
 
 logger = logging.getLogger(__name__)
+
+in_forked_child(partial(torch.set_num_threads, 1))  # torch's own threads are gone, and it would wait for them
 
 
 @dataclass(frozen=True)

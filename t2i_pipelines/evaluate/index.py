@@ -105,7 +105,7 @@ def through_index(
         seconds = perf_counter() - began
         alone = _alone(collection, texts.vectors[:ALONE])
         recall = _recalls(texts.vectors, hits, stored)
-        values = in_order(judged(_numbers(hits, pairs, exact, texts), exact.right))
+        values = in_order(judged(_numbers(hits, pairs, exact, texts, stored, paths), exact.right))
         return IndexFigures(
             collection.index_type,
             str(place.uri),
@@ -175,15 +175,46 @@ def _recalls(queries: Matrix, hits: Sequence[Sequence[Hit]], stored: Matrix) -> 
 
 
 def _numbers(
-    hits: Sequence[Sequence[Hit]], pairs: Pairs, exact: Direction, texts: Embedded
+    hits: Sequence[Sequence[Hit]],
+    pairs: Pairs,
+    exact: Direction,
+    texts: Embedded,
+    stored: Matrix,
+    paths: Sequence[str],
 ) -> list[list[int]]:
-    """For each query of the exact search what Milvus found; rows that are no picture have numbers beyond."""
+    """Return what Milvus found for each query of the exact search, best first.
+
+    Of equal scores the right image counts last, as in the exact search: behind all rows that score the same,
+    also those that Milvus left out for want of room. Rows that are no image of the pairs have numbers beyond.
+    """
     known = {path: number for number, path in enumerate(pairs.pictures)}
-    found = {number: one for number, one in zip(texts.numbers.tolist(), hits, strict=True)}
-    return [
-        [known.setdefault(hit.path, len(known)) for hit in found.get(number, ())]
-        for number in exact.numbers.tolist()
-    ]
+    rows = np.array([known.setdefault(path, len(known)) for path in paths])
+    found = dict(zip(texts.numbers.tolist(), zip(texts.vectors, hits, strict=True), strict=True))
+    numbers = []
+    for number, right in zip(exact.numbers.tolist(), exact.right, strict=True):
+        query, some = found.get(number, (None, ()))
+        scored = [(hit.score, known.setdefault(hit.path, len(known))) for hit in some]
+        cosines = None if query is None else stored @ query
+        numbers.append(_right_last(scored, set(right), rows, cosines))
+    return numbers
+
+
+def _right_last(
+    scored: list[tuple[float, int]], right: set[int], rows: NDArray[np.int64], cosines: Any
+) -> list[int]:
+    """Order (score, number) with the right ones behind all rows of an equal score, and cut at ``DEPTH``."""
+    ranked: list[int] = []
+    at = 0
+    while at < len(scored):
+        score = scored[at][0]
+        equal = [one for value, one in scored[at:] if value >= score - ROUNDING]
+        at += len(equal)
+        good = [one for one in equal if one in right]
+        ranked += [one for one in equal if one not in right]
+        if good:
+            tied = rows[np.abs(cosines - score) <= ROUNDING].tolist()
+            ranked += [one for one in tied if one not in right and one not in equal] + good
+    return ranked[:DEPTH]
 
 
 def _alone(collection: Collection, queries: Matrix) -> float:

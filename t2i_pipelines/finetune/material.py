@@ -48,9 +48,10 @@ class Material:
     :ivar rows: (M, 2) int64: picture and caption of each pair; each pair once.
     """
 
-    def __init__(self, name: str, rows: NDArray[np.int64]) -> None:
+    def __init__(self, name: str, rows: NDArray[np.int64], groups: NDArray[np.int64] | None = None) -> None:
         self.name = name
         self.rows = rows
+        self._groups = groups
 
     @classmethod
     def of(cls, pairs: Pairs, store: Store, texts: Texts) -> Material:
@@ -71,7 +72,7 @@ class Material:
                 f"{pairs.name}: none of {len(pairs.pictures)} pictures can be read, so there is nothing to "
                 f"learn from; the first: {store.failed[-len(pairs.pictures)].reason}"
             )
-        return cls(pairs.name, np.array(list(known), np.int64))
+        return cls(pairs.name, np.array(list(known), np.int64), store.groups())
 
     @property
     def pictures(self) -> NDArray[np.int64]:
@@ -91,7 +92,7 @@ class Material:
         return found
 
     def split(self, share: float, random: np.random.Generator) -> tuple[Material, Material]:
-        """Hold some pictures out: (to learn from, held out).
+        """Hold some images out: (to learn from, held out). Near copies stay on one side.
 
         :raises SourceError: If there are too few of them for that.
         """
@@ -103,7 +104,19 @@ class Material:
                 "validation: at least 2, and 2 to learn from; give more, change validation_share, or give "
                 "pairs of their own by validation="
             )
-        held_out = np.isin(self.rows[:, 0], pictures[:count])
+        chosen = pictures[:count]
+        if self._groups is not None:
+            groups = self._groups[pictures]
+            _, first = np.unique(groups, return_index=True)
+            sizes = np.cumsum([np.count_nonzero(groups == group) for group in groups[np.sort(first)]])
+            enough = int(np.searchsorted(sizes, count)) + 1
+            chosen = pictures[np.isin(groups, groups[np.sort(first)][:enough])]
+        held_out = np.isin(self.rows[:, 0], chosen)
+        if held_out.all():
+            raise SourceError(
+                f"{self.name}: all {len(pictures)} images are near copies of one another, so none can be "
+                "held out; give other images, or pairs of their own by validation="
+            )
         return Material(self.name, self.rows[~held_out]), Material(self.name, self.rows[held_out])
 
 

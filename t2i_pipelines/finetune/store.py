@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.errors import FinetuneError, ImageDecodeError
@@ -22,6 +25,15 @@ AHEAD = 256
 
 LEAST_AREA = 0.7
 """Of a picture, in a crop. RandomResizedCrop's 0.08 (torchvision) would cut away what captions name."""
+
+
+COPY = 2.5
+"""Mean difference of two thumbnails, of 255. JPEG of quality 50 changes one by less than 1."""
+
+
+def thumbnail(image: Image) -> NDArray[np.int16]:
+    """Shrink a fitted image to (16, 16, 3), to find near copies by."""
+    return np.asarray(Pillow.fromarray(image).resize((16, 16), Pillow.Resampling.BOX), np.int16)
 
 
 class Opened(NamedTuple):
@@ -46,6 +58,7 @@ class Store:
         self._paths: list[str] = []
         self._numbers: dict[str, int] = {}
         self._kept: dict[int, Image] = {}
+        self._thumbnails: list[NDArray[np.int16]] = []
         self._most = ROOM // (preprocess.size**2 * 3)
         self._threads = ThreadPoolExecutor(os.cpu_count(), "t2i-finetune")
 
@@ -61,10 +74,34 @@ class Store:
             if number == len(self._paths):
                 self._paths.append(path)
                 self.digests.append(opened.digest)
-                if opened.fitted is not None and len(self._kept) < self._most:
+                assert opened.fitted is not None
+                self._thumbnails.append(thumbnail(opened.fitted))
+                if len(self._kept) < self._most:
                     self._kept[number] = opened.fitted
             numbers.append(number)
         return numbers
+
+    def groups(self) -> NDArray[np.int64]:
+        """Return for each image the lowest number of its near copies: other files of the same pixels.
+
+        Copies that were saved anew, resized or stripped of metadata differ by less than :data:`COPY` in the
+        mean of their thumbnails. Only images of nearly one mean colour are compared.
+        """
+        found = np.arange(len(self._thumbnails))
+        cells: dict[tuple[int, ...], list[int]] = {}
+        for number, small in enumerate(self._thumbnails):
+            cell = tuple(int(value) for value in small.mean((0, 1)) // COPY)
+            around = product(*((value - 1, value, value + 1) for value in cell))
+            near = [one for place in around for one in cells.get(place, ())]
+            cells.setdefault(cell, []).append(number)
+            if near:
+                others = np.stack([self._thumbnails[one] for one in near])
+                copies = np.array(near)[np.abs(others - small).mean((1, 2, 3)) < COPY]
+                if len(copies):
+                    same = np.unique(found[copies])
+                    found[number] = same[0]
+                    found[np.isin(found, same)] = same[0]
+        return found
 
     def _opened(self, paths: Sequence[str]) -> Iterator[tuple[str, Opened]]:
         """Each picture; not more than ``AHEAD`` of them are open at the same time."""

@@ -6,12 +6,12 @@ Whoever needs a picture and finds that nobody has begun to fetch it fetches it h
 
 from __future__ import annotations
 
-import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
 from t2i_pipelines.images.read import read
+from t2i_pipelines.locks import Lock, in_forked_child
 
 THREADS = 64
 """Pictures that are fetched ahead at the same time, of all hosts together."""
@@ -24,7 +24,7 @@ class _Content:
     """The bytes of a picture, counted for as long as anybody holds them."""
 
     held = 0
-    _lock = threading.RLock()  # a collection of garbage may come in between
+    _lock = Lock()  # re-entrant: a collection of garbage may come in between
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -56,6 +56,9 @@ class Ahead:
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, "t2i-ahead")
+
+
+in_forked_child(_threads.cache_clear)
 
 
 def _fetch(asked_by: weakref.ref[Ahead], address: str) -> _Content | None:

@@ -47,7 +47,8 @@ def to_pixels(picture: Pillow.Image, background: str, by: int = 1, key: int | No
 def colour_key(header: ImageFile.ImageFile) -> int | None:
     """Return the grey value that a PNG's tRNS chunk makes transparent, in the units of the decoded pixels.
 
-    Of 2 and 4 bits Pillow gives it in those of the file, and it drops that of 16 bits. Ask before the pixels are loaded.
+    Of 2 and 4 bits Pillow gives it in those of the file, and it drops that of 16 bits. Ask before the pixels
+    are loaded.
     https://www.w3.org/TR/png-3/#11tRNS
     """
     key = header.info.get("transparency")

@@ -21,6 +21,7 @@ from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.address import is_http
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.limits import check_size
+from t2i_pipelines.locks import Lock, in_forked_child
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -257,7 +258,16 @@ class _Host:
 
 
 _hosts: dict[str, _Host] = {}
-_hosts_lock = threading.Lock()
+_hosts_lock = Lock()
+
+
+def _renew() -> None:
+    _hosts.clear()
+    _session.cache_clear()
+    _public_session.cache_clear()
+
+
+in_forked_child(_renew)
 
 
 @contextmanager

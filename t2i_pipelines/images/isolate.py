@@ -32,6 +32,7 @@ from t2i_pipelines.config import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.decode import decode
 from t2i_pipelines.images.shrink import Side
+from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.types import Image
 
 Message: TypeAlias = tuple[dict[str, Any], bytearray]
@@ -206,5 +207,4 @@ def _take() -> Worker:
     return Worker((*COMMAND, *sys.path))
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # two processes cannot share a worker
+in_forked_child(_idle.clear)  # two processes cannot share a worker

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Any
 
 from t2i_pipelines.checks import check_known
 from t2i_pipelines.collection.aliases import entry_of, space_of
+from t2i_pipelines.encoders import model_of
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError
+from t2i_pipelines.locks import Lock
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus_search import MilvusSearch
@@ -15,6 +16,7 @@ from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.read_query import ReadQuery
 from t2i_pipelines.results import Hits
 from t2i_pipelines.search_options import SearchArgs, SearchOptions
+from t2i_pipelines.types import Space
 
 AS_STORED = "auto"
 """The ``model_name`` that means the model which filled the collection."""
@@ -29,10 +31,11 @@ class MilvusFollow(Operator):
     chosen once for each call: where the name is an alias that is moved meanwhile to the collection of another
     model, this call ends by the old ones, and the next takes the new ones.
 
-    The model is loaded by the name that the collection remembers.
+    The model is loaded by the name, or from the path, that the collection remembers.
 
     :param read: arguments of ``ops.t2i.read_query``; :param embed: of ``ops.t2i.clip``; :param find: of
-        ``ops.t2i.milvus_search``. Their ``model_name`` does not count.
+        ``ops.t2i.milvus_search``. Their ``model_name`` does not count; ``checkpoint_path`` is where the
+        model's files have moved to.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class MilvusFollow(Operator):
     ) -> None:
         self._arguments = (read or {}, {"modality": "text", **(embed or {})}, find or {})
         self._named = MilvusSearch(**self._arguments[2])
-        self._made: dict[str, tuple[Operator, ...]] = {}
+        self._made: dict[tuple[str, str | None], tuple[Operator, ...]] = {}
         self._lock = Lock()
 
     def __call__(self, query: Any) -> Any:
@@ -67,29 +70,32 @@ class MilvusFollow(Operator):
         return MilvusFollow(read, embed, {**find, **options})
 
     def model_name(self) -> str:
-        """Of the model that the collection is of now.
+        """Return the name of the model that built the collection.
 
         :raises CollectionNotFoundError: If there is none.
         """
+        return self._space().model_name
+
+    def _space(self) -> Space:
         collection = self._named.collection
         if (space := space_of(collection)) is None:
             raise CollectionNotFoundError(f"there is no {collection}, so nothing tells its model")
-        return space.model_name
+        return space
 
     def _search(self, query: Any) -> Any:
         if space_of(self._named.collection) is None:
             return [Hits() for _ in query] if isinstance(query, list) else Hits()
-        *steps, find = self._operators(self.model_name())
+        *steps, find = self._operators(self._space())
         data = query
         for step in steps:
             data = step(data)  # type: ignore[operator]
         return find(data, query)  # type: ignore[operator]
 
-    def _operators(self, model_name: str) -> tuple[Operator, ...]:
+    def _operators(self, space: Space) -> tuple[Operator, ...]:
+        model = model_of(space, self._arguments[2].get("checkpoint_path"))
         with self._lock:
-            if model_name not in self._made:
-                read, embed, find = ({**one, "model_name": model_name} for one in self._arguments)
-                self._made[model_name] = (
-                    ReadQuery(**read), Clip(**embed), Normalize(), MilvusSearch(**find),
-                )  # fmt: skip
-            return self._made[model_name]
+            if model not in self._made:
+                chosen = {"model_name": model[0], "checkpoint_path": model[1]}
+                read, embed, find = ({**one, **chosen} for one in self._arguments)
+                self._made[model] = (ReadQuery(**read), Clip(**embed), Normalize(), MilvusSearch(**find))
+            return self._made[model]

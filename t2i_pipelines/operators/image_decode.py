@@ -18,6 +18,7 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read
 from t2i_pipelines.images.shrink import Side
+from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.operators.base import ItemOperator
 from t2i_pipelines.stages import Stopwatch
 from t2i_pipelines.types import Backend, Batch, Device, Encoder, Image, OnError, Precision, Record, Stage
@@ -42,6 +43,14 @@ def _fetchers() -> ThreadPoolExecutor:
 @cache
 def _turns(count: int) -> Semaphore:
     return Semaphore(count)
+
+
+def _renew() -> None:
+    for made in (_workers, _fetchers, _turns):
+        made.cache_clear()
+
+
+in_forked_child(_renew)
 
 
 def _cores() -> int:

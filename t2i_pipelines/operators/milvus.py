@@ -12,7 +12,7 @@ from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.aliases import name_for
 from t2i_pipelines.collection.ledger import Ledger
 from t2i_pipelines.config import DEFAULT_MODEL
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
 from t2i_pipelines.images import digest, path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
@@ -65,7 +65,7 @@ class InCollection(Operator):
     @property
     def space(self) -> Space:
         """What the model's vectors mean."""
-        return load_encoder(*self._model).space
+        return load_space(*self._model)
 
     def answering(self, *, beside: bool = True) -> Collection:
         """The collection of the model, by its real name where it is asked for by an alias.

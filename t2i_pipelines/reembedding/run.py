@@ -10,7 +10,7 @@ from t2i_pipelines.checks import check_share
 from t2i_pipelines.collection import aliases, open_collection
 from t2i_pipelines.collection.notes import read_note, write_note
 from t2i_pipelines.config import SettingsArgs
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_encoder, load_space
 from t2i_pipelines.errors import SwapRefusedError
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.pipelines import checked, shows_settings
@@ -97,7 +97,7 @@ def reembed(
     work = Work({**kept, **place}, old_name, new_name, dict(settings), report, progress)
     if is_done:
         return _ended(work, place)
-    work.new.prepare(encoder.space)
+    work.new.prepare(load_space(**model))
     work.follow(encoder.space)
     found = work.check(encoder, asked, model)
     if (refusals := found.refusals(tolerance)) and not force:

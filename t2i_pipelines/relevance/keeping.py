@@ -7,9 +7,9 @@ import time
 from weakref import WeakKeyDictionary
 
 from t2i_pipelines.collection import Collection
-from t2i_pipelines.collection.locks import Lock
 from t2i_pipelines.collection.notes import is_same, read_note, state, write_note
 from t2i_pipelines.errors import StoreError
+from t2i_pipelines.locks import Lock
 from t2i_pipelines.relevance.background import background, embedded
 from t2i_pipelines.relevance.calibration import Calibration, calibrate
 from t2i_pipelines.types import Encoder

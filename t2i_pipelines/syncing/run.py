@@ -11,7 +11,7 @@ import numpy as np
 from t2i_pipelines._towhee import pipe
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.config import SettingsArgs
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import brief, distinct_records
@@ -92,7 +92,7 @@ def sync(
 
     collection = open_collection(**place)
     with clock.busy("load"):
-        space = load_encoder(**model).space
+        space = load_space(**model)
     with clock.busy("scan"):
         collection.verify(space)
         inventory = Inventory(collection.scan(FIELDS))

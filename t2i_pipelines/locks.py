@@ -1,11 +1,11 @@
-"""Locks that survive a fork."""
+"""Locks that survive a fork, and what a forked child must renew."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -13,10 +13,7 @@ _ALL: weakref.WeakSet[Lock | Turns] = weakref.WeakSet()
 
 
 class Lock:
-    """A re-entrant lock that a forked child gets anew.
-
-    A plain lock that another thread holds at the moment of the fork stays locked in the child for ever.
-    """
+    """Re-entrant lock, unlocked in a forked child."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -40,10 +37,10 @@ class Lock:
 
 
 class Turns:
-    """What many threads may share, or one may have alone; it may take it again. A forked child gets it anew.
+    """Fair readers-writer lock, re-entrant for the writer, reset in a forked child.
 
-    Who shares it lets one who waits to have it alone go first, and one who had it alone lets all go first
-    that wait to share it. So neither kind keeps the other out.
+    A waiting writer goes before new readers, and the readers that wait when a writer ends go before the next
+    writer, so that neither starves.
     """
 
     def __init__(self) -> None:
@@ -117,10 +114,19 @@ class Turns:
             self._changed.notify_all()
 
 
+def in_forked_child(renew: Callable[[], object]) -> None:
+    """Call ``renew`` in each child that is forked from now on, where the system forks.
+
+    Only the thread that forks lives on in the child: pools wait there for threads that are gone, and a lock
+    that another thread held is never released.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+
+
 def _renew_all() -> None:
     for lock in list(_ALL):
         lock.renew()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+in_forked_child(_renew_all)

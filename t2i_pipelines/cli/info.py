@@ -1,0 +1,87 @@
+"""``t2i info``: what a database holds."""
+
+from __future__ import annotations
+
+import json as json_module
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from t2i_pipelines.cli import console
+from t2i_pipelines.cli.options import Token, Uri
+from t2i_pipelines.collection import collection_names, open_collection
+from t2i_pipelines.collection.uri import parse_uri
+from t2i_pipelines.errors import CollectionNotFoundError, StoreError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def info(uri: Uri = "milvus.db", token: Token = "", json: Json = False) -> None:
+    """Show what a database holds: collections, rows, model and index; of a file, its size and last change."""
+    found = describe(uri, token)
+    if json:
+        typer.echo(json_module.dumps(found, ensure_ascii=False))
+        return
+    size = f", {found['bytes'] / 1e6:,.1f} MB, changed {found['changed']}" if "bytes" in found else ""
+    console.out.print(console.plain(f"{found['uri']}{size}"), soft_wrap=True, highlight=False)
+    table = Table()
+    for name in ("collection", "rows", "model", "index", "dim"):
+        table.add_column(name, justify="right" if name in ("rows", "dim") else "left", overflow="fold")
+    for one in found["collections"]:
+        if one["rows"] is None:
+            table.add_row(console.plain(one["name"]), "", "(not made by t2i-pipelines)")
+        else:
+            cells = (one["name"], f"{one['rows']:,}", one["model_name"], one["index_type"], one["dim"])
+            table.add_row(*map(console.plain, cells))
+    console.out.print(table if found["collections"] else "no collections")
+
+
+def describe(uri: str, token: str = "") -> dict[str, Any]:
+    """Return what a database holds, as JSON types.
+
+    :raises CollectionNotFoundError: If a local database is not there.
+    """
+    address = parse_uri(uri)
+    names = collection_names(uri, token)
+    if address.path is not None and not address.path.exists():
+        raise CollectionNotFoundError(
+            f"there is no database {address}; insert images first: t2i insert FOLDER --uri {address}"
+        )
+    found: dict[str, Any] = {"uri": str(address)}
+    if address.path is not None:
+        found |= _of_files(address.path)
+    return found | {"collections": [_collection(uri, token, name) for name in names]}
+
+
+def _collection(uri: str, token: str, name: str) -> dict[str, Any]:
+    collection = open_collection(uri, token, name)
+    try:
+        space = collection.space()
+    except StoreError:  # another program's
+        space = None
+    if space is None:
+        return {"name": name, "rows": None}
+    return {
+        "name": name,
+        "rows": collection.count(),
+        "model_name": space.model_name,
+        "checkpoint": space.checkpoint,
+        "weights": space.weights,
+        "dim": space.dim,
+        "index_type": collection.index_type,
+    }
+
+
+def _of_files(path: Path) -> dict[str, Any]:
+    stats = [one.stat() for one in path.rglob("*") if one.is_file()]
+    data = [one.stat().st_mtime for one in path.rglob("*") if one.is_file() and one.name != "LOCK"]
+    changed = datetime.fromtimestamp(max(data)).isoformat(" ", "seconds") if data else "never"
+    return {"bytes": sum(one.st_size for one in stats), "changed": changed}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of ``app``."""
+    app.command(name="info")(info)
