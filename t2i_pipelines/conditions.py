@@ -25,8 +25,11 @@ LARGEST = 2**63 - 1
 NEVER = 'id == ""'  # an id is never empty
 
 _FIELD = re.compile(r"[^\W\d]\w*(?:[ .:/-]\w+)*")
+_QUOTED = re.compile(r"[^\x00-\x1f\x7f-\x9f\"'\\\[\]]+")
+"""A column that a condition names within quotes: ``35mm``, ``GPS (lat)``."""
+
 _TOLD = re.compile(
-    r"\s*(?P<field>[\w .:/-]*?)\s*"
+    r"\s*(?P<field>[\w .:/()%#&+*-]*?)\s*"
     r"(?P<operator>==|!=|>=|<=|=|>|<|(?<=\s)(?:not\s+in|in|like|contains)(?=\s))\s*(?P<value>.*?)\s*",
     re.DOTALL,
 )
@@ -87,15 +90,22 @@ def parse_condition(text: str) -> tuple[str, tuple[str, Any]]:
 
 
 def check_field(field: object, setting: str = "where") -> str:
-    """The name of a field, if it may stand in a filter.
+    """Return the name of a column, if a filter may hold it.
 
     :raises ConfigError: If not.
     """
-    if not isinstance(field, str) or not _FIELD.fullmatch(field) or len(field.encode()) > 255:
-        raise ConfigError(
-            f"{setting}: a field's name is made of letters, digits and _, and within it single spaces or any "
-            f"of . : / -; got {field!r:.300}"
-        )
+    if setting == "where":
+        form, allowed = _QUOTED, "has no quotes, backslashes, brackets or control characters"
+    else:
+        form = _FIELD
+        allowed = "is made of letters, digits and _, and within it single spaces or any of . : / -"
+    if (
+        not isinstance(field, str)
+        or not form.fullmatch(field)
+        or field != field.strip()
+        or len(field.encode(errors="replace")) > 255
+    ):
+        raise ConfigError(f"{setting}: a column's name {allowed}; got {field!r:.300}")
     if field == "vector":
         raise ConfigError(f"{setting}: vector cannot be compared with a value; search for it instead")
     return field
@@ -229,7 +239,8 @@ def _written(one: Condition, put: Callable[[Any], str], is_lite: bool) -> str:
             return f"{field} like {literal(one.value)}"
         case "contains":
             # Milvus Lite takes a bare name here, others take one that is a word of the language too
-            return f"json_contains({one.field if is_lite else field}, {literal(one.value)})"
+            bare = check_field(one.field, "contains, in Milvus Lite") if is_lite else field
+            return f"json_contains({bare}, {literal(one.value)})"
         case _:
             found = f"{field} {one.operator} {put(one.value)}"
     # a server says that a field that is not there differs from every value

@@ -108,7 +108,8 @@ class InsertReport:
             f"{count:,} {status}" for status in STATUSES if (count := counts[status]) or status in always
         ]
         would = "; nothing was changed, this is what would be" if self.dry_run else ""
-        return f"{counts.total() - counts['deleted']:,} images: {', '.join(parts)}{would}"
+        total = counts.total() - counts["deleted"]
+        return f"{total:,} {'image' if total == 1 else 'images'}: {', '.join(parts)}{would}"
 
     def __str__(self) -> str:
         """The summary, the first ten failures, and where the time went."""

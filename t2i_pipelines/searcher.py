@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.checks import check_known
 from t2i_pipelines.collection import Collection
-from t2i_pipelines.collection.duplicates import ALIKE, Member
+from t2i_pipelines.collection.duplicates import Member
 from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.errors import ConfigError, QueryError
 from t2i_pipelines.operators.clip import Clip
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Asked: TypeAlias = "str | Query | os.PathLike[str] | bytes | Pillow | Image"
 """What can be searched for; see :mod:`t2i_pipelines.query`."""
+
+
+Templates: TypeAlias = "str | Sequence[str] | None"
 
 
 class Searcher:
@@ -69,20 +72,30 @@ class Searcher:
         return self.now()._to_hits.answering()
 
     @overload
-    def __call__(self, query: list[Asked], **options: Unpack[SearchArgs]) -> list[Hits]: ...
+    def __call__(
+        self, query: list[Asked], *, templates: Templates = None, **options: Unpack[SearchArgs]
+    ) -> list[Hits]: ...
     @overload
-    def __call__(self, query: Asked, **options: Unpack[SearchArgs]) -> Hits: ...
-    def __call__(self, query: Asked | list[Asked], **options: Unpack[SearchArgs]) -> Hits | list[Hits]:
+    def __call__(
+        self, query: Asked, *, templates: Templates = None, **options: Unpack[SearchArgs]
+    ) -> Hits: ...
+    def __call__(
+        self, query: Asked | list[Asked], *, templates: Templates = None, **options: Unpack[SearchArgs]
+    ) -> Hits | list[Hits]:
         """The hits of a query, best first; of a list of queries a list, by one encode and one search.
 
         ``[]`` where nothing is stored, be the collection empty or not there at all.
 
+        :param templates: texts that each text is put into, in place of those of the searcher.
         :param options: in place of those that the searcher was made with; see
             :class:`~t2i_pipelines.search_options.SearchOptions`.
         :raises QueryError: If a query is nothing that can be searched for; see :mod:`t2i_pipelines.query`.
         :raises ConfigError: If an option is wrong.
         :raises ModelMismatchError: If another model made the collection.
         """
+        if templates is not None:
+            settings = {**self.settings, "templates": templates}
+            return Searcher(**cast("SettingsArgs", settings))(query, **options)
         if self._follow is not None:
             return cast("Hits | list[Hits]", self._follow.asked(options)(query))
         return self.find(self.embed(query), query, **options)
@@ -109,7 +122,8 @@ class Searcher:
         """Every hit of one query, best first, in lists of ``batch_size``, past Milvus's 16,384.
 
         :param batch_size: hits a list, 1 to 16,384.
-        :param options: in place of those that the searcher was made with; ``limit`` is not heeded.
+        :param options: in place of those that the searcher was made with. A ``limit`` given here ends the
+            iteration after that many hits.
         :raises QueryError: If the query is nothing that can be searched for, or a list.
         :raises ConfigError: If an option is wrong.
         :raises ModelMismatchError: If another model made the collection.
@@ -117,16 +131,18 @@ class Searcher:
         if isinstance(query, list):
             raise QueryError(f"iterate takes one query; got a list of {len(query)}")
         now = self.now()
-        return now._search(options).iterate(now.embed(query), query, batch_size)
+        pages = now._search(options).iterate(now.embed(query), query, batch_size)
+        return pages if "limit" not in options else _first(pages, options["limit"])
 
     def duplicates(
-        self, threshold: float = ALIKE, *, filter: str = "", where: Mapping[str, Any] | None = None
+        self, threshold: float | None = None, *, filter: str = "", where: Mapping[str, Any] | None = None
     ) -> list[list[Member]]:
-        """Groups of stored pictures that are alike, of two and more, the largest first.
+        """Return groups of near copies among the stored images, of two and more, the largest first.
 
         Each has a cosine of at least ``threshold`` to another of its group; every two are compared.
 
-        :param threshold: -1 to 1. The default is that of clip-retrieval.
+        :param threshold: -1 to 1. Without it, one that fits model and images, see
+            :func:`~t2i_pipelines.collection.duplicates.usual_threshold`.
         :param filter: with ``where``, which pictures; as for a search.
         :raises ConfigError: If one of them is wrong.
         """
@@ -159,3 +175,13 @@ class Searcher:
             return self._to_hits
         check_known(SearchOptions, dict(options))
         return MilvusSearch(**{**self._find, **options})
+
+
+def _first(pages: Iterator[Hits], limit: int) -> Iterator[Hits]:
+    """Yield pages up to ``limit`` hits in all."""
+    for page in pages:
+        if limit <= len(page):
+            yield page[:limit]
+            return
+        limit -= len(page)
+        yield page

@@ -173,7 +173,7 @@ def budget(
     :param hints: stage -> a setting; named where that stage has more than half of the sum.
     """
     rate = f" ({_figure(images / seconds)}/s)" if seconds > 0 else ""
-    line = f"{images:,} images in {_figure(seconds)} s{rate}"
+    line = f"{images:,} {'image' if images == 1 else 'images'} in {_figure(seconds)} s{rate}"
     total = sum(stages.values())
     if not total:
         return line

@@ -15,6 +15,7 @@ from t2i_pipelines.cli import (
     capacity,
     console,
     copy,
+    duplicates,
     eval,
     finetune,
     info,
@@ -68,6 +69,7 @@ app = typer.Typer(
 models.add_to(app)
 capacity.add_to(app)
 copy.add_to(app)
+duplicates.add_to(app)
 eval.add_to(app)
 finetune.add_to(app)
 info.add_to(app)
@@ -106,6 +108,8 @@ def insert(
     **decoding: Any,
 ) -> None:
     """Insert images. Running it again is safe: unchanged files are skipped."""
+    if report is not None:
+        console.check_writable(report)
     if bulk and (ray or ray_address):
         raise ConfigError("--bulk and --ray are two ways to insert: choose one")
     insert_from = _insert

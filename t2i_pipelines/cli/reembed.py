@@ -62,6 +62,8 @@ def run(
     The new collection is made and checked first, then the name is switched to it. Run it again if it was
     interrupted. The old collection stays, for --roll-back, until --drop-old.
     """
+    if report is not None:
+        console.check_writable(report)
     place: dict[str, Any] = {"uri": uri, "token": token, "collection_name": collection_name}
     if bool(model_name) + roll_back + drop_old != 1:
         raise ConfigError("t2i reembed takes one of --model-name, --roll-back and --drop-old")

@@ -53,6 +53,8 @@ def run(
     **decoding: Any,
 ) -> None:
     """Make the collection equal to SOURCE: insert what is new, update what changed, delete what is gone."""
+    if report is not None:
+        console.check_writable(report)
     settings: dict[str, Any] = {
         "uri": uri,
         "token": token,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, TypeVar, Unpack
 
@@ -14,7 +15,7 @@ from t2i_pipelines.checks import check_share, check_whole_number
 from t2i_pipelines.collection import creation, hits, schema
 from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.connection import SLOW, Connection
-from t2i_pipelines.collection.duplicates import ALIKE, Member, groups
+from t2i_pipelines.collection.duplicates import Member, groups
 from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 DELETION_SETTLES = 10.0
 """Seconds for which reads after a deletion ask a server for its newest state, at 0.2 s a call."""
+
+SAMPLE = 1000
+"""Rows that are looked at to learn which columns there are."""
 
 
 class Collection:
@@ -164,9 +168,9 @@ class Collection:
         return iter(lambda: list(islice(found, batch_size)), [])
 
     def duplicates(
-        self, threshold: float = ALIKE, *, filter: str = "", where: Mapping[str, Any] | None = None
+        self, threshold: float | None = None, *, filter: str = "", where: Mapping[str, Any] | None = None
     ) -> list[list[Member]]:
-        """Groups of pictures that are alike, of two and more.
+        """Return groups of near copies, of two and more.
 
         Each has a cosine of at least ``threshold``, -1 to 1, to another of its group. Every row is compared
         with every other, exactly; the vectors are in a temporary file meanwhile.
@@ -174,11 +178,27 @@ class Collection:
         :return: largest group first, then by path; members by path.
         :raises ConfigError: If the threshold, ``filter`` or ``where`` is wrong.
         """
-        check_share("threshold", threshold, lowest=-1)
+        if threshold is not None:
+            check_share("threshold", threshold, lowest=-1)
         asked = SearchOptions(filter=filter, where=where)
         if (entry := self._entry()) is None:
             return []
         return groups(Finder(self, entry, asked).pages(["vector", "path"]), entry.space.dim, threshold)
+
+    def unknown_columns(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return those names that no row of a sample has as a column, each with up to three that are near.
+
+        The sample is the first :data:`SAMPLE` rows, of which each may have other columns.
+        """
+        if not names:
+            return {}
+        rows = self.read("query", filter="", limit=SAMPLE, output_fields=["*"]) or []
+        known = {name for row in rows for name in row}
+        return {
+            name: get_close_matches(name, sorted(known - {"vector"}), n=3)
+            for name in names
+            if rows and name not in known
+        }
 
     def count(self) -> int:
         """How many rows are stored."""

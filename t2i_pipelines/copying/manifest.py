@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from t2i_pipelines.copying.folder import Folder
@@ -22,6 +22,9 @@ VERSION = 1
 
 PART = re.compile(r"t2i-\d{5,}\.parquet")
 _HALF = f"{NAME}.tmp"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+LARGEST_DIM = 32_768
+"""Of Milvus's float vectors."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,7 @@ class Manifest:
                     f"{where} has format {version}, and this t2i-pipelines knows {VERSION}; install the "
                     f"version that made it"
                 )
-            files = tuple(_part(one) for one in told.pop("files"))
-            manifest = cls(**{**told, "space": Space(**told["space"]), "files": files})
-            if sum(part.rows for part in files) != manifest.rows:
-                raise ValueError("the rows of its files do not add up")
+            manifest = _checked(cls, told)
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise CopyError(
                 f"{where} is damaged, or no manifest of t2i-pipelines: {type(err).__name__}: {err}; "
@@ -135,11 +135,26 @@ def claim(folder: Folder) -> None:
     folder.make()
 
 
-def _part(told: Any) -> Part:
-    part = Part(**told)
-    if not PART.fullmatch(part.name):
-        raise ValueError(f"{part.name!r} is no file of an export")
-    return part
+def _checked(cls: type[Manifest], found: Any) -> Manifest:
+    """Build a manifest; refuse values of other types, and those that no export writes.
+
+    :raises ValueError: Names the key and its value.
+    """
+    from pydantic import TypeAdapter
+
+    if unknown := sorted(found.keys() - {one.name for one in fields(cls)}):
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    manifest: Manifest = TypeAdapter(cls).validate_json(json.dumps(found), strict=True)
+    for part in manifest.files:
+        if not PART.fullmatch(part.name):
+            raise ValueError(f"{part.name!r} is no file of an export")
+        if part.rows < 0 or part.bytes < 0 or not _DIGEST.fullmatch(part.blake2b):
+            raise ValueError(f"{part} is no file of an export")
+    if not 1 <= manifest.space.dim <= LARGEST_DIM:
+        raise ValueError(f"space.dim is {manifest.space.dim}, and a vector has 1 to {LARGEST_DIM:,} numbers")
+    if sum(part.rows for part in manifest.files) != manifest.rows:
+        raise ValueError("the rows of its files do not add up")
+    return manifest
 
 
 def _nothing(folder: Folder, sizes: Mapping[str, int]) -> str:

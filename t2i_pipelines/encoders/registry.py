@@ -166,12 +166,9 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 def _unknown(model_name: str) -> str:
     spellings = {*known_models(), *(alias for info in MODELS for alias in info.aliases)}
-    close = difflib.get_close_matches(str(model_name), sorted(spellings), n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return (
-        f"unknown model {model_name!r}{hint}; known models are {', '.join(known_models())}, "
-        "or the path of a model"
-    )
+    close = difflib.get_close_matches(str(model_name), sorted(spellings), n=3, cutoff=0.3)
+    near = f"the nearest are {', '.join(close)}; " if close else ""
+    return f"unknown model {model_name!r}; {near}`t2i models` lists all, and the path of a model will do, too"
 
 
 def _mini(checkpoint_path: str | None, compute: Compute) -> Encoder:
