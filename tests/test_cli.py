@@ -22,6 +22,8 @@ from web import serving
 
 from t2i_pipelines import cli, close, demo
 from t2i_pipelines.cli import console
+from t2i_pipelines.collection import open_collection
+from t2i_pipelines.encoders import load_encoder
 
 
 @pytest.fixture
@@ -112,7 +114,17 @@ def test_json_is_one_object_with_the_fields_asked_for(t2i, pictures):
     hit = found["hits"][0]
     assert (hit["path"], hit["caption"]) == (str(pictures / "red.png"), "rot & grün")
     assert hit["score"] == pytest.approx(1)
-    assert set(hit) == {"id", "score", "path", "caption"}
+    assert set(hit) == {"id", "score", "path", "caption", "fields"}
+    assert hit["fields"] == {"caption": "rot & grün"}
+
+
+def test_json_keeps_a_hits_own_keys_where_columns_have_the_same_names(t2i, pictures):
+    (pictures / "list.csv").write_text("path,score,relevance\nred.png,1000,2000\n", encoding="utf-8")
+    t2i("insert", "pictures/list.csv", *COLOUR)
+    fields = ["--output-fields", "score", "--output-fields", "relevance"]
+    hit = json.loads(t2i("search", "red", "--json", *fields, *COLOUR)[1])["hits"][0]
+    assert hit["score"] == pytest.approx(1)
+    assert hit["fields"] == {"score": 1000, "relevance": 2000}
 
 
 def test_html_writes_a_page_with_the_pictures(t2i, pictures):
@@ -172,6 +184,10 @@ def test_a_terminal_that_does_not_know_its_size_shows_the_table_alone(t2i, pictu
 
 
 def test_nothing_stored_is_said(t2i):
+    code, out, err = t2i("search", "red", *COLOUR)
+    assert (code, out) == (2, "")
+    assert "there is no database" in err
+    open_collection("milvus.db").prepare(load_encoder("colour").space)
     code, out, _ = t2i("search", "red", *COLOUR)
     assert (code, out.strip()) == (0, "red: nothing is stored that could match")
 

@@ -60,17 +60,14 @@ def defaults(taker) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "taker",
-    [
-        build_insert_pipeline,
-        build_search_pipeline,
-        Settings,
-        cli.insert,
-        search.search,
-        Clip,
-        InCollection,
-    ],
+    [build_insert_pipeline, build_search_pipeline, Settings, cli.insert, search.search],
 )
-def test_openais_b32_is_the_default_of_all_that_take_a_model(taker):
+def test_whoever_has_a_collection_takes_its_model_by_default(taker):
+    assert defaults(taker)["model_name"] is None
+
+
+@pytest.mark.parametrize("taker", [Clip, InCollection])
+def test_openais_b32_is_the_default_of_operators(taker):
     assert defaults(taker)["model_name"] == "clip_vit_base_patch32"
 
 
@@ -107,9 +104,8 @@ def t2i(monkeypatch, capsys, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("command", [("insert", "pictures"), ("search", "a dog")], ids=["insert", "search"])
-def test_the_command_says_it_in_one_line_and_exits_with_2(pictures, t2i, fetched, opened, command):
-    code, said = t2i(*command)
+def test_the_command_says_it_in_one_line_and_exits_with_2(pictures, t2i, fetched, opened):
+    code, said = t2i("insert", "pictures")
     assert code == 2
     assert said.startswith(f"error: {SAID}")
     assert said.endswith(f"Ways out: {WAYS_OUT}\n")
@@ -117,11 +113,19 @@ def test_the_command_says_it_in_one_line_and_exits_with_2(pictures, t2i, fetched
     assert (fetched, opened) == (["clip_vit_base_patch32"], [])
 
 
-def test_the_command_does_not_walk_through_the_source_before_the_model_is_there(t2i, fetched, monkeypatch):
+def test_the_command_does_not_walk_through_the_source_before_the_model_is_there(
+    t2i, pictures, fetched, monkeypatch
+):
     walked = []
-    monkeypatch.setattr(cli, "count", lambda source: walked.append(source) or 0)
+    monkeypatch.setattr(cli, "count", lambda source, **_: walked.append(source) or 0)
     assert t2i("insert", "pictures")[0] == 2
     assert walked == []
+
+
+def test_a_source_that_is_not_there_is_told_before_the_model_is_loaded(t2i, fetched):
+    code, said = t2i("insert", "/nonexistent")
+    assert (code, said) == (2, "error: no such folder or file: '/nonexistent'\n")
+    assert fetched == []
 
 
 def test_another_model_without_weights_is_not_called_the_default(tmp_path, fetched):
@@ -141,5 +145,4 @@ def test_help_tells_the_default_and_what_it_costs():
         shown = " ".join(
             CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "400"}).output.split()
         )
-        assert "downloaded once; those of t2i_mini are bundled" in shown
-        assert "[default: clip_vit_base_patch32]" in shown
+        assert "of a new collection clip_vit_base_patch32, downloaded once. t2i_mini is bundled." in shown

@@ -67,7 +67,7 @@ def test_groups_come_largest_first_members_by_path():
         ["0.jpg", "2.jpg", "5.jpg"],
         ["1.jpg", "4.jpg"],
     ]
-    assert found[0][0] == ("0", "0.jpg")
+    assert found[0][0] == ("0", "0.jpg", pytest.approx(1))
     assert groups([], 16, 0.9) == []
     assert groups([page(unit(0, 1))], 16, 0.9) == []
 
@@ -75,7 +75,8 @@ def test_groups_come_largest_first_members_by_path():
 def test_groups_of_one_size_and_members_come_by_path_and_those_of_one_path_by_id():
     stored = zip("abcdefg", ("z", "y", "x", "b", "w", "a", "a"), unit(0, 1, 0, 1, 0, 2, 2), strict=True)
     found = groups([[{"id": id, "path": path, "vector": vector} for id, path, vector in stored]], 16, 0.9)
-    assert found == [[("e", "w"), ("c", "x"), ("a", "z")], [("f", "a"), ("g", "a")], [("d", "b"), ("b", "y")]]
+    named = [[(one.id, one.path) for one in group] for group in found]
+    assert named == [[("e", "w"), ("c", "x"), ("a", "z")], [("f", "a"), ("g", "a")], [("d", "b"), ("b", "y")]]
 
 
 def test_a_cosine_of_just_the_threshold_is_alike():

@@ -178,5 +178,5 @@ def test_one_picture_that_is_missing_is_left_for_the_evaluation_to_name(flickr):
 
 def test_a_file_that_names_no_picture_is_an_error(tmp_path):
     (tmp_path / "results.token").write_text("no tab\n")
-    with pytest.raises(SourceError, match="results.token' names no image"):
+    with pytest.raises(SourceError, match="results.token' names no picture"):
         read_pairs(tmp_path / "results.token")

@@ -47,8 +47,6 @@ def test_what_cannot_follow_is_refused(place, pictures):  # noqa: F811
         searcher.find([1.0, 0.0, 0.0])
     now = searcher.now()
     assert now.find(now.embed("red")) == searcher("red")
-    with pytest.raises(ConfigError, match="'auto' is the collection's model, and checkpoint_path="):
-        Searcher(model_name="auto", checkpoint_path=pictures, **place)
     with pytest.raises(ConfigError, match="limits"):
         searcher("red", limits=3)
     with pytest.raises(UnknownModelError, match="unknown model 'auto'"):

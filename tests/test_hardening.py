@@ -1,6 +1,7 @@
 """Each way in which Towhee 1.1.3 hangs is reproduced bare, and gone once the pipeline is hardened."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -125,7 +126,7 @@ class _SlowPool(ThreadPoolExecutor):
 
 def test_a_call_hands_in_all_its_nodes_before_another_does():
     pipeline = harden(pipe.input("x").flat_map("x", "y", lambda x: [x]).output("y"))
-    pipeline._thread_pool = pool = _SlowPool()
+    pipeline._pools[os.getpid()] = pool = _SlowPool()
     with ThreadPoolExecutor(4) as callers:
         list(callers.map(pipeline, range(4)))
     runs = [len(list(group)) for _, group in itertools.groupby(pool.handed_in_by)]

@@ -92,6 +92,6 @@ def test_json_says_whether_anything_matches():
 def test_json_has_the_relevance_where_there_is_one():
     read = json.loads(console.as_json("red", [Hit("a", 0.3, "/a", {"x": 1}, 0.8), Hit("b", 0.2, "/b")]))
     assert read["hits"] == [
-        {"id": "a", "score": 0.3, "relevance": 0.8, "path": "/a", "x": 1},
-        {"id": "b", "score": 0.2, "path": "/b"},
+        {"id": "a", "score": 0.3, "relevance": 0.8, "path": "/a", "x": 1, "fields": {"x": 1}},
+        {"id": "b", "score": 0.2, "path": "/b", "fields": {}},
     ]

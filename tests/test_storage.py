@@ -1,5 +1,6 @@
 """How a collection is stored: what each Milvus is told, and what it is spared."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ class Server:
         self.address, self.entries, self.nodes, self.calls = SimpleNamespace(path=None), {}, nodes, []
         self._version = version
         self.loading = SimpleNamespace(__enter__=lambda: None)
+        self.kept_open = nullcontext
 
     def is_lite(self, timeout):
         return False
@@ -155,7 +157,7 @@ def test_what_milvus_lite_cannot_do_is_refused_at_once(tmp_path, setting):
         ({"partition_key": "path"}, "partition_key must be a field of your own"),
         ({"partition_key": "vector"}, "partition_key: vector cannot be compared"),
         ({"partition_key": "my album"}, "of letters, digits and _, such as 'album'; got 'my album'"),
-        ({"partition_key": 3}, "partition_key: a field's name is made of"),
+        ({"partition_key": 3}, "partition_key: a column's name is made of"),
     ],
     ids=str,
 )

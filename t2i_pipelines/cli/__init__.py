@@ -55,7 +55,7 @@ from t2i_pipelines.config import Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.hardening import harden
-from t2i_pipelines.images import count
+from t2i_pipelines.images import count, is_remote, records
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
 from t2i_pipelines.types import Outcome
 
@@ -162,9 +162,11 @@ def run_demo(
 
 def _insert(source: str, report: Path | None, **settings: Any) -> int:
     """Insert with a progress bar; return the number of failures."""
-    total = count(source, exclude=settings.get("exclude", ()))  # a source that is not there ends it here
+    exclude = settings.get("exclude", ())
+    if not is_remote(source):
+        next(records(source, exclude=exclude))  # a source that is not there ends the run here
     _open_model(settings)
-    with console.progress_bar(total) as tally:
+    with console.progress_bar(count(source, exclude=exclude)) as tally:
         interrupt.now_say(tally.interrupted)
         steps = insert_steps(pipe.input("source"), **settings)
         # a lambda, since Towhee deep-copies any other callable with all that it holds

@@ -90,7 +90,8 @@ def tune(
         )
     for outcome in result.failed[: console.FAILURES_SHOWN]:
         console.err.print(f"[red]failed[/] {console.plain(outcome.reason)}", soft_wrap=True)
-    console.out.print(console.plain(str(result)), soft_wrap=True, highlight=False)
+    for line in str(result).splitlines():
+        console.out.print(console.plain(line), soft_wrap=True, highlight=False)
     raise typer.Exit(1 if result.failed else 0)
 
 

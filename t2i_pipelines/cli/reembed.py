@@ -87,7 +87,8 @@ def run(
         result = reembed(report=done, progress=lambda outcome: tally.show(), **options, **settings)
     console.show_report(done, report)
     if result.checks is not None:
-        console.err.print(console.plain(str(result.checks)), soft_wrap=True)
+        for line in str(result.checks).splitlines():
+            console.err.print(console.plain(line), soft_wrap=True)
     console.err.print(f"{collection_name} is {result.new}", soft_wrap=True)
     raise typer.Exit(1 if done.counts["failed"] else 0)
 

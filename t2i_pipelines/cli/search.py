@@ -73,7 +73,6 @@ def search(
     query = parse(text)
     if html is not None:
         console.check_writable(html)
-    check_exists(uri, token, collection_name)
     pipeline = build_search_pipeline(
         uri=uri,
         token=token,
@@ -96,6 +95,7 @@ def search(
         templates=templates or (),
         min_relevance=min_relevance,
     )
+    check_exists(uri, token, collection_name)
     _, hits = pipeline(query).get()
     if html is not None:
         space = open_collection(uri, token, collection_name).space()
