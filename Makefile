@@ -16,20 +16,24 @@ GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 .PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality bench bench-ingest bench-search bench-serve notebooks wheel clean
 
 $(BASE): setup.cfg pyproject.toml
-	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --editable .
-	touch $@
+	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --quiet --editable .
+	@touch $@
 
 $(TEST): $(BASE) constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
 $(UI): $(BASE) constraints.txt
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[ui]"
-	touch $@
+	@echo "installing the page's packages"
+	@$(PIP) install --quiet --constraint constraints.txt --editable ".[ui]"
+	@touch $@
 
 demo: $(BASE)
 	$(BIN)/t2i demo
+	@echo "next: open demo/index.html; search your own images: $(BIN)/t2i insert FOLDER --model-name t2i_mini, then"
+	@echo "$(BIN)/t2i search 'a dog'; a page to search on: make demo-ui"
 
 demo-ui: $(UI)
 	$(BIN)/t2i insert data/gallery.csv $(GALLERY)

@@ -149,6 +149,11 @@ def run_demo(
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path(demo.PAGE),
 ) -> None:
     """Insert a gallery, ask six questions in five languages, and write a page with the pictures."""
+    if source == demo.SOURCE and not Path(source).exists():
+        raise ConfigError(
+            f"the gallery {demo.SOURCE} is in a checkout of the project, not in the package; run `t2i demo` "
+            "there, or try your own images: t2i demo --source FOLDER"
+        )
     failed = _insert(source, None, uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL)
     pipeline = build_search_pipeline(
         uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL, limit=demo.LIMIT
