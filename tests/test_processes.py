@@ -22,6 +22,7 @@ from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_space, model_of
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.errors import CheckpointError, CollectionNotFoundError
+from t2i_pipelines.evaluate import evaluate
 from t2i_pipelines.finetune.store import Store
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.types import Space
@@ -294,3 +295,14 @@ def test_files_of_the_same_pixels_are_one_group_when_images_are_held_out(tmp_pat
 def test_decoding_threads_are_shared_within_a_process():
     image = np.zeros((4, 4, 3), np.uint8)
     assert len(ImageDecode().many([image] * 3)) == 3
+
+
+def test_of_equal_scores_the_right_image_counts_last_through_the_index_too(tmp_path):
+    pairs = []
+    for number in range(12):
+        path = paint(tmp_path / f"{number:02}.png", "red", (16 + number, 16))
+        pairs.append((str(path), f"a plain red background {number}"))
+    pairs.append((str(paint(tmp_path / "blue.png", "blue")), "a plain blue background"))
+    found = evaluate(pairs, model_name="colour", uri=tmp_path / "e.db")
+    for name in ("R@1", "R@5", "R@10"):
+        assert found[name].value == found.index[name].value == pytest.approx(1 / 13)
