@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import subprocess
@@ -21,8 +22,9 @@ from t2i_pipelines.cli import app
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_space, model_of
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
-from t2i_pipelines.errors import CheckpointError, CollectionNotFoundError
+from t2i_pipelines.errors import CheckpointError, CollectionNotFoundError, SourceError
 from t2i_pipelines.evaluate import evaluate
+from t2i_pipelines.finetune.material import Material
 from t2i_pipelines.finetune.store import Store
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.types import Space
@@ -306,3 +308,43 @@ def test_of_equal_scores_the_right_image_counts_last_through_the_index_too(tmp_p
     found = evaluate(pairs, model_name="colour", uri=tmp_path / "e.db")
     for name in ("R@1", "R@5", "R@10"):
         assert found[name].value == found.index[name].value == pytest.approx(1 / 13)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_of_the_environment_is_not_asked_for_a_local_database(tmp_path, pictures, name):
+    code = (
+        "import sys, t2i_pipelines.testing\n"
+        "from t2i_pipelines import build_insert_pipeline\n"
+        "rows = build_insert_pipeline(uri=sys.argv[1], model_name='colour')(sys.argv[2]).to_list()\n"
+        "print({status for _, _, status, _ in rows})\n"
+    )
+    unset = {"http_proxy", "https_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"}
+    environment = {key: value for key, value in os.environ.items() if key.lower() not in unset}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "x.db"), str(pictures)],
+        env={**environment, name: "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        check=False,
+    )
+    assert done.stdout == "{'inserted'}\n", done.stderr
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_near_copies_are_held_out_together(tmp_path, seed):
+    groups = np.repeat(np.arange(20), 2)
+    rows = np.stack([np.arange(40), np.arange(40)], axis=1)
+    learn, held_out = Material("pairs", rows, groups).split(0.25, np.random.default_rng(seed))
+    assert not set(groups[learn.pictures]) & set(groups[held_out.pictures])
+    assert 10 <= len(held_out.pictures) <= 11
+    with pytest.raises(SourceError, match="all 40 images are near copies of one another"):
+        Material("pairs", rows, np.zeros(40, np.int64)).split(0.25, np.random.default_rng(seed))
+
+
+def test_a_pipeline_has_threads_of_its_own_in_a_forked_child(monkeypatch):
+    pipeline = build_insert_pipeline(model_name="colour")
+    here = pipeline._thread_pool
+    assert pipeline._thread_pool is here
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert pipeline._thread_pool is not here
