@@ -139,7 +139,7 @@ def test_every_row_of_tables_and_tars_ends_once_with_its_metadata(pictures, tmp_
     assert str(tmp_path / "3.tar") in report.failed[0].reason
     report = insert_distributed([tmp_path / "rows.csv", pictures / "red.png"], **place)
     assert report.total == 12
-    assert (report.counts["inserted"], report.counts["unchanged"]) == (8, 2)
+    assert (report.counts["inserted"], report.counts["skipped"]) == (8, 2)
     assert [one.id for one in report.failed] == ["n1", "gone"]
     assert "ids must be unique" in report.failed[0].reason
     assert report.failed[1].reason.metadata == {"year": 1}

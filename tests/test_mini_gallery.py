@@ -17,7 +17,7 @@ from t2i_pipelines.mini import gallery
 from t2i_pipelines.mini.emoji_names import LANGUAGES
 from t2i_pipelines.mini.figures import Figure, table_of
 from t2i_pipelines.mini.matches import absent_from, invented_captions, nonsense, shown_in
-from t2i_pipelines.mini.quality import main, measure_gallery, precision, recall
+from t2i_pipelines.mini.quality import main, measure_gallery, measure_photographs, precision, recall
 from t2i_pipelines.mini.scenes import FONT
 from t2i_pipelines.relevance.background import background
 
@@ -220,3 +220,25 @@ def vectors(rows):
     encoder = load_encoder("t2i_mini")
     found = encoder.encode_images([decode(read(TABLE.parent / row["path"])) for row in rows])
     return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+PHOTOGRAPHS = Path(__file__).parent.parent / "data" / "photographs.csv"
+
+
+def test_each_photograph_is_there_described_in_five_languages_and_credited():
+    with PHOTOGRAPHS.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    files = sorted(str(one.relative_to(PHOTOGRAPHS.parent)) for one in PHOTOGRAPHS.with_suffix("").iterdir())
+    assert sorted(row["path"] for row in rows) == files
+    for row in rows:
+        assert all(row[name] for name in row), row
+        assert re.search(r"GPL|CC|public domain", row["credit"]), row
+        image = decode((PHOTOGRAPHS.parent / row["path"]).read_bytes())
+        assert 100 < max(image.shape) <= 480
+
+
+def test_the_captions_of_photographs_are_measured_in_each_language():
+    figures = measure_photographs(load_encoder("t2i_mini"), PHOTOGRAPHS)
+    assert figures[0].name == "76 sharp photographs, English, R@10"
+    assert len(figures) == 5
+    assert all(0 < figure.value < 1 for figure in figures)

@@ -132,7 +132,7 @@ def test_the_command_takes_exclude_and_tells_what_was_skipped(tmp_path):
             str(tmp_path / f"{command}.db"),
         ]
         done = CliRunner().invoke(app, [*arguments, "--model-name", "colour"])
-        assert "1 images: 1 inserted" in done.output
+        assert "1 image: 1 inserted" in done.output
         assert "2 skipped: 1 b.* (excluded), 1 .mp4 (video)" in done.output
 
 

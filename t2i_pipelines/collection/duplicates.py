@@ -82,8 +82,9 @@ def groups(
 
 
 def _group(members: Sequence[Member], numbers: list[int], vectors: Matrix) -> list[Member]:
-    """Return the members of a group by path, with the cosine of each to its nearest of up to ``A_BLOCK``."""
-    some = np.asarray(vectors[numbers[:A_BLOCK]])
+    """Return the members of a group by path, each with its cosine to the nearest of as many as fit 16 MB."""
+    most = max(2, min(A_BLOCK, (16 << 20) // (4 * vectors.shape[1])))
+    some = np.asarray(vectors[numbers[:most]])
     found = []
     for place, number in enumerate(numbers):
         cosines = some @ np.asarray(vectors[number])

@@ -56,23 +56,44 @@ def _see(encoder: Encoder, pictures: Sequence[Image]) -> Matrix:
 
 
 def measure_gallery(encoder: Encoder, table: Path) -> list[Figure]:
-    """Recall of every language's captions among the gallery's pictures, and the errors of relevance."""
+    """Measure each language's captions on the gallery: recall, and errors of relevance."""
     if not table.is_file():
         raise SourceError(f"no gallery at {table}; run: python -m t2i_pipelines.mini.gallery")
+    demands = {"en": {1: 0.75, 10: 0.97}}
+    captions, seen = _read_table(encoder, table)
+    figures = _recalls(encoder, "gallery", captions, seen, demands)
+    return [*figures, *measure_gallery_matches(encoder, seen, captions)]
+
+
+def measure_photographs(encoder: Encoder, table: Path) -> list[Figure]:
+    """Measure each language's captions on sharp photographs, which the model has not learned from."""
+    captions, seen = _read_table(encoder, table)
+    name = f"{len(captions)} sharp photographs"
+    return _recalls(encoder, name, captions, seen, {one: {10: 0.0} for one in LANGUAGES})
+
+
+def _read_table(encoder: Encoder, table: Path) -> tuple[list[dict[str, str]], Matrix]:
+    """Return language -> caption of each image, and the unit vectors of the images."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     paths = [table.parent / row["path"] for row in rows]
     seen = _see(encoder, [encoder.fit(decode(read(path), str(path))) for path in paths])
+    return [{language: row[f"caption_{language}"] for language in LANGUAGES} for row in rows], seen
+
+
+def _recalls(
+    encoder: Encoder,
+    name: str,
+    captions: Sequence[dict[str, str]],
+    seen: Matrix,
+    demands: dict[str, dict[int, float]],
+) -> list[Figure]:
     figures = []
-    for language, name in LANGUAGES.items():
-        captions = [row[f"caption_{language}"] for row in rows]
-        scores = _unit(encoder.encode_texts(captions)) @ seen.T
-        demands = {1: 0.75, 10: 0.97} if language == "en" else {1: 0.0, 10: 0.90}
-        figures += [
-            Figure(f"gallery, {name}, R@{at}", recall(scores, at), least) for at, least in demands.items()
-        ]
-    told = [{language: row[f"caption_{language}"] for language in LANGUAGES} for row in rows]
-    return [*figures, *measure_gallery_matches(encoder, seen, told)]
+    for language, spoken in LANGUAGES.items():
+        scores = _unit(encoder.encode_texts([one[language] for one in captions])) @ seen.T
+        for at, least in demands.get(language, {1: 0.0, 10: 0.90}).items():
+            figures.append(Figure(f"{name}, {spoken}, R@{at}", recall(scores, at), least))
+    return figures
 
 
 def measure_photos(encoder: Encoder, path: Path) -> list[Figure]:
@@ -89,11 +110,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print; the exit code, 1 where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.quality", description=__doc__)
     parser.add_argument("--gallery", type=Path, default=Path("data/gallery.csv"))
+    parser.add_argument("--photographs", type=Path, default=Path("data/photographs.csv"))
     parser.add_argument("--photos", type=Path, help="CIFAR-10 as <split>/<label>/*.jpg in a tar.gz")
     parser.add_argument("--checkpoint", help="a model folder to measure in place of the shipped one")
     options = parser.parse_args(arguments)
     encoder = load_encoder("t2i_mini", options.checkpoint)
     figures = measure_gallery(encoder, options.gallery)
+    figures += measure_photographs(encoder, options.photographs)
     if options.photos:
         figures += measure_photos(encoder, options.photos)
     sys.stdout.write(table_of(figures) + "\n")
