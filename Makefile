@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality bench bench-ingest bench-search bench-serve notebooks wheel clean
+.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -37,7 +37,7 @@ demo: $(BASE)
 
 demo-ui: $(UI)
 	$(BIN)/t2i insert data/gallery.csv $(GALLERY)
-	$(BIN)/t2i ui $(GALLERY)
+	$(BIN)/t2i ui $(GALLERY) --output-fields caption_en
 
 # side by side: those with a real Milvus server mostly wait for it
 test: $(TEST)
@@ -81,6 +81,10 @@ bench-serve: $(TEST)
 # runs the notebooks afresh and stores what they give; `make test` runs them, too, and compares
 notebooks: $(TEST)
 	$(BIN)/python tests/running_notebooks.py
+
+# the images that the README shows
+screenshots: $(TEST)
+	$(BIN)/python tests/taking_screenshots.py
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

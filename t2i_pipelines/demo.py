@@ -5,7 +5,7 @@ URI = "demo/milvus.db"
 PAGE = "demo/index.html"
 COLLECTION = "demo"
 MODEL = "t2i_mini"
-LIMIT = 3
+LIMIT = 5
 QUERIES = (
     "a hamburger and french fries",
     "una tarta de cumpleaños y un globo",
@@ -14,4 +14,14 @@ QUERIES = (
     "un gatto e un tulipano",
     "a rocket at night",
 )
-NOTE = "t2i_mini is a small model for trying things offline. It is not CLIP, and its quality is not CLIP's."
+TITLE = "Type words, get the matching images"
+NOTE = (
+    "Questions in five languages. The words are compared with the images themselves, not with file names. "
+    "The model, t2i_mini, is a small one for trying things offline: it is not CLIP, and its quality is not CLIP's."
+)
+STEPS = (
+    ("Insert your own folder", "t2i insert ~/Pictures --model-name t2i_mini"),
+    ("Search it on a page in the browser", "t2i ui --model-name t2i_mini"),
+    ("Use OpenAI's CLIP (a download of 600 MB, once)", "t2i insert ~/Pictures --uri clip.db"),
+)
+"""What to do next, and the command."""

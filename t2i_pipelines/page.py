@@ -11,17 +11,25 @@ from t2i_pipelines.results.render import page
 from t2i_pipelines.results.view import view
 
 
-def render(results: Iterable[tuple[object, Sequence[Hit]]], title: str = "", note: str = "") -> str:
+def render(
+    results: Iterable[tuple[object, Sequence[Hit]]],
+    title: str = "",
+    note: str = "",
+    steps: Sequence[tuple[str, str]] = (),
+) -> str:
     """Render pairs of query and hits. All text is escaped; pictures are embedded as WebP.
 
     Nothing leaves this machine for it: pictures on the web are shown where the hits have fetched them.
 
     :param title: a heading above the queries.
-    :param note: a line below the title.
+    :param note: a paragraph below the title.
+    :param steps: commands to go on with, listed at the end, each after what it does.
     """
     asked = [_asked(*pair) for pair in results]
     window = as_text(asked[0].query) if len(asked) == 1 else "Results"
-    return page("hits.html", title, note, window, views=[view(hits, None, None) for hits in asked])
+    return page(
+        "hits.html", title, note, window, steps=steps, views=[view(hits, None, None) for hits in asked]
+    )
 
 
 def _asked(query: object, hits: Sequence[Hit]) -> Hits:

@@ -70,7 +70,7 @@ class Visit:
 
     @property
     def words(self) -> Any:
-        return self.page.get_by_label("What the pictures show")
+        return self.page.get_by_label("What an image should show")
 
     @property
     def hits(self) -> Any:

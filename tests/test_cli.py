@@ -241,9 +241,13 @@ def test_the_demo_asks_six_questions_and_writes_a_page(t2i, pictures, monkeypatc
     for query in demo.QUERIES:
         assert query in out
     page = Path(demo.PAGE).read_text(encoding="utf-8")
-    assert page.count("<section ") == 6
-    assert page.count("<img") == 6 * demo.LIMIT
-    assert "It is not CLIP" in page
+    stored = len(list(Path("pictures").iterdir()))
+    assert page.count('<section class="t2i-list">') == 6
+    assert page.count("<img") == 6 * min(stored, demo.LIMIT)
+    assert "it is not CLIP" in page
+    for _, command in demo.STEPS:
+        assert command in out
+        assert command in page
 
 
 def test_in_a_log_each_step_is_a_line(monkeypatch):

@@ -314,3 +314,10 @@ def test_it_can_do_without_inserting(settings):
 def test_examples_are_in_five_languages():
     assert len(EXAMPLES) == 5
     assert all(text in markup.chips(EXAMPLES) for text in EXAMPLES)
+
+
+@pytest.mark.parametrize("insert", [True, False])
+def test_before_the_first_search_the_page_says_what_can_be_done(insert):
+    html = markup.welcome(insert)
+    assert "Type what an image should show" in html
+    assert ("The tab Insert" in html) == insert

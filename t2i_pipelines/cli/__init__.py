@@ -144,11 +144,11 @@ def insert(
 
 @app.command(name="demo")
 def run_demo(
-    source: Annotated[str, typer.Option(help="Pictures to try it on.")] = demo.SOURCE,
+    source: Annotated[str, typer.Option(help="Images to try it on.")] = demo.SOURCE,
     uri: Uri = demo.URI,
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path(demo.PAGE),
 ) -> None:
-    """Insert a gallery, ask six questions in five languages, and write a page with the pictures."""
+    """Insert a gallery, ask six questions in five languages, and write a page with the images found."""
     if source == demo.SOURCE and not Path(source).exists():
         raise ConfigError(
             f"the gallery {demo.SOURCE} is in a checkout of the project, not in the package; run `t2i demo` "
@@ -161,7 +161,9 @@ def run_demo(
     results = [tuple(pipeline(query).get()) for query in demo.QUERIES]
     for query, hits in results:
         console.show_hits(query, hits, pictures=False)
-    write_page(html, results, title="Type words, get the matching pictures", note=demo.NOTE)
+    write_page(html, results, title=demo.TITLE, note=demo.NOTE, steps=demo.STEPS)
+    for purpose, command in demo.STEPS:
+        console.out.print(f"{console.plain(purpose)}: [bold]{console.plain(command)}[/]", soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -119,10 +119,16 @@ def conditions(told: Sequence[str]) -> dict[str, list[Any]]:
     return where
 
 
-def write_page(path: Path, results: Sequence[tuple[str, list[Hit]]], title: str = "", note: str = "") -> None:
+def write_page(
+    path: Path,
+    results: Sequence[tuple[str, list[Hit]]],
+    title: str = "",
+    note: str = "",
+    steps: Sequence[tuple[str, str]] = (),
+) -> None:
     """Write a self-contained page, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(results, title=title, note=note), encoding="utf-8")
+    path.write_text(render(results, title=title, note=note, steps=steps), encoding="utf-8")
     console.err.print(f"wrote {console.plain(str(path))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,23 @@ def fragment(body: str, **shown: Any) -> str:
     return environment().get_template("fragment.html").render(body=body, **shown)
 
 
-def page(body: str, title: str = "", note: str = "", window: str = "Results", **shown: Any) -> str:
+def page(
+    body: str,
+    title: str = "",
+    note: str = "",
+    window: str = "Results",
+    steps: Sequence[tuple[str, str]] = (),
+    **shown: Any,
+) -> str:
     """A page that needs nothing else.
 
     :param body: name of the template.
     :param title: the heading; without one there is none.
     :param note: a line below the title.
     :param window: what the browser's window is called where there is no title.
+    :param steps: commands to go on with, listed at the end, each after what it does.
     """
-    shown |= {"body": body, "title": title, "note": note, "window": window}
+    shown |= {"body": body, "title": title, "note": note, "window": window, "steps": steps}
     return environment().get_template("page.html").render(**shown)
 
 

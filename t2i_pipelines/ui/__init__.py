@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from t2i_pipelines.config import SettingsArgs
-from t2i_pipelines.demo import QUERIES
+from t2i_pipelines.demo import QUERIES, TITLE
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 from t2i_pipelines.pipelines import shows_settings
 from t2i_pipelines.searcher import Searcher
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from t2i_pipelines.ui.app import Page
 
 __all__ = ["build_ui"]
-
-TITLE = "Type words, get the matching pictures"
 
 EXAMPLES = QUERIES[:5]
 """One in each of five languages."""

@@ -46,6 +46,7 @@ class Page(gr.Blocks):
         super().__init__(analytics_enabled=False, title=title)
         self._finder, self._examples = Finder(search), examples
         self._settings: dict[str, Any] = dict(search.settings)
+        self._inserts = insert
         with self:
             gr.HTML(markup.heading(title), js_on_load=None, apply_default_css=False)
             if insert:
@@ -72,9 +73,9 @@ class Page(gr.Blocks):
     def _search_tab(self) -> None:
         with gr.Row(elem_classes="t2i-ask", equal_height=True):
             words = gr.Textbox(
-                label="What the pictures show",
+                label="What an image should show",
                 show_label=False,
-                placeholder="What the pictures show",
+                placeholder="What an image should show",
                 autofocus=True,
                 container=False,
                 max_lines=1,
@@ -84,7 +85,7 @@ class Page(gr.Blocks):
             )
             button = gr.Button("Search", variant="primary", scale=1, min_width=110)
             upload = gr.UploadButton(
-                "Search by picture", file_types=["image"], scale=1, min_width=190, size="lg"
+                "Search by image", file_types=["image"], scale=1, min_width=190, size="lg"
             )
         script = markup.resource("page.js")
         chips = gr.HTML(
@@ -100,7 +101,9 @@ class Page(gr.Blocks):
             own = self._own("min_relevance", Wanted.min_relevance)
             relevance = gr.Slider(0, 1, own, step=0.05, label="Minimum relevance", **plain)
             filter = gr.Textbox(label="Filter", placeholder="year > 2015", max_lines=1, min_width=260)
-        found = gr.HTML(js_on_load=script, apply_default_css=False, elem_id="t2i-found")
+        found = gr.HTML(
+            markup.welcome(self._inserts), js_on_load=script, apply_default_css=False, elem_id="t2i-found"
+        )
         state = gr.State(None)
         asked_last = [gr.Number(0, visible=False), gr.State(Latest())]
         wanted = [limit, relevance, filter]
@@ -126,7 +129,7 @@ class Page(gr.Blocks):
             source = gr.Textbox(
                 label="What to insert",
                 show_label=False,
-                placeholder="A folder, a glob, a table or a picture on this machine",
+                placeholder="A folder, a glob, a table or an image on this machine",
                 container=False,
                 max_lines=1,
                 scale=6,
@@ -172,7 +175,7 @@ class Page(gr.Blocks):
 
     def _again(self, shown: Found | None, *wanted: Any) -> Shown:
         if shown is None:
-            return "", None
+            return markup.welcome(self._inserts), None
         return self._answer(lambda: self._finder.again(shown, _wanted(wanted)))
 
     def _answer(self, find: Callable[[], Found]) -> Shown:

@@ -42,6 +42,14 @@ def chips(texts: Sequence[str]) -> str:
     return _html("chips.html", texts=texts)
 
 
+def welcome(insert: bool) -> str:
+    """Say what can be done, before the first search.
+
+    :param insert: whether there is a tab to insert by.
+    """
+    return _html("welcome.html", insert=insert)
+
+
 def found(shown: Found) -> str:
     """Hits, each with its picture, score, relevance and path; pages; and that nothing matches."""
     hits = shown.hits
