@@ -17,7 +17,8 @@ QUERIES = (
 TITLE = "Type words, get the matching images"
 NOTE = (
     "Questions in five languages. The words are compared with the images themselves, not with file names. "
-    "The model, t2i_mini, is a small one for trying things offline: it is not CLIP, and its quality is not CLIP's."
+    "The model, t2i_mini, is a small one for trying things offline: it is not CLIP, and its quality is "
+    "not CLIP's."
 )
 STEPS = (
     ("Insert your own folder", "t2i insert ~/Pictures --model-name t2i_mini"),
