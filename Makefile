@@ -32,8 +32,6 @@ $(UI): $(BASE) constraints.txt
 
 demo: $(BASE)
 	$(BIN)/t2i demo
-	@echo "next: open demo/index.html; search your own images: $(BIN)/t2i insert FOLDER --model-name t2i_mini, then"
-	@echo "$(BIN)/t2i search 'a dog'; a page to search on: make demo-ui"
 
 demo-ui: $(UI)
 	$(BIN)/t2i insert data/gallery.csv $(GALLERY)
