@@ -266,6 +266,25 @@ def rest(lite_server_backend):
         thread.join()
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
+    rest, lite_server_backend, monkeypatch
+):
+    importer, asked, answers = rest
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    answers["create"] = {"code": 0, "data": {"jobId": "7"}}
+    answers["describe"] = {"code": 0, "data": {"state": "Completed"}}
+    answers["list"] = {"code": 0, "data": {"records": []}}
+    assert importer.start("bulk/1.parquet") == "7"
+    assert importer.state("7") == State(True)
+    assert importer.running() == []
+    assert len(asked) == 3
+    place = {"uri": lite_server_backend.uri, "token": "root:x", "collection_name": "c", "timeout": 5.0}
+    assert RestImporter(place)._client.list_collections() == importer._client.list_collections()
+
+
 def test_a_newer_server_is_told_by_rest(rest):
     importer, asked, answers = rest
     answers["create"] = {"code": 0, "data": {"jobId": "448761313698322011"}}

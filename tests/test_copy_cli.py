@@ -35,4 +35,4 @@ def test_a_folder_that_is_no_export_exits_with_2(t2i, pictures):  # noqa: F811
     code, _, err = t2i("import-collection", "pictures")
     assert (code, "error: " in err, "holds no export of a collection" in err) == (2, True, True)
     code, _, err = t2i("export-collection", "backup")
-    assert (code, "error: there is no Collection('image_collection' at" in err) == (2, True)
+    assert (code, "error: there is no database " in err) == (2, True)

@@ -177,10 +177,14 @@ def test_only_an_empty_folder_or_a_cut_short_export_is_written_to(out, tmp_path)
     ]
 
 
-def test_a_collection_that_is_not_there_is_not_exported(tmp_path):
-    with pytest.raises(CollectionNotFoundError, match=r"no Collection\('image_collection' at .*no\.db"):
-        export_collection(tmp_path / "out", uri=tmp_path / "no.db")
-    assert not (tmp_path / "out").exists()
+def test_a_collection_that_is_not_there_is_not_exported(out, tmp_path):
+    place = {"uri": tmp_path / "source.db", "collection_name": "other"}
+    with pytest.raises(CollectionNotFoundError, match="no collection 'other' at .*; its collections: "):
+        export_collection(tmp_path / "other", **place)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(CollectionNotFoundError, match=r"no database .*no\.db; insert images first"):
+        export_collection(tmp_path / "other", uri=tmp_path / "no.db")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_destination_that_cannot_be_written_is_named(out, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from t2i_pipelines.collection import Collection
+from t2i_pipelines.collection.connection import channel_options
 from t2i_pipelines.collection.failures import quiet, translate
 from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.errors import ConfigError, MissingExtraError
@@ -76,7 +77,11 @@ class _Server:
         self._token, self._name = place["token"], place["collection_name"]
         with self._asking("connecting"):
             self._client = MilvusClient(
-                uri=self._address.uri, token=self._token, timeout=self._timeout, dedicated=True
+                uri=self._address.uri,
+                token=self._token,
+                timeout=self._timeout,
+                dedicated=True,
+                grpc_options=channel_options(self._address),
             )
 
     def schema(self) -> Any:
@@ -160,10 +165,12 @@ class RestImporter(_Server):
 
     def _ask(self, doing: str, ask: Callable[..., Any], **arguments: Any) -> Any:
         parts = urlsplit(self._address.uri)
-        where = {
+        where: dict[str, Any] = {
             "url": f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
             "api_key": self._token,
             "db_name": parts.path.strip("/"),
         }
+        if self._address.is_here:  # `requests` would ask the proxy of http_proxy and its like
+            where["proxies"] = dict.fromkeys(("http", "https", "all"))
         with self._asking(doing):
             return ask(**where, **arguments, timeout=self._timeout).json()["data"]

@@ -41,6 +41,13 @@ INSIDE = NO_PROXY | {"grpc.keepalive_time_ms": 2**31 - 1}
 Lite's server takes for an attack: it hangs up after some, and gRPC says so on the screen."""
 
 
+def channel_options(address: Address) -> dict[str, int]:
+    """Return gRPC's options for a channel to ``address``."""
+    if address.path is not None:
+        return CHANNEL | INSIDE
+    return CHANNEL | NO_PROXY if address.is_here else CHANNEL
+
+
 class Connection:
     """A ``MilvusClient`` that opens by itself, also after :meth:`close` and in a forked child."""
 
@@ -199,7 +206,7 @@ class Connection:
                     token=self._token,
                     timeout=timeout,
                     dedicated=True,  # close() then closes the channel too
-                    grpc_options=CHANNEL | self._own_options(),
+                    grpc_options=channel_options(self.address),
                 )
                 if path is None:
                     version = str(client.get_server_version(timeout=timeout))
@@ -209,11 +216,6 @@ class Connection:
                 return client
             except Exception as err:
                 raise self._cannot_open(err, timeout) from err
-
-    def _own_options(self) -> dict[str, int]:
-        if self.address.path is not None:
-            return INSIDE
-        return NO_PROXY if self.address.is_here else {}
 
     def _cannot_open(self, err: Exception, timeout: float) -> T2IError:
         from pymilvus.exceptions import ConnectionConfigException

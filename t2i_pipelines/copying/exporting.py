@@ -9,14 +9,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from t2i_pipelines.collection import open_collection
+from t2i_pipelines.collection import check_exists, open_collection
 from t2i_pipelines.collection.notes import read_note
 from t2i_pipelines.copying.fingerprint import Fingerprint
 from t2i_pipelines.copying.folder import Folder
 from t2i_pipelines.copying.manifest import Manifest, Part, claim
 from t2i_pipelines.copying.parquet import Writer
 from t2i_pipelines.copying.reading import pages
-from t2i_pipelines.errors import CollectionNotFoundError, CopyError
+from t2i_pipelines.errors import CopyError
 from t2i_pipelines.relevance.keeping import NOTE as RELEVANCE
 
 PART_ROWS = 100_000
@@ -55,11 +55,9 @@ def export_collection(
     :raises CollectionNotFoundError: If there is no such collection.
     """
     collection = open_collection(uri, token, collection_name, timeout)
+    check_exists(uri, token, collection_name)
     space = collection.space()
-    if space is None:
-        raise CollectionNotFoundError(
-            f"there is no {collection!r} to export; uri and collection_name tell which one is meant"
-        )
+    assert space is not None
     folder = Folder(destination)
     claim(folder)
     created = datetime.now(UTC).isoformat(timespec="seconds")
