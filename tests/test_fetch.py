@@ -197,6 +197,13 @@ def test_redirects_are_followed_and_counted(web):
     assert web.asked["/loop.png"] == 6
 
 
+@pytest.mark.parametrize("target", ["http://[x/", "http://127.0.0.1:99999/"])
+def test_a_redirect_to_no_valid_url_is_that_images_failure(web, target):
+    web.pages["/a.png"] = failing(302, Location=target)
+    with pytest.raises(ImageDecodeError, match=r"/a\.png: .*not a valid URL"):
+        read(f"{web.url}/a.png")
+
+
 def test_a_redirect_leads_to_no_file(web, tmp_path):
     (tmp_path / "secret.png").write_bytes(b"secret")
     web.pages["/a.png"] = failing(302, Location=f"file://{tmp_path}/secret.png")

@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from urllib.parse import urlsplit
 
-from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images.address import is_http
+from t2i_pipelines.errors import ImageDecodeError, SourceError
+from t2i_pipelines.images.address import is_http, split_url
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.limits import check_size
 from t2i_pipelines.locks import Lock, in_forked_child
@@ -60,7 +59,7 @@ def fetch(url: str, *, only_public: bool = False) -> bytes:
     )
     try:
         content: bytes = retrying(_get, url, _body, _public_session() if only_public else _session())
-    except (_FetchError, ImageDecodeError) as err:
+    except (_FetchError, ImageDecodeError, SourceError) as err:
         raise ImageDecodeError(f"cannot read image {url}: {err}") from err
     return content
 
@@ -132,12 +131,9 @@ def _new_session() -> Session:
 def _get(url: str, take: Any, session: Session) -> Any:
     """Ask for a URL, follow redirects, and give what ``take`` makes of the response."""
     for _ in range(REDIRECTS + 1):
-        with _turn(urlsplit(url).netloc):
+        with _turn(split_url(url).netloc):
             deadline = time.monotonic() + TIMEOUT
-            with _named_errors():
-                response = session.get(
-                    url, stream=True, allow_redirects=False, timeout=(min(CONNECT_TIMEOUT, TIMEOUT), TIMEOUT)
-                )
+            response = _asked(url, session)
             try:
                 target = _redirected(response, session)
                 if target is None:
@@ -152,6 +148,15 @@ def _get(url: str, take: Any, session: Session) -> Any:
         if not is_http(url):
             raise _FetchError(f"redirected to {url!r}, which is not http(s)://")
     raise _FetchError(f"more than {REDIRECTS} redirects")
+
+
+def _asked(url: str, session: Session) -> Response:
+    limits = (min(CONNECT_TIMEOUT, TIMEOUT), TIMEOUT)
+    try:
+        with _named_errors():
+            return session.get(url, stream=True, allow_redirects=False, timeout=limits)
+    except ValueError as err:  # requests looks at where a redirect leads, even where it does not follow
+        raise _FetchError(f"redirected to what is not a valid URL: {cause(err)}") from err
 
 
 def _redirected(response: Response, session: Session) -> str | None:
