@@ -154,7 +154,7 @@ class Settings:
     :ivar templates: search: texts that each text of a query is put into, whose vectors are averaged:
         ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.query.templates`.
     :ivar exclude: insert: globs of files and folders that a folder, a glob, a bucket or a tar skips, such as
-        ``("drafts", "*/2019/*")``; see :class:`t2i_pipelines.images.sources.listing.Listing`.
+        ``("drafts", "2019/*")``; see :class:`t2i_pipelines.images.sources.listing.Listing`.
     :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
     :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
         and fetch every URL again. Pictures whose content is the same are not embedded again.

@@ -31,6 +31,17 @@ def paint(path: Path, colour: str | tuple[int, int, int], size: tuple[int, int] 
     return path
 
 
+@pytest.fixture
+def memory():
+    """fsspec's filesystem in memory, emptied afterwards."""
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
 @pytest.fixture(autouse=True)
 def closed() -> Iterator[None]:
     """Release every database after each test."""

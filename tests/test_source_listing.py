@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from t2i_pipelines import InsertReport, build_insert_pipeline, sync
 from t2i_pipelines.cli import app
-from t2i_pipelines.errors import ConfigError, SourceError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError, SourceError
 from t2i_pipelines.images import count, image_suffixes, read, records
 from t2i_pipelines.images.header import FORMATS
 from t2i_pipelines.stages import Skipped
@@ -111,6 +112,84 @@ def test_exclude_leaves_out_names_and_paths_in_folders_globs_and_tars(tmp_path):
     assert len(list(records(tmp_path / "t.tar", exclude=["b*"]))) == 1
 
 
+@pytest.mark.parametrize("pattern", ["*/*.png", "*/*/*.png", "**/*.png", "**/z/*.png"])
+def test_wildcards_match_no_folder_that_a_listing_skips(tmp_path, pattern):
+    for name in ("z/a.png", "@eaDir/a.png", "k/@eaDir/a.png", "k/z/a.png", "drafts/z.png", "drafts/z/a.png"):
+        paint(tmp_path / name, "red")
+    found = [one.path for one in records(f"{tmp_path}/{pattern}", exclude=["drafts"])]
+    assert found
+    assert not [one for one in found if "@eaDir" in one or "drafts" in one]
+
+
+def test_a_glob_that_names_a_folder_of_thumbnails_reads_it(tmp_path, memory):
+    image = paint(tmp_path / "k" / "@eaDir" / "a.png", "red").read_bytes()
+    memory.pipe("/bucket/k/@eaDir/a.png", image)
+    for base in (tmp_path, "memory://bucket"):
+        (found,) = records(f"{base}/**/@eaDir/*.png")
+        assert found.path.endswith("k/@eaDir/a.png")
+
+
+def test_exclude_holds_for_a_folder_that_the_glob_names(tmp_path):
+    paint(tmp_path / "a" / "drafts" / "b.png", "red")
+    with pytest.raises(SourceError, match=r"no file matches .*; 1 skipped: 1 drafts \(excluded folder\)"):
+        records(f"{tmp_path}/*/drafts/*.png", exclude=["drafts"])
+
+
+def test_exclude_is_compared_with_the_path_below_the_first_wildcard(tmp_path, memory):
+    for name in ("2019/a.png", "2020/a.png"):
+        memory.pipe(f"/p/{name}", paint(tmp_path / "p" / name, "red").read_bytes())
+    for base in (f"{tmp_path}/p", "memory://p"):
+        (found,) = records(f"{base}/**/*.png", exclude=["2019/*"])
+        assert found.path.endswith("2020/a.png")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [
+        ("drafts", ["a/b.png"]),
+        ("drafts/", ["a/b.png"]),
+        ("**/drafts", ["a/b.png"]),
+        ("/drafts", ["a/b.png", "a/drafts/c.png"]),
+        ("./drafts/", ["a/b.png", "a/drafts/c.png"]),
+        ("drafts/**", ["a/b.png", "a/drafts/c.png"]),
+        ("a/drafts", ["a/b.png", "drafts/d.png"]),
+        ("**/a/*.png", ["drafts/d.png"]),
+        ("b.png/", ["a/b.png", "a/drafts/c.png", "drafts/d.png"]),
+    ],
+)
+def test_exclude_is_spelled_as_in_a_gitignore(tmp_path, pattern, kept):
+    for name in ("a/b.png", "a/drafts/c.png", "drafts/d.png"):
+        paint(tmp_path / name, "red")
+    assert sorted(listed(tmp_path, exclude=[pattern])[0]) == kept
+
+
+def test_a_tar_is_listed_as_a_folder(tmp_path):
+    image = paint(tmp_path / "a.png", "red").read_bytes()
+    names = (
+        "p/a.png",
+        "p/@eaDir/b.png",
+        "p/@eaDir/x/c.png",
+        "./p/drafts/d.png",
+        "./p/e.png",
+        "p/drafts/f.png",
+    )
+    skipped = Skipped()
+    tar = tar_of(tmp_path / "t.tar", dict.fromkeys(names, image))
+    found = [one.path.partition("::")[0] for one in records(tar, exclude=["drafts"], skipped=skipped)]
+    assert found == ["tar://p/a.png", "tar://./p/e.png"]
+    assert skipped.counts["@eaDir/", "thumbnails or bin"] == 1
+
+
+def test_of_a_photo_library_that_is_the_source_only_the_originals_are_read(tmp_path, memory):
+    for name in ("originals/a.png", "resources/derivatives/b.png"):
+        image = paint(tmp_path / "My.photoslibrary" / name, "red").read_bytes()
+        memory.pipe(f"/bucket/My.photoslibrary/{name}", image)
+    for base in (tmp_path, "memory://bucket"):
+        for source in (f"{base}/My.photoslibrary", f"{base}/My.photoslibrary/**/*.png"):
+            (found,) = records(source)
+            assert found.path.endswith("originals/a.png")
+
+
 def test_exclude_must_be_a_list_of_globs():
     with pytest.raises(
         ConfigError, match=r"exclude must be a list of globs such as \['drafts'\], got 'drafts'"
@@ -149,6 +228,15 @@ def test_links_to_folders_are_followed_once(tmp_path):
     paths, skipped = listed(source)
     assert paths == ["y.png", "album/z.png", "2020/x.png"]
     assert skipped == {"again/": 1, "up/": 1, "album/all/": 1, "without suffix": 1}
+
+
+def test_a_link_above_a_folder_that_is_read_already_hides_none_of_its_other_files(tmp_path):
+    paint(tmp_path / "x" / "y" / "1.png", "red")
+    paint(tmp_path / "x" / "2.png", "red")
+    paint(tmp_path / "source" / "0.png", "red")
+    link(tmp_path / "source" / "a", tmp_path / "x" / "y")
+    link(tmp_path / "source" / "b", tmp_path / "x")
+    assert listed(tmp_path / "source")[0] == ["0.png", "a/1.png", "b/2.png"]
 
 
 def test_a_glob_follows_no_link_into_a_folder_that_it_is_in(tmp_path):
@@ -206,6 +294,44 @@ def test_a_source_that_cannot_be_listed_at_all_is_an_error(tmp_path, monkeypatch
         records(tmp_path / "locked")
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone")])
+def test_a_folder_of_a_bucket_that_cannot_be_listed_fails_alone(tmp_path, memory, monkeypatch, error):
+    image = paint(tmp_path / "a.png", "red").read_bytes()
+    for name in ("a/1.png", "b/2.png", "c/3.png"):
+        memory.pipe(f"/bucket/{name}", image)
+    ls = type(memory).ls
+
+    def refusing(self, path, **options):
+        if path.endswith("/b"):
+            raise error
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(type(memory), "ls", refusing)
+    for source in ("memory://bucket", "memory://bucket/**/*.png"):
+        first, bad, last = sorted(records(source), key=lambda one: one.path)
+        assert (first.status, bad.status, last.status, bad.id) == (None, "failed", None, "")
+        assert bad.reason.startswith("cannot list folder memory://bucket/b: ")
+
+
+def test_sync_keeps_a_file_of_a_kind_that_cannot_be_read_any_more(tmp_path, monkeypatch):
+    settings = {"uri": tmp_path / "x.db", "model_name": "colour"}
+    for number in range(9):
+        paint(tmp_path / "p" / f"{number}.png", (25 * number + 5, 9, 99))
+    for name in ("there.heic", "gone.heic"):
+        content = paint(tmp_path / f"{name}.png", "red").read_bytes()
+        (tmp_path / "p" / name).write_bytes(content)
+    assert sync(tmp_path / "p", **settings).counts["failed"] == 0
+    (tmp_path / "p" / "gone.heic").unlink()
+    monkeypatch.setattr("t2i_pipelines.images.sources.listing.image_suffixes", lambda: frozenset({".png"}))
+    report = sync(tmp_path / "p", **settings)
+    assert (report.counts["unchanged"], report.counts["deleted"]) == (9, 1)
+    assert report.note == (
+        "1 stored image is of a kind that the source skips now, and is kept; "
+        "force=True, or --force, deletes it"
+    )
+    assert sync(tmp_path / "p", force=True, **settings).counts["deleted"] == 1
+
+
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     link(tmp_path / "zero.png", "/dev/zero")
@@ -220,6 +346,26 @@ def test_only_regular_files_are_opened(tmp_path):
         [sys.executable, "-W", "ignore", "-c", code], timeout=60, capture_output=True, check=False
     )
     assert b"not a regular file but a named pipe" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.csv.gz", "p.tsv", "p.jsonl", "p.parquet", "p.tar", "p.tar.gz"])
+def test_a_table_or_a_tar_that_is_a_pipe_is_one_failed_record(tmp_path, name):
+    pipe = tmp_path / name
+    os.mkfifo(pipe)
+    end = threading.Timer(20, pipe.write_bytes, [b""])  # whoever reads the pipe comes to an end, and fails
+    end.daemon = True
+    end.start()
+    for source in ([str(pipe)], f"{tmp_path}/*{pipe.suffix}"):
+        (record,) = records(source)
+        assert "not a regular file but a named pipe" in record.reason
+    with pytest.raises(ImageDecodeError, match="not a regular file but a named pipe"):
+        read(f"tar://a.png::{pipe}")
+    end.cancel()
+
+
+def test_a_path_that_no_file_can_have_is_an_error_of_ours():
+    with pytest.raises(ImageDecodeError, match="cannot read image .*: embedded null byte"):
+        read("/a\0b.png")
 
 
 def test_a_file_larger_than_max_bytes_fails_alone_and_says_which_option(tmp_path):
@@ -258,6 +404,20 @@ class Strange(dict):
         raise LookupError("no such luck")
 
 
+class Lost:
+    """A path of a library that cannot say it any more."""
+
+    def __fspath__(self):
+        raise LookupError("no such luck")
+
+
+class Number:
+    """A path that is none."""
+
+    def __fspath__(self):
+        return 5
+
+
 def deep():
     found: object = 1
     for _ in range(5000):
@@ -275,7 +435,11 @@ def deep():
         ({"path": "GOOD", "v": 10**5000}, "cannot understand the row <dict>"),
         ({"path": "GOOD", "v": decimal.Decimal("sNaN")}, "cannot understand the row"),
         ({"path": "GOOD", "v": deep()}, "cannot understand the row <dict>"),
+        ({"path": "GOOD", "v": {"\ud800": 1}}, "is not valid Unicode"),
         (Strange(path="GOOD"), "no such luck"),
+        (Lost(), "no such luck"),
+        (Number(), "expected Number.__fspath__"),
+        ({"path": Lost()}, "no such luck"),
         ("http://[img]https://example.org/a.jpg[/img]", "is not a valid URL"),
         ("http://[::1/x.jpg", "is not a valid URL"),
         ("https://ex\u2100mple.org/a.jpg", "is not a valid URL"),

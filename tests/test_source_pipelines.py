@@ -80,14 +80,6 @@ SOURCES = {
 }
 
 
-@pytest.fixture
-def memory():
-    fs = fsspec.filesystem("memory")
-    yield fs
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-
-
 def statuses(rows) -> list[str]:
     return [status for _, _, status, _ in rows.to_list()]
 

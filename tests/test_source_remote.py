@@ -19,14 +19,6 @@ from t2i_pipelines.images.sources.remote import file_row
 
 
 @pytest.fixture
-def memory():
-    fs = fsspec.filesystem("memory")
-    yield fs
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture
 def bucket(memory):
     """Pictures of some bytes under memory://bucket."""
     for name in (

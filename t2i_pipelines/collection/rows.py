@@ -128,7 +128,7 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, name) for key, item in value.items()}
+        return {_text(key, METADATA_BYTES, name, "key"): _plain(item, name) for key, item in value.items()}
     raise ConfigError(
         f"{name} is a {type(value).__name__}, which JSON does not know; give text, a number, "
         f"true or false, or a list or dict of these"

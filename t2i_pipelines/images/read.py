@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from stat import S_ISREG
 
 from t2i_pipelines.config import Decoding
 from t2i_pipelines.errors import ImageDecodeError, T2IError
@@ -12,8 +11,7 @@ from t2i_pipelines.images import limits
 from t2i_pipelines.images.address import normal, scheme
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.fetch import fetch
-from t2i_pipelines.images.opening import filesystem
-from t2i_pipelines.images.sources.record import not_regular
+from t2i_pipelines.images.opening import filesystem, open_regular
 from t2i_pipelines.images.tar_member import read_member
 from t2i_pipelines.types import Record
 
@@ -51,14 +49,12 @@ def read(item: str | os.PathLike[str] | Record, max_bytes: int = Decoding.max_by
 
 def _read_file(path: str, max_bytes: int) -> bytes:
     try:
-        # a pipe that nobody writes to would block
-        with open(path, "rb", opener=_open_without_blocking) as file:
+        with open_regular(path) as file:
             found = os.fstat(file.fileno())
-            if not S_ISREG(found.st_mode):
-                raise ImageDecodeError(f"cannot read image {path}: {not_regular(found.st_mode)}")
-            content = b"" if found.st_size > max_bytes else file.read(max_bytes + 1)
-    except OSError as err:
-        raise ImageDecodeError(f"cannot read image {path}: {err.strerror}") from err
+            # some files of /proc have nothing to give yet, which is None
+            content = b"" if found.st_size > max_bytes else file.read(max_bytes + 1) or b""
+    except (OSError, ValueError) as err:  # a name with a zero byte is a ValueError
+        raise ImageDecodeError(f"cannot read image {path}: {cause(err)}") from err
     except MemoryError as err:
         raise ImageDecodeError(f"cannot read image {path}: not enough memory for its bytes") from err
     size = max(found.st_size, len(content))
@@ -68,10 +64,6 @@ def _read_file(path: str, max_bytes: int) -> bytes:
             "raise max_bytes (--max-bytes) if you trust the file"
         )
     return content
-
-
-def _open_without_blocking(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_remote(address: str) -> bytes:

@@ -163,7 +163,12 @@ def shards(source: str | os.PathLike[str]) -> list[str]:
 
 def is_table(item: object) -> bool:
     """Whether an item of a list names a table or a tar, which has many rows."""
-    return isinstance(item, (str, os.PathLike)) and _reader(os.fsdecode(os.fspath(item))) is not None
+    if not isinstance(item, (str, os.PathLike)):
+        return False
+    try:
+        return _reader(os.fsdecode(os.fspath(item))) is not None
+    except Exception:  # a path object of another library: its record says what is wrong
+        return False
 
 
 def _rows(source: object, listing: Listing) -> Iterator[object]:
@@ -181,10 +186,8 @@ def _rows(source: object, listing: Listing) -> Iterator[object]:
 
 def _item(item: object, listing: Listing) -> Iterable[object]:
     """One item of a list: itself, or the rows of the table or tar that it names."""
-    if isinstance(item, (str, os.PathLike)):
-        address = os.fsdecode(os.fspath(item))
-        if _reader(address):
-            return _each([address], listing)
+    if is_table(item):
+        return _each([os.fsdecode(os.fspath(item))], listing)  # type: ignore[call-overload]
     return [item]
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images.address import is_http, split_member
+from t2i_pipelines.images.address import is_http, scheme, split_member
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.limits import check_size
-from t2i_pipelines.images.opening import filesystem, open_binary
+from t2i_pipelines.images.opening import filesystem, open_binary, open_regular
 
 TARS_LISTED = 64
 """Listings that are kept: some 150 bytes a file."""
@@ -39,6 +39,8 @@ def read_member(address: str) -> bytes:
 
 def _from_file(member: str, archive: str) -> bytes | None:
     fs, path = filesystem(archive)
+    if scheme(archive) in ("", "file", "local"):
+        open_regular(path).close()
     places = _listing(archive, fs.ukey(path))
     if places is None:
         return _from_stream(member, archive)

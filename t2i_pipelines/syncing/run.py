@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Unpack
@@ -15,11 +16,13 @@ from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import brief, distinct_records
+from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.packed import SIZE, Packed
+from t2i_pipelines.images.sources.listing import kind_of
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.report import InsertReport
-from t2i_pipelines.stages import Stopwatch, log, log_failure
+from t2i_pipelines.stages import Skipped, Stopwatch, log, log_failure
 from t2i_pipelines.syncing.foresee import foresee
 from t2i_pipelines.syncing.inventory import FAILED, FIELDS, GONE, Inventory, content_key
 from t2i_pipelines.syncing.plan import Plan
@@ -107,8 +110,9 @@ def sync(
                     log_failure(record.path, record.id, record.stage, record.reason)
                 nameless += not record.id
                 tell(record.outcome)
-        if nameless and not force:
-            report.note = _keep_all(inventory, nameless)
+        if not force:
+            report.note = _keep_all(inventory, nameless) if nameless else ""
+            report.note = report.note or _keep_skipped(collection, inventory, clock.skipped)
         too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
         if dry_run or too_many:
             found = foresee(
@@ -141,6 +145,35 @@ def _keep_all(inventory: Inventory, nameless: int) -> str:
         f"{gone:,} stored pictures were not found in the source, but {nameless:,} of its rows cannot be "
         f"read, so nothing is deleted; mend the source, or take force=True, or --force"
     )
+
+
+def _keep_skipped(collection: Collection, inventory: Inventory, skipped: Skipped) -> str:
+    """Keep the rows of files that are there but skipped, such as HEIC without its extra; say so in a note.
+
+    Excluded files, and local ones that are gone, are deleted.
+    """
+    kinds = {kind for (kind, reason), _ in skipped.snapshot() if not reason.startswith("excluded")}
+    if not kinds:
+        return ""
+    kept = 0
+    for ids in inventory.gone_ids(_DELETED_AT_ONCE):
+        rows: dict[str, dict[str, Any]] = collection.rows(ids, ["path"])
+        some = [
+            id for id, row in rows.items() if kind_of(row["path"]) in kinds and _may_be_there(row["path"])
+        ]
+        inventory.states[inventory.places(some)] = FAILED
+        kept += len(some)
+    if not kept:
+        return ""
+    images, are, them = ("image", "is", "it") if kept == 1 else ("images", "are", "them")
+    return (
+        f"{kept:,} stored {images} {are} of a kind that the source skips now, and {are} kept; "
+        f"force=True, or --force, deletes {them}"
+    )
+
+
+def _may_be_there(path: str) -> bool:
+    return bool(scheme(path)) or os.path.lexists(path)
 
 
 def _with_twins(waiting: Iterator[Record], twins: Twins) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -42,7 +43,8 @@ def file_row(address: str, told: Mapping[str, Any]) -> Record:
 
 def folder_rows(address: str, listing: Listing) -> Iterator[Record]:
     """Yield the images in a remote folder and below, each folder in the order of names."""
-    return _walk(address, None, listing, listing.takes_file)
+    within = _last(address)
+    return _walk(address, None, lambda path: listing.takes_folder(path, within), listing.takes_file)
 
 
 def glob_rows(pattern: str, listing: Listing) -> Iterator[Record]:
@@ -52,35 +54,58 @@ def glob_rows(pattern: str, listing: Listing) -> Iterator[Record]:
     base, relative = split_pattern(pattern)
     depth = None if "**" in relative else relative.count("/") + 1
     fits = re.compile(glob_translate(relative)).match
-    return _walk(base, depth, listing, lambda found: fits(found) is not None and not listing.excludes(found))
+    within = _last(base)
+    named = {part for part in relative.split("/") if not glob.has_magic(part)}
+
+    def enters(path: str) -> bool:
+        if path.rpartition("/")[2] in named:
+            return not listing.excludes(path, folder=True)
+        return listing.takes_folder(path, within)
+
+    return _walk(base, depth, enters, lambda path: fits(path) is not None and not listing.excludes(path))
+
+
+def _last(address: str) -> str:
+    return address.rstrip("/").rpartition("/")[2]
 
 
 def _walk(
-    address: str, depth: int | None, listing: Listing, wanted: Callable[[str], bool]
+    address: str, depth: int | None, enters: Callable[[str], bool], wanted: Callable[[str], bool]
 ) -> Iterator[Record]:
+    """Yield the files that are wanted, and a failed record of each folder that cannot be listed.
+
+    :param depth: folders below each other that are listed at most.
+    """
     fs, root = filesystem(address)
-    begun = False
-    try:
-        for folder, folders, files in fs.walk(root, maxdepth=depth, detail=True, on_error="raise"):
-            above = folder[len(root) :].strip("/")
-            names = sorted(n for n in folders if listing.takes_folder(f"{above}/{n}" if above else n))
-            kept = [(name, folders[name]) for name in names]
-            folders.clear()
-            folders.update(kept)  # what walk goes on with
-            for name in sorted(files):
-                path = f"{folder}/{name}"
-                relative = path[len(root) :].lstrip("/")
-                begun = True
-                if wanted(relative):
-                    yield file_row(below(address, relative), files[name])
-            fs.invalidate_cache(folder)
-    except FileNotFoundError:
-        return
-    except Exception as err:  # each filesystem has errors of its own
-        reason = f"cannot list {address!r}: {cause(err)}"
-        if not begun:
-            raise SourceError(reason) from err
-        yield refused(address, f"{reason}; the rest of it is not read")
+    waiting = [("", root)]
+    while waiting:
+        folder, place = waiting.pop()
+        try:
+            listed = _listed(fs, place)
+        except Exception as err:  # each filesystem has errors of its own
+            if not folder:
+                if isinstance(err, FileNotFoundError):
+                    return
+                raise SourceError(f"cannot list {address!r}: {cause(err)}") from err
+            folder = below(address, folder)
+            yield refused(folder, f"cannot list folder {folder}: {cause(err)}; what is in it is not read")
+            continue
+        paths = [(f"{folder}/{name}" if folder else name, found) for name, found in listed]
+        for path, found in paths:
+            if found["type"] != "directory" and wanted(path):
+                yield file_row(below(address, path), found)
+        if depth is None or folder.count("/") + bool(folder) + 1 < depth:
+            folders = [(path, found) for path, found in paths if found["type"] == "directory"]
+            waiting += [(path, found["name"]) for path, found in reversed(folders) if enters(path)]
+
+
+def _listed(fs: Any, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the names in a folder, in order, with what the filesystem says of each."""
+    own = folder.strip("/")
+    listed: list[Mapping[str, Any]] = fs.ls(folder, detail=True)
+    fs.invalidate_cache(folder)
+    names = [(one["name"].rstrip("/"), one) for one in listed if one["name"].strip("/") != own]
+    return sorted(((name.rpartition("/")[2], one) for name, one in names), key=lambda pair: pair[0])
 
 
 def _mtime(told: Mapping[str, Any]) -> int:

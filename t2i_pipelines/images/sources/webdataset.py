@@ -155,10 +155,15 @@ def _rows(address: str, listing: Listing) -> Iterator[Record]:
     stream = open_binary(address)
     with stream, tarfile.open(fileobj=stream, mode="r|*", bufsize=1 << 20) as tar:
         sample = _Sample("")
+        folder, enters = "", True
         for member in tar:
             tar.members = []  # type: ignore[attr-defined] # else they pile up
             name = _NAME.fullmatch(member.name)
             if not member.isreg() or name is None:
+                continue
+            if (above := member.name.rpartition("/")[0]) != folder:
+                folder, enters = above, _enters(above, listing, folder, enters)
+            if not enters:
                 continue
             if name[1] != sample.key:
                 yield from _records(sample, sample.give(), address)
@@ -168,6 +173,21 @@ def _rows(address: str, listing: Listing) -> Iterator[Record]:
             if sample.held > SAMPLE_BYTES:
                 yield from _records(sample, sample.give(keep=stem), address)
         yield from _records(sample, sample.give(), address)
+
+
+def _enters(folder: str, listing: Listing, before: str, entered: bool) -> bool:
+    """Return whether to read what is in a folder, as a listing would; count one that is skipped once.
+
+    :param before: the folder of the file before, which was ``entered`` or not.
+    """
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    seen = [part for part in before.split("/") if part not in ("", ".")]
+    for end in range(1, len(parts) + 1):
+        again = parts[:end] == seen[:end]
+        counted = Listing(listing.exclude) if again and not entered else listing
+        if not counted.enters("/".join(parts[:end])):
+            return False
+    return True
 
 
 def _take(
