@@ -26,7 +26,6 @@ from t2i_pipelines.errors import CheckpointError, CollectionNotFoundError, Sourc
 from t2i_pipelines.evaluate import evaluate
 from t2i_pipelines.finetune.material import Material
 from t2i_pipelines.finetune.store import Store
-from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.types import Space
 
 WAIT = 60
@@ -292,11 +291,6 @@ def test_files_of_the_same_pixels_are_one_group_when_images_are_held_out(tmp_pat
     store.add(paths)
     assert store.groups().tolist() == [3 * (number // 3) for number in range(18)]
     store.close()
-
-
-def test_decoding_threads_are_shared_within_a_process():
-    image = np.zeros((4, 4, 3), np.uint8)
-    assert len(ImageDecode().many([image] * 3)) == 3
 
 
 def test_of_equal_scores_the_right_image_counts_last_through_the_index_too(tmp_path):

@@ -14,7 +14,7 @@ from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import Token, Uri
 from t2i_pipelines.collection import collection_names, open_collection
 from t2i_pipelines.collection.uri import parse_uri
-from t2i_pipelines.errors import CollectionNotFoundError, StoreError
+from t2i_pipelines.errors import StoreError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -46,10 +46,6 @@ def describe(uri: str, token: str = "") -> dict[str, Any]:
     """
     address = parse_uri(uri)
     names = collection_names(uri, token)
-    if address.path is not None and not address.path.exists():
-        raise CollectionNotFoundError(
-            f"there is no database {address}; insert images first: t2i insert FOLDER --uri {address}"
-        )
     found: dict[str, Any] = {"uri": str(address)}
     if address.path is not None:
         found |= _of_files(address.path)
@@ -76,9 +72,9 @@ def _collection(uri: str, token: str, name: str) -> dict[str, Any]:
 
 
 def _of_files(path: Path) -> dict[str, Any]:
-    stats = [one.stat() for one in path.rglob("*") if one.is_file()]
-    data = [one.stat().st_mtime for one in path.rglob("*") if one.is_file() and one.name != "LOCK"]
-    changed = datetime.fromtimestamp(max(data)).isoformat(" ", "seconds") if data else "never"
+    stats = [one.stat() for one in path.rglob("*") if one.is_file() and one.name != "LOCK"]
+    latest = max((one.st_mtime for one in stats), default=None)
+    changed = "never" if latest is None else datetime.fromtimestamp(latest).isoformat(" ", "seconds")
     return {"bytes": sum(one.st_size for one in stats), "changed": changed}
 
 

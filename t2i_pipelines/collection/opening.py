@@ -10,7 +10,7 @@ from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.connection import connection_to
 from t2i_pipelines.collection.schema import check_index_type, check_name
-from t2i_pipelines.collection.uri import parse_uri
+from t2i_pipelines.collection.uri import Address, parse_uri
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 from t2i_pipelines.locks import Lock
 from t2i_pipelines.storage import AUTO, HowStored, Storage, check_supported
@@ -60,15 +60,26 @@ def open_collection(
 
 
 def collection_names(uri: str | os.PathLike[str] = "milvus.db", token: str = "") -> list[str]:
-    """Return the names of the collections of a database, sorted; none of a file that is not there.
+    """Return the names of the collections of a database, sorted.
 
+    :raises CollectionNotFoundError: If a local database is not there.
     :raises StoreError: If the database does not answer.
     """
     address = parse_uri(uri)
-    if address.path is not None and not lite.exists(address.path):
-        return []
+    check_database(address)
     found = connection_to(address, token).call("list_collections", doing="listing collections", timeout=30.0)
     return sorted(found)
+
+
+def check_database(address: Address) -> None:
+    """Refuse a local database that is not there.
+
+    :raises CollectionNotFoundError: With the command that makes one.
+    """
+    if address.path is not None and not lite.exists(address.path):
+        raise CollectionNotFoundError(
+            f"there is no database {address}; insert images first: t2i insert FOLDER --uri {address}"
+        )
 
 
 def check_exists(
@@ -82,10 +93,6 @@ def check_exists(
     if open_collection(uri, token, collection_name).space() is not None:
         return
     address = parse_uri(uri)
-    if address.path is not None and not lite.exists(address.path):
-        raise CollectionNotFoundError(
-            f"there is no database {address}; insert images first: t2i insert FOLDER --uri {address}"
-        )
     names = ", ".join(collection_names(uri, token)) or "none"
     raise CollectionNotFoundError(
         f"there is no collection {collection_name!r} at {address}; its collections: {names} "

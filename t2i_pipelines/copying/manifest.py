@@ -144,6 +144,7 @@ def _checked(cls: type[Manifest], found: Any) -> Manifest:
 
     if unknown := sorted(found.keys() - {one.name for one in fields(cls)}):
         raise ValueError(f"unknown key {unknown[0]!r}")
+    # as JSON: pydantic's strict mode takes its arrays for tuples, and no text for a number
     manifest: Manifest = TypeAdapter(cls).validate_json(json.dumps(found), strict=True)
     for part in manifest.files:
         if not PART.fullmatch(part.name):

@@ -107,10 +107,10 @@ class Material:
         chosen = pictures[:count]
         if self._groups is not None:
             groups = self._groups[pictures]
-            _, first = np.unique(groups, return_index=True)
-            sizes = np.cumsum([np.count_nonzero(groups == group) for group in groups[np.sort(first)]])
-            enough = int(np.searchsorted(sizes, count)) + 1
-            chosen = pictures[np.isin(groups, groups[np.sort(first)][:enough])]
+            each, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+            order = np.argsort(first)  # whole groups, in the order of their first images
+            enough = int(np.searchsorted(np.cumsum(sizes[order]), count)) + 1
+            chosen = pictures[np.isin(groups, each[order][:enough])]
         held_out = np.isin(self.rows[:, 0], chosen)
         if held_out.all():
             raise SourceError(

@@ -28,12 +28,12 @@ LEAST_AREA = 0.7
 
 
 COPY = 2.5
-"""Mean difference of two thumbnails, of 255. JPEG of quality 50 changes one by less than 1."""
+"""Mean difference of the thumbnails of two near copies at most, of 255."""
 
 
-def thumbnail(image: Image) -> NDArray[np.int16]:
-    """Shrink a fitted image to (16, 16, 3), to find near copies by."""
-    return np.asarray(Pillow.fromarray(image).resize((16, 16), Pillow.Resampling.BOX), np.int16)
+def thumbnail(image: Image) -> Image:
+    """Shrink a fitted image to (16, 16, 3), to find near copies by: 768 bytes an image."""
+    return np.asarray(Pillow.fromarray(image).resize((16, 16), Pillow.Resampling.BOX))
 
 
 class Opened(NamedTuple):
@@ -58,7 +58,7 @@ class Store:
         self._paths: list[str] = []
         self._numbers: dict[str, int] = {}
         self._kept: dict[int, Image] = {}
-        self._thumbnails: list[NDArray[np.int16]] = []
+        self._thumbnails: list[Image] = []
         self._most = ROOM // (preprocess.size**2 * 3)
         self._threads = ThreadPoolExecutor(os.cpu_count(), "t2i-finetune")
 
@@ -95,11 +95,12 @@ class Store:
             near = [one for place in around for one in cells.get(place, ())]
             cells.setdefault(cell, []).append(number)
             if near:
-                others = np.stack([self._thumbnails[one] for one in near])
+                others = np.stack([self._thumbnails[one] for one in near]).astype(np.int16)
                 copies = np.array(near)[np.abs(others - small).mean((1, 2, 3)) < COPY]
-                if len(copies):
-                    same = np.unique(found[copies])
+                same = np.unique(found[copies])
+                if len(same):
                     found[number] = same[0]
+                if len(same) > 1:  # this image joins groups that were apart
                     found[np.isin(found, same)] = same[0]
         return found
 
