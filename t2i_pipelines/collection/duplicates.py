@@ -15,7 +15,7 @@ from t2i_pipelines.types import Matrix
 NEARER = 5
 """How many times nearer than the usual nearest neighbour a near copy must be.
 
-``python -m benchmarks.duplicates`` prints how many different images, and how many copies, it takes for copies.
+``python -m benchmarks.duplicates`` prints how many different images and how many copies it takes for copies.
 """
 
 SAMPLE = 500
