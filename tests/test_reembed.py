@@ -18,6 +18,7 @@ from two_models import Searching, Turned, answer
 
 from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, close, sync
 from t2i_pipelines.collection import aliases, open_collection
+from t2i_pipelines.collection.entry import RENAMED, generation
 from t2i_pipelines.errors import (
     CollectionNotFoundError,
     ConfigError,
@@ -177,7 +178,7 @@ def test_rows_that_vanish_from_the_new_collection_are_noticed(place, pictures):
         if len(told) == 7:
             open_collection(**{**place, "collection_name": new}).delete([outcome.id])
 
-    new = aliases.generation("photos", Turned.space)
+    new = generation("photos", Turned.space)
     with pytest.raises(SwapRefusedError, match="6 rows are stored, and 7 should be"):
         reembed(model_name="turned", progress=lose, **place)
     assert stands_for(place) != new
@@ -260,7 +261,7 @@ def test_a_run_that_is_killed_is_ended_by_the_next(place, tmp_path, after):
     assert process.returncode == -signal.SIGKILL
     told = {line.split()[0] for line in told if line.endswith("inserted\n")}
     assert after <= len(told) < 60, "the kill came too early or too late to prove anything"
-    new = aliases.generation("photos", Turned.space)
+    new = generation("photos", Turned.space)
     kept = rows(place, new)
     assert told <= kept.keys()
     assert stands_for(place) != new
@@ -290,7 +291,7 @@ def test_a_run_that_was_killed_at_the_move_is_ended_by_the_next(place, pictures,
     late = str(paint(pictures / "late.png", (1, 2, 3)))
 
     def die(collection):
-        if stands_for(place) == aliases.generation("photos", Turned.space):
+        if stands_for(place) == generation("photos", Turned.space):
             raise Killed
 
     move = aliases.move
@@ -309,6 +310,23 @@ def test_a_run_that_was_killed_at_the_move_is_ended_by_the_next(place, pictures,
     assert reembed(model_name="turned", **place).report.counts == STATUSES, "deleted rows came back"
 
 
+def test_a_process_that_was_suspended_while_a_renaming_was_announced_finds_the_new_name(
+    place, pictures, monkeypatch
+):
+    insert(str(pictures), place)
+    searcher = Searcher(model_name="colour", **place)
+    assert answer(searcher, "red") == "right"
+    collection, renamed = open_collection(**place), generation("photos", open_collection(**place).space())
+    with collection._connection.kept_open():
+        collection._write("alter_collection_properties", properties={RENAMED: renamed})
+        aliases._ask(collection, "rename_collection", "photos", renamed)
+    assert answer(searcher, "red") == "right"
+    assert answer(Searcher(model_name="auto", **place), "red") == "right"
+    collection._connection.entries.clear()
+    collection._connection.renamed.clear()
+    assert answer(searcher, "red") == "right"
+
+
 def test_a_name_that_was_lost_between_two_names_is_found_again(place, pictures, monkeypatch):
     insert(str(pictures), place)
     ask = aliases._ask
@@ -324,8 +342,6 @@ def test_a_name_that_was_lost_between_two_names_is_found_again(place, pictures, 
             reembed(model_name="turned", **place)
         assert answer(Searcher(model_name="colour", **place), "red") == "right", "this process knows the name"
     assert set(here.answers) == {"right"}
-    close()
-    open_collection(**place)._connection.renamed.clear()  # as a new process
     reembed(model_name="turned", **place)
     assert answer(Searcher(model_name="turned", **place), "red") == "right"
 
@@ -354,7 +370,7 @@ def test_what_cannot_be_moved_is_said(place, pictures):
     assert drop_old(**place) == []
     with pytest.raises(ConfigError, match="tolerance must be"):
         reembed(model_name="turned", tolerance=2, **place)
-    taken = aliases.generation("photos", open_collection(**place).space())
+    taken = generation("photos", open_collection(**place).space())
     insert(str(pictures), {**place, "collection_name": taken})
     with pytest.raises(StoreError, match=f"would be called '{taken}', which is there already"):
         reembed(model_name="turned", **place)
@@ -362,13 +378,12 @@ def test_what_cannot_be_moved_is_said(place, pictures):
 
 
 def test_a_name_is_the_same_at_every_run_and_never_too_long():
-    name = aliases.generation("photos", Turned.space)
+    name = generation("photos", Turned.space)
     assert re.fullmatch(r"photos_[0-9a-f]{12}", name)
-    assert len(aliases.generation("x" * 255, Turned.space)) == 255
+    assert len(generation("x" * 255, Turned.space)) == 255
     other = {"weights": "w", "preprocessing": "p", "dim": 4}
     names = {
-        aliases.generation("photos", type(Turned.space)(**{**vars(Turned.space), **{k: v}}))
-        for k, v in other.items()
+        generation("photos", type(Turned.space)(**{**vars(Turned.space), **{k: v}})) for k, v in other.items()
     }
     assert len(names | {name}) == 4
 

@@ -11,7 +11,6 @@ none of that name; who uses this library was told its new name before, and asks 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -21,15 +20,12 @@ from typing import TYPE_CHECKING, Any
 from t2i_pipelines.collection import catalog, lite, schema
 from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.connection import SLOW
-from t2i_pipelines.collection.entry import BESIDE, RENAMED, Entry
+from t2i_pipelines.collection.entry import BESIDE, LONGEST, RENAMED, Entry, generation
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from t2i_pipelines.types import Space
 
 if TYPE_CHECKING:
     from t2i_pipelines.collection.collection import Collection
-
-LONGEST = 255
-"""Letters of a collection's name."""
 
 
 def name_for(collection: Collection, space: Space, *, beside: bool = True) -> str:
@@ -60,13 +56,6 @@ def space_of(collection: Collection) -> Space | None:
     return entry.space if entry is not None else None
 
 
-def generation(name: str, space: Space) -> str:
-    """What the collection of a model is called where ``name`` is the alias: the same at every run."""
-    made = "|".join([space.weights, space.preprocessing, str(space.dim), space.metric])
-    digest = hashlib.blake2b(made.encode(), digest_size=6).hexdigest()
-    return f"{name[: LONGEST - len(digest) - 1]}_{digest}"
-
-
 def entry_of(collection: Collection) -> Entry | None:
     """What the name stands for now. Asks the database; where a renaming was cut short, it ends it.
 
@@ -74,7 +63,10 @@ def entry_of(collection: Collection) -> Entry | None:
     """
     collection._connection.join(collection)
     collection._catalog.forget()
-    if (entry := collection._catalog.ready(collection._timeout)) is None and _end_renaming(collection):
+    entry = collection._catalog.ready(collection._timeout)
+    # a renaming that was cut short is found by its new name only
+    if (entry is None or entry.real_name != collection.name) and _end_renaming(collection):
+        collection._catalog.forget()
         entry = collection._catalog.ready(collection._timeout)
     return entry
 
@@ -156,9 +148,12 @@ def _is_for(collection: Collection, name: str, space: Space) -> bool:
 
 
 def _end_renaming(collection: Collection) -> bool:
-    """Whether a collection has lost this name to an alias that was not made then; makes it."""
+    """Make the alias where a collection lost this name to one that was not made; return whether it was."""
     path = collection._connection.address.path
     if path is not None and not lite.exists(path):
+        return False
+    with suppress(CollectionNotFoundError):
+        _ask(collection, "describe_collection", collection.name)
         return False
     for name in _ask(collection, "list_collections"):
         if not name.startswith(f"{collection.name[: LONGEST - 13]}_"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from t2i_pipelines.collection import creation, indexes, lite, schema, supported
 from t2i_pipelines.collection.connection import SLOW, Connection
-from t2i_pipelines.collection.entry import CHANGING, Entry, read_entry
+from t2i_pipelines.collection.entry import CHANGING, Entry, generation, read_entry
 from t2i_pipelines.collection.failures import NotLoadedError
 from t2i_pipelines.errors import CollectionNotFoundError, StoreError
 from t2i_pipelines.storage import AUTO, Storage
@@ -53,26 +53,37 @@ class Catalog:
         with suppress(CollectionNotFoundError):
             return self._look_up(self._name, timeout)
         end = time.monotonic() + BEING_RENAMED
-        while self.is_renamed and time.monotonic() < end:
+        while self._is_renamed(timeout) and time.monotonic() < end:
             # until its name is an alias there is none of this name, and one look has several calls
             for name in (self._connection.renamed[self._name], self._name):
                 with suppress(CollectionNotFoundError):
                     return self._look_up(name, timeout)
             time.sleep(A_LOOK)
         self._connection.renamed.pop(self._name, None)
+        self._connection.generations.pop(self._name, None)
         return None
 
     def _look_up(self, name: str, timeout: float) -> Entry:
         found = self._call("describe_collection", timeout, name)
         entry, renamed_to = read_entry(found, str(self._connection.address))
-        if entry.real_name == self._name and renamed_to:
-            self._connection.renamed[self._name] = renamed_to
+        if entry.real_name == self._name:
+            self._connection.generations[self._name] = generation(self._name, entry.space)
+            if renamed_to:
+                self._connection.renamed[self._name] = renamed_to
         return entry._replace(index_type=self._index_type(timeout, entry.real_name))
 
-    @property
-    def is_renamed(self) -> bool:
-        """Whether the collection is about to get another name, or has it."""
-        return self._name in self._connection.renamed
+    def _is_renamed(self, timeout: float) -> bool:
+        """Return whether the collection that was found before has another name now, or is about to get it.
+
+        A process that was suspended while the renaming was announced finds the new name itself.
+        """
+        renamed = self._connection.renamed
+        if self._name not in renamed and (name := self._connection.generations.get(self._name)):
+            with suppress(CollectionNotFoundError):
+                found = self._call("describe_collection", timeout, name)
+                if read_entry(found, str(self._connection.address))[1] == name:
+                    renamed[self._name] = name
+        return self._name in renamed
 
     @property
     def real_name(self) -> str:
@@ -99,7 +110,7 @@ class Catalog:
                         try:
                             self.load(timeout, entry)
                         except CollectionNotFoundError:
-                            if self.is_renamed:  # just now
+                            if self._is_renamed(timeout):  # just now
                                 continue
                             raise
                     self._connection.entries[self._name] = (time.monotonic(), entry)
@@ -174,7 +185,7 @@ class Catalog:
         if isinstance(err, NotLoadedError):
             self.load(timeout)
             return
-        if not self.is_renamed:
+        if not self._is_renamed(timeout):
             raise err
         with self._connection.kept_open(), self._connection.mending:
             if self.real_name != self._name:  # another has done it

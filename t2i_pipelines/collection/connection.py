@@ -61,6 +61,7 @@ class Connection:
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
         self.unflushed: Counter[str] = Counter()  # bytes of vectors; collections that a run has not finished
         self.entries: dict[str, tuple[float, Any]] = {}  # kept here by each collection's catalog
+        self.generations: dict[str, str] = {}  # name -> what its collection is called once it is an alias
         self.renamed: dict[str, str] = {}  # name -> the collection's other one, while it becomes an alias
         self._token = token
         self._client: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ BESIDE = "t2i_pipelines.beside"
 
 RENAMED = "t2i_pipelines.renamed_to"
 """What a collection is about to be called, so that its name can become an alias."""
+
+LONGEST = 255
+"""Letters of a collection's name."""
 
 
 class Entry(NamedTuple):
@@ -56,3 +60,10 @@ def read_entry(found: Mapping[str, Any], where: str) -> tuple[Entry, str]:
         beside=tuple(filter(None, notes.get(BESIDE, "").split(","))),
     )
     return entry, notes.get(RENAMED, "")
+
+
+def generation(name: str, space: Space) -> str:
+    """Return the real name of a model's collection where ``name`` is the alias: the same at every run."""
+    made = "|".join([space.weights, space.preprocessing, str(space.dim), space.metric])
+    digest = hashlib.blake2b(made.encode(), digest_size=6).hexdigest()
+    return f"{name[: LONGEST - len(digest) - 1]}_{digest}"

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 from t2i_pipelines.checks import check_share
 from t2i_pipelines.collection import aliases, open_collection
+from t2i_pipelines.collection.entry import generation
 from t2i_pipelines.collection.notes import read_note, write_note
 from t2i_pipelines.config import SettingsArgs
 from t2i_pipelines.encoders import load_encoder, load_space
@@ -89,8 +90,8 @@ def reembed(
     encoder = load_encoder(**model)
     named = open_collection(**place)
     old_name = aliases.make_alias(named)
-    new_name = aliases.generation(named.name, encoder.space)
-    is_done = (space := named.space()) is not None and aliases.generation(named.name, space) == new_name
+    new_name = generation(named.name, encoder.space)
+    is_done = (space := named.space()) is not None and generation(named.name, space) == new_name
     new_name = old_name if is_done else new_name
     found_as = aliases.entry_of(named)
     kept = found_as.storage.chosen if found_as is not None else {}
