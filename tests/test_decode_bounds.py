@@ -43,6 +43,55 @@ def test_a_jpeg_that_begins_anew_within_its_data_is_refused(progressive, side):
         decode(damaged, side=None if side is None else lambda: side)
 
 
+ENDS = {
+    "an end before the data": lambda whole, at: whole[:at] + b"\xff\xd9",
+    "an end within the data": lambda whole, at: whole[:at] + b"\xff\xd9" + whole[at:],
+    "a comment within the data": lambda whole, at: whole[:at] + b"\xff\xfe\0\4ab" + whole[at:],
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("side", [None, 16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"subsampling": 0},
+        {"mode": "CMYK"},
+        {"mode": "L"},
+    ],
+)
+def test_a_jpeg_that_ends_before_its_image_is_refused(options, side, end):
+    image = Image.open(io.BytesIO(photo())).convert(options.pop("mode", "RGB"))
+    whole = encoded(image, "JPEG", **options)
+    damaged = ENDS[end](whole, cut_in(whole))
+    with pytest.raises(
+        ImageDecodeError, match="(premature end of data segment|before its last scan); truncated='accept'"
+    ):
+        decode(damaged, side=None if side is None else lambda: side)
+    assert decode(damaged, decoding=Decoding(truncated="accept")).shape == (240, 320, 3)
+    for complete in (whole, whole + b"more", whole[:-2] + b"\0\0\xff\xd9"):
+        assert (decode(complete) == decode(whole)).all()
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused():
+    whole = photo(progressive=True)
+    starts = [at.start() for at in re.finditer(b"\xff\xda", whole)]
+    for start in starts[1:]:
+        # the tables of a scan stand before it
+        few = whole[: max(whole.rfind(b"\xff\xc4", 0, start), starts[starts.index(start) - 1])] + b"\xff\xd9"
+        with pytest.raises(ImageDecodeError, match=r"before its last scan; truncated='accept'|premature end"):
+            decode(few)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_grey_jpeg_is_complete(options):
+    grey = encoded(Image.new("RGB", (64, 48), (128, 128, 128)), "JPEG", **options)
+    assert (decode(grey) == 128).all()
+
+
 def test_what_is_there_of_a_damaged_jpeg_can_be_accepted():
     whole = photo()
     image = decode(whole[: cut_in(whole)] + whole, decoding=Decoding(truncated="accept"))
@@ -85,6 +134,32 @@ def test_the_grey_that_a_png_makes_transparent_shows_the_background(bits, key, r
     assert opaque[0, 0].tolist() != [16, 32, 48]
 
 
+def test_the_colour_of_16_bits_that_a_png_makes_transparent_shows_the_background():
+    """Compared in all of its bits: the second pixel differs from the first in the lowest one."""
+    colours = [(0x4041, 0x5052, 0x6063), (0x4041, 0x5052, 0x6062), (0x4141, 0x5052, 0x6063), (0xFFFF,) * 3]
+    row = b"".join(struct.pack(">HHH", *colour) for colour in colours)
+    content = png(4, 8, 16, 2, row, struct.pack(">HHH", *colours[0]))
+    expected = [[16, 32, 48], [64, 80, 96], [65, 80, 96], [255, 255, 255]]
+    assert decode(content, decoding=Decoding(background="#102030"))[7].tolist() == expected
+    assert decode(png(4, 8, 16, 2, row), decoding=Decoding(background="#102030"))[0, 0].tolist() == [
+        64,
+        80,
+        96,
+    ]
+
+
+def test_a_progressive_jpeg_is_refused_before_it_takes_more_memory_than_max_pixels_allows():
+    image = encoded(Image.new("RGB", (100, 80)), "JPEG", progressive=True, subsampling=0)
+    with pytest.raises(
+        ImageDecodeError,
+        match=r"progressive JPEG of 100 x 80 takes 0 MB .* max_pixels=9,500; raise max_pixels",
+    ):
+        decode(image, decoding=Decoding(max_pixels=9_500))
+    assert decode(image, decoding=Decoding(max_pixels=9_600)).shape == (80, 100, 3)
+    halved = encoded(Image.new("RGB", (100, 80)), "JPEG", progressive=True, subsampling=2)
+    assert decode(halved, decoding=Decoding(max_pixels=8_000)).shape == (80, 100, 3)
+
+
 MEASURE = """
 import resource, sys
 from t2i_pipelines.images import decode
@@ -108,9 +183,17 @@ def transparent(path: Path) -> None:
     path.write_bytes(png(13_000, 13_000, 8, 6, bytes(52_000)))
 
 
+def strip(path: Path) -> None:
+    path.write_bytes(png(1_000, 160_000, 8, 2, bytes(3_000)))
+
+
+def progressive(path: Path) -> None:
+    Image.new("RGB", (12_000, 12_000)).save(path, "JPEG", progressive=True, subsampling=0)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux alone")
-@pytest.mark.parametrize("make", [grey16, float_tiff, transparent])
+@pytest.mark.parametrize("make", [grey16, float_tiff, transparent, strip, progressive])
 def test_an_image_within_max_pixels_takes_less_than_a_gigabyte(tmp_path, make):
     make(tmp_path / "large")
     (tmp_path / "small").write_bytes(photo())

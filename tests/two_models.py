@@ -89,11 +89,14 @@ class Searching:
 
 ELSEWHERE = """
     import sys
+    import time
     sys.path.insert(0, {tests!r})
     from two_models import Searching
     from t2i_pipelines.collection import catalog
     catalog.RECHECK = {recheck!r}
     with Searching({model_name!r}, threads=1, **{place!r}) as searching:
+        while not searching.answers:  # it goes by names that it has looked up
+            time.sleep(0.01)
         print("searching", flush=True)
         sys.stdin.read()
     print(dict(searching.answers))

@@ -66,7 +66,7 @@ class Catalog:
     def _look_up(self, name: str, timeout: float) -> Entry:
         found = self._call("describe_collection", timeout, name)
         entry, renamed_to = read_entry(found, str(self._connection.address))
-        if entry.real_name == self._name:
+        if entry.real_name == self._name != renamed_to:
             self._connection.generations[self._name] = generation(self._name, entry.space)
             if renamed_to:
                 self._connection.renamed[self._name] = renamed_to

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageCms, ImageFile
+from PIL import ImageCms, ImageFile, PngImagePlugin
 
 from t2i_pipelines.types import Image
 
@@ -22,7 +22,13 @@ BAND = 1 << 22
 """Pixels that are converted at once: each step of a conversion makes a copy."""
 
 
-def to_pixels(picture: Pillow.Image, background: str, by: int = 1, key: int | None = None) -> Image:
+def to_pixels(
+    picture: Pillow.Image,
+    background: str,
+    by: int = 1,
+    key: int | None = None,
+    alpha: Pillow.Image | None = None,
+) -> Image:
     """Convert an image in any of Pillow's modes to (H, W, 3) uint8 sRGB, some rows at a time.
 
     16-bit values are scaled to 8 bits; CMYK, LAB and embedded profiles are converted to sRGB.
@@ -30,6 +36,7 @@ def to_pixels(picture: Pillow.Image, background: str, by: int = 1, key: int | No
     :param background: colour under transparent parts.
     :param by: average squares of this many pixels a side, 1 to 8.
     :param key: the grey that is transparent, see :func:`colour_key`.
+    :param alpha: of mode L, in place of the image's own, see :func:`alpha_of_deep_key`.
     """
     width, height = picture.size
     rows = max(1, BAND // (width * by)) * by
@@ -38,8 +45,9 @@ def to_pixels(picture: Pillow.Image, background: str, by: int = 1, key: int | No
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         whole = (top, bottom) == (0, height)
-        band = picture if whole else picture.crop((0, top, width, bottom))
-        band = _to_rgb(band, background, white, key)
+        box = (0, top, width, bottom)
+        mask = alpha.crop(box) if alpha is not None else None
+        band = _to_rgb(picture if whole else picture.crop(box), background, white, key, mask)
         pixels[top // by : -(-bottom // by)] = np.asarray(band.reduce(by) if by > 1 else band)
     return pixels
 
@@ -60,10 +68,40 @@ def colour_key(header: ImageFile.ImageFile) -> int | None:
     return key * scale[name] if name in scale else None
 
 
-def _to_rgb(picture: Pillow.Image, background: str, white: float, key: int | None) -> Pillow.Image:
+def alpha_of_deep_key(header: ImageFile.ImageFile, content: bytes) -> Pillow.Image | None:
+    """Return the alpha of an RGB PNG of 16 bits in which a tRNS chunk makes one colour transparent.
+
+    Pillow keeps the high bytes only and compares them with all of the colour, so both bytes are decoded here,
+    one after the other. Ask before the pixels are loaded; None for other images, and damaged ones.
+    """
+    key = header.info.get("transparency")
+    if header.format != "PNG" or not isinstance(key, tuple) or not header.tile:
+        return None
+    if header.tile[0].args != "RGB;16B":
+        return None
+    width, height = header.size
+    opaque = np.zeros((height, width), bool)
+    for raw_mode, shift in (("RGB;16B", 8), ("RGB;16L", 0)):
+        half = PngImagePlugin.PngImageFile(io.BytesIO(content))
+        half.tile = [tile._replace(args=raw_mode) for tile in half.tile]
+        try:
+            half.load()
+        except Exception:  # the image itself fails in the same way, and says so
+            return None
+        rows = max(1, BAND // width)
+        for top in range(0, height, rows):
+            band = np.asarray(half.crop((0, top, width, min(top + rows, height))))
+            opaque[top : top + rows] |= (band != [value >> shift & 255 for value in key]).any(-1)
+    return Pillow.fromarray(opaque.view(np.uint8) * np.uint8(255))
+
+
+def _to_rgb(
+    picture: Pillow.Image, background: str, white: float, key: int | None, alpha: Pillow.Image | None
+) -> Pillow.Image:
     profile = picture.info.get("icc_profile")
-    alpha = None
-    if key is not None:
+    if alpha is not None:
+        picture.info.pop("transparency", None)
+    elif key is not None:
         grey = np.asarray(picture if picture.mode in _DEEP else picture.convert("L"))
         alpha = Pillow.fromarray(np.where(grey == key, 0, 255).astype(np.uint8))
     elif picture.mode not in _DEEP and picture.has_transparency_data:

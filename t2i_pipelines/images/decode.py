@@ -19,9 +19,10 @@ from PIL import ImageFile, TiffImagePlugin
 from t2i_pipelines.config import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.colour import colour_key, to_pixels, to_srgb
+from t2i_pipelines.images.colour import alpha_of_deep_key, colour_key, to_pixels, to_srgb
 from t2i_pipelines.images.frames import chosen, is_animation
-from t2i_pipelines.images.header import check_size, identify, orientation
+from t2i_pipelines.images.header import check_progressive, check_size, identify, orientation
+from t2i_pipelines.images.jpeg import check_complete
 from t2i_pipelines.images.shrink import Plan, Side, plan, regrid, shrink
 from t2i_pipelines.types import Image
 
@@ -76,12 +77,13 @@ def checked_array(array: NDArray[Any]) -> Image:
 
 def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
     header = identify(content, decoding.max_pixels)
+    check_progressive(header, decoding.max_pixels)
     if _is_ycbcr_tiff(header) and (image := _upright_tiff(content, side)) is not None:
         return to_srgb(image, header.info.get("icc_profile"))
     smaller = plan(header.size, side)
     canvas = header.size
     frames = [
-        _with_pillow(header, frame, canvas, decoding, smaller)
+        _with_pillow(content, header, frame, canvas, decoding, smaller)
         for frame in chosen(header, decoding.frames, decoding.max_pixels)
     ]
     several = decoding.frames == "mean" and is_animation(header)
@@ -109,18 +111,26 @@ def _upright_tiff(content: bytes, side: Side | None) -> Image | None:
 
 
 def _with_pillow(
-    header: ImageFile.ImageFile, frame: int, canvas: tuple[int, int], decoding: Decoding, smaller: Plan
+    content: bytes,
+    header: ImageFile.ImageFile,
+    frame: int,
+    canvas: tuple[int, int],
+    decoding: Decoding,
+    smaller: Plan,
 ) -> Image:
     for index in range(header.tell() + 1, frame + 1):  # one by one: each may claim to be larger
         header.seek(index)
         check_size(header, decoding.max_pixels)
-    key = colour_key(header)
-    if smaller.by > 1 and header.format in ("JPEG", "MPO"):
+    key, alpha = colour_key(header), alpha_of_deep_key(header, content)
+    is_jpeg = header.format in ("JPEG", "MPO")
+    if smaller.by > 1 and is_jpeg:
         header.draft(None, (canvas[0] // smaller.by, canvas[1] // smaller.by))  # decoded at this size
     _load(header, decoding)
+    if is_jpeg and not frame and decoding.truncated == "refuse":
+        check_complete(content, header)
     picture = header.crop((0, 0, *canvas)) if frame else header
     by = smaller.by if picture.size == canvas else 1
-    pixels = to_pixels(picture, decoding.background, by, key)
+    pixels = to_pixels(picture, decoding.background, by, key, alpha)
     if smaller.by > 1:
         pixels = regrid(pixels, (canvas[0] / smaller.by, canvas[1] / smaller.by), smaller.grid)
     return _upright(pixels, orientation(header))  # of what is left to do: Pillow turns a TIFF while loading

@@ -32,6 +32,9 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs",
 HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 """Read with the extra ``heif``."""
 
+BYTES_A_PIXEL = 5
+"""How much memory an image of ``max_pixels`` may take to decode: 0.9 GB with the default."""
+
 _ODD_METADATA = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 """What Pillow warns of: EXIF that is cut off, TIFF tags of the wrong type. Only pixels matter here."""
 
@@ -70,6 +73,26 @@ def check_size(header: Pillow.Image, max_pixels: int) -> None:
         raise ImageDecodeError(
             f"{width} x {height} are {width * height:,} pixels, more than max_pixels={max_pixels:,}; "
             "raise max_pixels (--max-pixels) if you trust the file"
+        )
+
+
+def check_progressive(header: Pillow.Image, max_pixels: int) -> None:
+    """Refuse a progressive JPEG whose coefficients, all in memory at once, need too much memory.
+
+    A coefficient has 2 bytes: 3 a pixel where colours have half the resolution, 6 where they have all of it.
+
+    :raises ImageDecodeError: With its bytes and the option that sets the limit.
+    """
+    if "progressive" not in header.info or not (layers := getattr(header, "layer", None)):
+        return
+    widest, highest = max(layer[1] for layer in layers), max(layer[2] for layer in layers)
+    samples = sum(layer[1] * layer[2] for layer in layers) / (widest * highest)
+    needed, allowed = 2 * samples * header.width * header.height, BYTES_A_PIXEL * max_pixels
+    if needed > allowed:
+        raise ImageDecodeError(
+            f"a progressive JPEG of {header.width} x {header.height} takes {needed / 1e6:,.0f} MB to decode, "
+            f"more than the {allowed / 1e6:,.0f} MB of max_pixels={max_pixels:,}; raise max_pixels "
+            "(--max-pixels) if you trust the file"
         )
 
 
