@@ -187,11 +187,14 @@ def test_a_named_collection_is_searched_as_it_is(pairs, pictures, tmp_path):
 
 def test_a_collection_that_is_not_there_or_of_another_model_is_an_error(pairs, tmp_path):
     uri = tmp_path / "milvus.db"
-    with pytest.raises(
-        CollectionNotFoundError, match="there is no collection 'mine' at .*milvus.db; insert the"
-    ):
+    with pytest.raises(CollectionNotFoundError, match="there is no database .*milvus.db; insert images"):
         evaluate(pairs, **FEW, uri=uri, collection_name="mine")
     paint(tmp_path / "one" / "a.png", "red")
+    build_insert_pipeline(uri=uri, model_name="t2i_mini", collection_name="other")(tmp_path / "one")
+    with pytest.raises(
+        CollectionNotFoundError, match="no collection 'mine' at .*milvus.db; its collections: other. Insert"
+    ):
+        evaluate(pairs, **FEW, uri=uri, collection_name="mine")
     build_insert_pipeline(uri=uri, model_name="t2i_mini", collection_name="mine")(tmp_path / "one")
     with pytest.raises(ModelMismatchError):
         evaluate(pairs, **FEW, uri=uri, collection_name="mine")

@@ -150,7 +150,8 @@ def test_a_picture_that_is_announced_as_too_large_is_not_loaded(web, monkeypatch
     monkeypatch.setattr(limits, "MAX_BYTES", 1000)
     web.pages["/a.png"] = broken_off_after(1001)
     with pytest.raises(
-        ImageDecodeError, match=r"/a\.png: larger than the 1,000 bytes that a picture may have$"
+        ImageDecodeError,
+        match=r"/a\.png: larger than the 1,000 bytes that an image from .*; insert it from a local",
     ):
         read(f"{web.url}/a.png")
     assert web.asked["/a.png"] == 1

@@ -204,7 +204,17 @@ def test_without_a_model_the_one_of_the_collection_is_used(tmp_path, pictures):
         ),
     ],
 )
-@pytest.mark.parametrize("command", [["search", "a dog"], ["duplicates"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "a dog"],
+        ["duplicates"],
+        ["ui", "--no-insert"],
+        ["reembed", "--model-name", "t2i_mini"],
+        ["reembed", "--roll-back"],
+        ["reembed", "--drop-old"],
+    ],
+)
 def test_a_collection_that_is_not_there_is_an_error_that_names_those_that_are(
     tmp_path, pictures, monkeypatch, command, arguments, reason
 ):
@@ -276,6 +286,10 @@ def test_near_copies_are_found_by_a_threshold_that_fits_the_images(tmp_path):
     assert all(0.99 < one.score <= 1.0001 for group in groups for one in group)
     shown = CliRunner().invoke(app, ["duplicates", "--uri", str(tmp_path / "x.db")]).output
     assert "10 groups, 10 images more than one of each" in shown
+    none = (
+        CliRunner().invoke(app, ["duplicates", "--threshold", "1.0", "--uri", str(tmp_path / "x.db")]).output
+    )
+    assert none.strip() == "no duplicates found; a lower --threshold finds images that are less alike"
 
 
 def test_files_of_the_same_pixels_are_one_group_when_images_are_held_out(tmp_path):

@@ -359,10 +359,10 @@ def test_a_service_goes_on_by_the_model_that_it_has(place, pictures, tmp_path):
 
 
 def test_what_cannot_be_moved_is_said(place, pictures):
-    with pytest.raises(CollectionNotFoundError, match=r"there is no collection 'photos' at .*milvus\.db"):
+    with pytest.raises(CollectionNotFoundError, match=r"there is no database .*milvus\.db; insert"):
         reembed(model_name="turned", **place)
     assert not place["uri"].exists()
-    with pytest.raises(CollectionNotFoundError, match="there is no Collection"):
+    with pytest.raises(CollectionNotFoundError, match="there is no database"):
         roll_back(**place)
     insert(str(pictures), place)
     with pytest.raises(ConfigError, match="'photos' stands for 'photos', and for nothing before"):

@@ -228,7 +228,7 @@ def test_a_remote_picture_is_missing_or_too_large(bucket, monkeypatch):
     with pytest.raises(ImageDecodeError, match=r"^cannot read image memory://gone\.png: No such file"):
         read("memory://gone.png")
     monkeypatch.setattr(limits, "MAX_BYTES", 4)
-    with pytest.raises(ImageDecodeError, match="larger than the 4 bytes that a picture may have"):
+    with pytest.raises(ImageDecodeError, match="larger than the 4 bytes that an image from the web"):
         read(f"{bucket}/b.png")
 
 

@@ -196,7 +196,10 @@ def test_what_is_wrong_with_one_sample_is_its_outcome(tmp_path, red, monkeypatch
     *bad, good = records(tar)
     assert good.status is None
     reasons = [record.reason.removeprefix(f"cannot read image {record.path}: ") for record in bad]
-    assert reasons[0] == "larger than the 1,000 bytes that a picture may have"
+    assert reasons[0] == (
+        "larger than the 1,000 bytes that an image from the web, a bucket or a tar may have; "
+        "insert it from a local folder"
+    )
     assert reasons[1].startswith("b.json beside it is not JSON: Expecting property name")
     assert reasons[2].startswith("c.txt beside it is not UTF-8: ")
     assert reasons[3] == "d.txt beside it is larger than 1,000 bytes"

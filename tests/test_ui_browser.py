@@ -203,7 +203,7 @@ def test_fifty_hits_fit_the_width_of_a_phone(visit):
 
 
 def test_ctrl_c_ends_the_command_without_a_word(tmp_path):
-    told = ("--uri", tmp_path / "milvus.db", "--model-name", "t2i_mini", "--no-insert")
+    told = ("--uri", tmp_path / "milvus.db", "--model-name", "t2i_mini")
     with serving_ui(*told, UI_CONTACTS=str(tmp_path / "contacts")) as (_, process):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

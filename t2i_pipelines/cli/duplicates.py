@@ -43,6 +43,9 @@ def duplicates(
             )
         console.out.print()
     copies = sum(len(group) - 1 for group in groups)
+    if not groups:
+        console.err.print("no duplicates found; a lower --threshold finds images that are less alike")
+        return
     console.err.print(f"{len(groups):,} groups, {copies:,} images more than one of each")
 
 

@@ -21,6 +21,7 @@ from t2i_pipelines.cli.options import (
     Token,
     Uri,
 )
+from t2i_pipelines.collection import check_exists
 from t2i_pipelines.searcher import Searcher
 from t2i_pipelines.ui import build_ui
 
@@ -46,6 +47,8 @@ def ui(
     no_insert: NoInsert = False,
 ) -> None:
     """Serve a page to search with and insert by, on this machine alone. Ctrl-C ends it."""
+    if no_insert:  # a page to insert by makes the collection
+        check_exists(uri, token, collection_name)
     search = Searcher(
         uri=uri,
         token=token,

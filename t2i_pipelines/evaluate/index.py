@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.collection import Collection, collection_names, open_collection
 from t2i_pipelines.errors import CollectionNotFoundError, SourceError
 from t2i_pipelines.evaluate.directions import Direction, Embedded
 from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, Metric, in_order, judged
@@ -128,9 +128,10 @@ def _collection(place: Place, pairs: Pairs, pictures: Embedded, space: Space) ->
     collection = open_collection(place.uri, place.token, name, place.timeout, place.index_type)
     if place.collection_name is not None:
         if not collection.verify(space):
+            names = ", ".join(collection_names(place.uri, place.token)) or "none"
             raise CollectionNotFoundError(
-                f"there is no collection {name!r} at {place.uri}; insert the pictures, or name no collection "
-                "and one is made for the evaluation"
+                f"there is no collection {name!r} at {place.uri}; its collections: {names}. Insert the "
+                "images, or name no collection and one is made for the evaluation"
             )
         yield collection
         return

@@ -9,10 +9,13 @@ MAX_BYTES = 64 << 20
 
 
 def check_size(size: int) -> None:
-    """Pass a picture that is small enough.
+    """Refuse an image that is too large.
 
     :param size: bytes, of the whole file or of what has been read so far.
     :raises ImageDecodeError: If it is more than ``MAX_BYTES``.
     """
     if size > MAX_BYTES:
-        raise ImageDecodeError(f"larger than the {MAX_BYTES:,} bytes that a picture may have")
+        raise ImageDecodeError(
+            f"larger than the {MAX_BYTES:,} bytes that an image from the web, a bucket or a tar may have; "
+            "insert it from a local folder"
+        )

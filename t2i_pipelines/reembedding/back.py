@@ -6,9 +6,9 @@ from typing import Unpack
 
 from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.config import SettingsArgs
-from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
+from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.pipelines import checked
-from t2i_pipelines.reembedding.work import by_name
+from t2i_pipelines.reembedding.work import by_name, entry_of
 
 
 def roll_back(**settings: Unpack[SettingsArgs]) -> tuple[str, str]:
@@ -47,6 +47,5 @@ def _others(settings: SettingsArgs) -> tuple[Collection, str, list[str]]:
     """The collection by its name, what that stands for, and what it stood for before and is there."""
     _, place, _ = checked(settings)
     named = open_collection(**place)
-    if (entry := aliases.entry_of(named)) is None:
-        raise CollectionNotFoundError(f"there is no {named}")
+    entry = entry_of(named, place)
     return named, entry.real_name, [name for name in entry.beside if by_name(place, name).space() is not None]

@@ -16,7 +16,7 @@ from t2i_pipelines.errors import SwapRefusedError
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.pipelines import checked, shows_settings
 from t2i_pipelines.reembedding.checking import Checks
-from t2i_pipelines.reembedding.work import Work, by_name
+from t2i_pipelines.reembedding.work import Work, by_name, entry_of
 from t2i_pipelines.relevance.keeping import calibration_of
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.stages import Stopwatch
@@ -87,8 +87,9 @@ def reembed(
     asked = None if pairs is None else Pairs.of(pairs)
     report = InsertReport() if report is None else report
     report.clocks.append(Stopwatch())
-    encoder = load_encoder(**model)
     named = open_collection(**place)
+    entry_of(named, place)
+    encoder = load_encoder(**model)
     old_name = aliases.make_alias(named)
     new_name = generation(named.name, encoder.space)
     is_done = (space := named.space()) is not None and generation(named.name, space) == new_name

@@ -8,9 +8,10 @@ from itertools import chain
 from typing import Any
 
 from t2i_pipelines._towhee import pipe
-from t2i_pipelines.collection import Collection, aliases, open_collection, schema
+from t2i_pipelines.collection import Collection, aliases, check_exists, open_collection, schema
+from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.errors import T2IError
+from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.hardening import harden
 from t2i_pipelines.images.packed import find
@@ -123,3 +124,14 @@ def _old_model(old: Collection, model: dict[str, Any]) -> Encoder | str:
 def by_name(place: dict[str, Any], collection_name: str) -> Collection:
     """Another collection of the same database."""
     return open_collection(**{**place, "collection_name": collection_name})
+
+
+def entry_of(named: Collection, place: dict[str, Any]) -> Entry:
+    """Return what the name of a collection stands for now.
+
+    :raises CollectionNotFoundError: With the collections that there are, if there is none of that name.
+    """
+    if (entry := aliases.entry_of(named)) is None:
+        check_exists(place["uri"], place["token"], named.name)
+        raise CollectionNotFoundError(f"{named} was not there when it was asked for; try again")
+    return entry
