@@ -1,0 +1,183 @@
+"""What the frozen towers see of each image, computed once: ``features.npz`` in the folder of a run.
+
+Photographs come small, 32 or 64 pixels a side, and drawings sharp. Both are blurred and compressed at random,
+so that no later step can tell them apart by that.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from torch.nn import functional as F
+
+from t2i_pipelines.mini.backgrounds import COLOURS, PAINTERS, paint
+from t2i_pipelines.mini.captions import ground_key
+from t2i_pipelines.mini.emoji_names import concepts
+from t2i_pipelines.mini.network import MEAN, STD, encode_image
+from t2i_pipelines.mini.scenes import draw, invent
+from t2i_pipelines.types import Image
+from tools.t2i_mini.lite import Lite0
+
+log = logging.getLogger(__name__)
+
+SIDE, DRAWN_SIDE = 128, 96
+"""Pixels that the tower of photographs and that of drawings see."""
+
+BATCH = 64
+HELD_OUT = 50
+"""Photographs of each label, the last by name, that are measured on and nothing else."""
+
+VARIANTS, MARGIN = 24, 1.2
+
+
+def read_labelled(archive: Path, first: int | None, held_out: bool) -> Iterator[tuple[str, Image]]:
+    """Read (label, image) of ``.../label/name`` in a tar, label by label.
+
+    :param first: how many of each label at most.
+    :param held_out: the last :data:`HELD_OUT` of each label, or those before them.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    with tarfile.open(archive) as tar:
+        files = {member.name: member for member in tar if member.isfile()}
+        for name in sorted(files):
+            names[Path(name).parent.name].append(name)
+        chosen = {
+            name: label
+            for label, some in names.items()
+            for name in (some[-HELD_OUT:] if held_out else some[:-HELD_OUT])[:first]
+        }
+        for name in sorted(chosen, key=lambda name: files[name].offset):
+            file = tar.extractfile(files[name])
+            assert file is not None
+            yield chosen[name], np.asarray(Pillow.open(io.BytesIO(file.read())).convert("RGB"))
+
+
+def scenes(count: int, seed: int) -> Iterator[tuple[list[str], Image]]:
+    """Draw (keys of concepts and of the background, image) of emoji scenes."""
+    rng = np.random.default_rng(seed)
+    things = list(concepts())
+    evenly = np.linspace(0, 1, len(things) + 1)[1:]
+    side = round(SIDE * MARGIN)
+    grounds = {name: [paint(name, side, side, rng) for _ in range(VARIANTS)] for name in PAINTERS}
+    for _ in range(count):
+        scene = invent(things, evenly, rng)
+        ground = grounds[scene.background][int(rng.integers(VARIANTS))]
+        top, left = rng.integers(0, side - SIDE + 1, 2)
+        image = draw(scene, ground[top : top + SIDE, left : left + SIDE])
+        keys = [thing.concept.key for thing in scene.objects]
+        if rng.random() < 0.06:
+            image = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+            grounded = scene.background not in COLOURS
+        else:
+            grounded = True
+        yield keys + [ground_key(scene.background)] * grounded, image
+
+
+def jitter(image: Image, rng: np.random.Generator) -> Image:
+    """Change sharpness, brightness, crop and JPEG quality a little; (H, W, 3) uint8 of another size."""
+    height, width = image.shape[:2]
+    keep = rng.uniform(0.85, 1, 2)
+    h, w = (max(1, round(side * share)) for side, share in zip((height, width), keep, strict=True))
+    top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    image = image[top : top + h, left : left + w]
+    if rng.random() < 0.5:
+        image = image[:, ::-1]
+    if rng.random() < 0.5:
+        small = round(rng.uniform(0.35, 1) * min(h, w))
+        image = cv2.resize(np.ascontiguousarray(image), (small, small), interpolation=cv2.INTER_AREA)
+    if rng.random() < 0.5:
+        gain, lift = rng.uniform(0.8, 1.2), rng.uniform(-20, 20)
+        image = np.clip(image * gain + lift, 0, 255).astype(np.uint8)
+    if rng.random() < 0.5:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))]
+        _, packed = cv2.imencode(".jpg", np.ascontiguousarray(image), quality)
+        image = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
+    return np.ascontiguousarray(image)
+
+
+def to_input(images: Sequence[Image]) -> torch.Tensor:
+    """Squash images of any size to (N, 3, S, S) float32, normalised as CLIP's are."""
+    size = (SIDE, SIDE)
+    squashed = [Pillow.fromarray(image).resize(size, Pillow.Resampling.BICUBIC) for image in images]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in squashed])).float() / 255
+    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+
+
+def photo_input(x: torch.Tensor) -> torch.Tensor:
+    """Pixels normalised as CLIP's are -> as EfficientNet-Lite's: ``(RGB - 127) / 128``."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (x * (std * (255 / 128))) + (mean * 255 - 127) / 128
+
+
+def drawing_input(x: torch.Tensor) -> torch.Tensor:
+    """(N, 3, S, S) -> (N, 3, 96, 96), what the tower of drawings was trained on."""
+    return F.interpolate(x, (DRAWN_SIDE, DRAWN_SIDE), mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def see(images: Iterable[Image], lite: Lite0, drawn: Any) -> dict[str, NDArray[Any]]:
+    """Compute (N, 1280) and (N, 1000) float16 of the photographs' tower and (N, 256) of the drawings'."""
+    found: dict[str, list[torch.Tensor]] = defaultdict(list)
+    waiting: list[Image] = []
+
+    def flush() -> None:
+        x = to_input(waiting)
+        features = lite(photo_input(x).contiguous(memory_format=torch.channels_last))
+        found["features"].append(features.half())
+        found["scores"].append(lite.classify(features).half())
+        found["drawn"].append(F.normalize(encode_image(drawn, drawing_input(x)), dim=-1).half())
+        waiting.clear()
+
+    for image in images:
+        waiting.append(image)
+        if len(waiting) == BATCH:
+            flush()
+    if waiting:
+        flush()
+    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+
+def compute(
+    out: Path, tiny: Path, cifar: Path, lite: Lite0, drawn: Any, *, drawings: int, each: int, seed: int = 7
+) -> None:
+    """Write ``features.npz`` and ``features.json``, the labels.
+
+    :param drawings: how many scenes to draw.
+    :param each: photographs of each label of Tiny ImageNet to learn from; ten times as many of CIFAR-10's.
+    """
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, NDArray[Any]] = {}
+    labels: dict[str, list[Any]] = {}
+    sources: dict[str, Iterator[tuple[Any, Image]]] = {
+        "tiny_held_out": read_labelled(tiny, None, True),
+        "cifar_held_out": read_labelled(cifar, None, True),
+        "scenes": scenes(drawings, seed),
+        "tiny": read_labelled(tiny, each, False),
+        "cifar": read_labelled(cifar, 4 * each, False),
+    }
+    for name, source in sources.items():
+        kept = labels[name] = []
+
+        def images(source: Any = source, kept: list[Any] = kept, learned: bool = "held" not in name) -> Any:
+            for label, image in source:
+                kept.append(label)
+                yield jitter(image, rng) if learned else image
+
+        for part, values in see(images(), lite, drawn).items():
+            arrays[f"{name}.{part}"] = values
+        log.info("%s: %d images", name, len(kept))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "features.json").write_text(json.dumps(labels, ensure_ascii=False), encoding="utf-8")
+    np.savez(out / "features.npz", **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""The space of photographs: how probable each noun is, centred and turned into fewer dimensions.
+
+Of a photograph, ``sqrt(probability)`` of every noun, a class or a hypernym, less what it usually is; of a
+noun, its own direction. So the cosine of both grows with the noun's probability, and a photograph of a
+Samoyed lies near "dog" as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tools.t2i_mini.lite import Lite0
+
+TEMPERATURE = 1.5
+"""Of the classes' softmax: flatter, so that what is second and third counts."""
+
+DIMENSIONS = 512
+TOO_GENERAL = 900
+"""Nouns with more classes below them say nothing about a photograph."""
+
+PROTOTYPE = 9.0
+"""Score of a class above the mean of others in the prototypes that the dimensions are chosen by."""
+
+
+class PhotoSpace(NamedTuple):
+    """How scores become vectors.
+
+    :ivar below: (nouns, 1000) float32, 0 or 1: the classes of each distinct noun.
+    :ivar mean: (nouns,) float32, subtracted.
+    :ivar basis: (nouns, D) float32.
+    """
+
+    below: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    basis: NDArray[np.float32]
+
+    def vectors(self, scores: NDArray[Any]) -> NDArray[np.float32]:
+        """(N, 1000) class scores -> (N, D) unit vectors."""
+        return unit((roots(scores, self.below) - self.mean) @ self.basis)
+
+    def directions(self, weights: NDArray[Any]) -> NDArray[np.float32]:
+        """(M, nouns) weights of nouns -> (M, D) unit vectors."""
+        return unit(weights.astype(np.float32) @ self.basis)
+
+
+def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale each row to length 1; a row of zeros stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-9), np.float32)
+
+
+def roots(scores: NDArray[Any], below: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 1000) class scores -> (N, nouns) square roots of the nouns' probabilities."""
+    probabilities = torch.from_numpy(scores.astype(np.float32) / TEMPERATURE).softmax(-1).numpy()
+    return np.sqrt(probabilities @ below.T)
+
+
+def fit(scores: NDArray[Any], below: NDArray[np.bool_], lite: Lite0) -> PhotoSpace:
+    """Choose the mean by photographs, and the dimensions by prototypes of all classes alike.
+
+    By photographs alone, what they do not show would have no dimension.
+
+    :param scores: (N, 1000) of photographs, half of the mean; prototypes are the other half.
+    """
+    kept = below.astype(np.float32)
+    made = prototypes(lite)
+    both = [roots(some, kept) for some in (scores, made)]
+    mean = sum(values.mean(0) for values in both) / 2
+    centred = np.concatenate([(values - mean) / np.sqrt(len(values)) for values in (both[0], *[both[1]] * 4)])
+    _, basis = np.linalg.eigh(centred.T @ centred)
+    return PhotoSpace(
+        kept, np.asarray(mean, np.float32), np.asarray(basis[:, : -DIMENSIONS - 1 : -1], np.float32)
+    )
+
+
+def prototypes(lite: Lite0) -> NDArray[np.float32]:
+    """(1000, 1000) class scores of features that lie in the direction of each class."""
+    weights = lite.classify.weight.detach()
+    centred = weights - weights.mean(0)
+    cosines = torch.nn.functional.normalize(centred, dim=1) @ torch.nn.functional.normalize(centred, dim=1).T
+    return (PROTOTYPE * cosines).numpy()
