@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ray_processes import gone, processes
+from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 TESTS = Path(__file__).parent
 OPTIONS = {
@@ -20,6 +21,19 @@ OPTIONS = {
 }
 
 
+@retry(
+    retry=retry_if_exception_message(match="The current node timed out during startup"),
+    stop=stop_after_attempt(3),
+    reraise=True,
+)
+def _start(place: str) -> None:
+    """Start Ray. It gives its own processes 30 seconds, which a busy machine may need more of."""
+    import ray
+
+    ray.shutdown()
+    ray.init(**OPTIONS, _temp_dir=place)
+
+
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """Ray runs in this process; it is gone when the module has ended."""
@@ -30,7 +44,7 @@ def ray_here() -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
-        ray.init(**OPTIONS, _temp_dir=place)
+        _start(place)
         before = processes(place)
         assert before
         yield

@@ -12,23 +12,27 @@ import logging
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from torch import nn
 from torch.nn import functional as F
 
 from t2i_pipelines.mini.backgrounds import COLOURS, PAINTERS, paint
 from t2i_pipelines.mini.captions import ground_key
 from t2i_pipelines.mini.emoji_names import concepts
-from t2i_pipelines.mini.network import MEAN, STD, encode_image
+from t2i_pipelines.mini.network import MEAN, STD
 from t2i_pipelines.mini.scenes import draw, invent
 from t2i_pipelines.types import Image
 from tools.t2i_mini.lite import Lite0
+from tools.t2i_mini.space import unit
 
 log = logging.getLogger(__name__)
 
@@ -126,31 +130,52 @@ def drawing_input(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, (DRAWN_SIDE, DRAWN_SIDE), mode="bilinear", align_corners=False)
 
 
-@torch.no_grad()
-def see(images: Iterable[Image], lite: Lite0, drawn: Any) -> dict[str, NDArray[Any]]:
-    """Compute (N, 1280) and (N, 1000) float16 of the photographs' tower and (N, 256) of the drawings'."""
-    found: dict[str, list[torch.Tensor]] = defaultdict(list)
-    waiting: list[Image] = []
+class Towers:
+    """Both image towers in ONNX Runtime, which is several times as fast as torch here."""
 
-    def flush() -> None:
-        x = to_input(waiting)
-        features = lite(photo_input(x).contiguous(memory_format=torch.channels_last))
-        found["features"].append(features.half())
-        found["scores"].append(lite.classify(features).half())
-        found["drawn"].append(F.normalize(encode_image(drawn, drawing_input(x)), dim=-1).half())
-        waiting.clear()
+    def __init__(self, lite: Lite0, drawn: Path) -> None:
+        buffer = io.BytesIO()
+        torch.onnx.export(
+            _Both(lite).eval(),
+            (torch.zeros(2, 3, SIDE, SIDE),),
+            buffer,  # type: ignore[arg-type]  # a file works with the older exporter
+            dynamo=False,
+            opset_version=17,
+            input_names=["image"],
+            output_names=["features", "scores"],
+            dynamic_axes={name: {0: "batch"} for name in ("image", "features", "scores")},
+        )
+        self._lite = onnxruntime.InferenceSession(buffer.getvalue())
+        self._drawn = onnxruntime.InferenceSession(str(drawn))
 
-    for image in images:
-        waiting.append(image)
-        if len(waiting) == BATCH:
-            flush()
-    if waiting:
-        flush()
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    def __call__(self, images: Sequence[Image]) -> dict[str, NDArray[np.float16]]:
+        """(N, 1280) and (N, 1000) of the photographs' tower, (N, 256) unit vectors of the drawings'."""
+        x = to_input(images)
+        features, scores = self._lite.run(None, {"image": photo_input(x).numpy()})
+        (drawn,) = self._drawn.run(None, {"image": drawing_input(x).numpy()})
+        found = {"features": features, "scores": scores, "drawn": unit(drawn)}
+        return {name: values.astype(np.float16) for name, values in found.items()}
+
+
+class _Both(nn.Module):
+    def __init__(self, lite: Lite0) -> None:
+        super().__init__()
+        self.lite = lite
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.lite(x)
+        return features, self.lite.classify(features)
+
+
+def see(images: Iterable[Image], towers: Towers) -> dict[str, NDArray[np.float16]]:
+    """Compute what the towers give of many images, some at a time."""
+    waiting = iter(images)
+    parts = [towers(batch) for batch in iter(lambda: list(islice(waiting, BATCH)), [])]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def compute(
-    out: Path, tiny: Path, cifar: Path, lite: Lite0, drawn: Any, *, drawings: int, each: int, seed: int = 7
+    out: Path, tiny: Path, cifar: Path, towers: Towers, *, drawings: int, each: int, seed: int = 7
 ) -> None:
     """Write ``features.npz`` and ``features.json``, the labels.
 
@@ -175,7 +200,7 @@ def compute(
                 kept.append(label)
                 yield jitter(image, rng) if learned else image
 
-        for part, values in see(images(), lite, drawn).items():
+        for part, values in see(images(), towers).items():
             arrays[f"{name}.{part}"] = values
         log.info("%s: %d images", name, len(kept))
     out.mkdir(parents=True, exist_ok=True)

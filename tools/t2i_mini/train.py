@@ -20,7 +20,7 @@ import torch
 from t2i_pipelines.encoders.export import load_clip
 from t2i_pipelines.mini.network import make_clip
 from t2i_pipelines.mini.vocabulary import make_tokenizer
-from tools.t2i_mini.features import compute
+from tools.t2i_mini.features import Towers, compute
 from tools.t2i_mini.lite import lite0
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import TOO_GENERAL, fit
@@ -37,11 +37,11 @@ def run(settings: argparse.Namespace) -> TwofoldTower:
     torch.set_num_threads(settings.threads)
     out: Path = settings.out
     lite = lite0()
-    drawn: Any = load_clip(str(files("t2i_pipelines.mini") / "model")).requires_grad_(False)
+    folder = Path(str(files("t2i_pipelines.mini") / "model"))
+    drawn: Any = load_clip(folder).requires_grad_(False)
     if not (out / "features.npz").exists():
-        compute(
-            out, settings.tiny, settings.cifar, lite, drawn, drawings=settings.drawings, each=settings.each
-        )
+        towers = Towers(lite, folder / "visual/model.onnx")
+        compute(out, settings.tiny, settings.cifar, towers, drawings=settings.drawings, each=settings.each)
     arrays = np.load(out / "features.npz")
     labels = json.loads((out / "features.json").read_text(encoding="utf-8"))
 
