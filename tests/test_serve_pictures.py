@@ -27,7 +27,9 @@ def id_of(http, name):
 
 def test_a_folder_is_inserted_as_the_pipeline_inserts_it(http, pictures, settings):
     (pictures / "broken.png").write_bytes(b"no picture")
+    (pictures / "film.mp4").write_bytes(b"film")
     report = insert(http, source="pictures")
+    assert [(one["kind"], one["count"]) for one in report["skipped"]] == [(".mp4", 1)]
     assert report["status"] == "done"
     assert report["counts"] == {"inserted": len(COLOURS), "failed": 1}
     (failed,) = report["failed"]

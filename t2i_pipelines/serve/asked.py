@@ -22,6 +22,7 @@ from t2i_pipelines.serve.models import Asked, Condition, InsertRequest, SearchRe
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.stages import Skipped
 from t2i_pipelines.types import Record
 
 PICTURES = 8
@@ -158,15 +159,16 @@ class Reader:
         if wrong := [url for url in request.urls or () if not is_http(url)]:
             raise SourceError(f"urls must begin with http:// or https://, got {wrong[0]!r:.80}")
 
-    def records(self, request: InsertRequest) -> Iterator[Record]:
-        """What to insert. A row that leads elsewhere is refused as a row; others are read through the roots.
+    def records(self, request: InsertRequest, skipped: Skipped) -> Iterator[Record]:
+        """Read what to insert. A row that leads elsewhere fails; others are read through the roots.
 
+        :param skipped: takes the counts of files that the source skips.
         :raises SourceError: If there is nothing to insert.
         """
         self.check_insert(request)
         if request.source is None:
             return map(self._guarded, map(record_of, request.urls or ()))
-        return map(self._guarded, records(self._roots.locate(request.source)))
+        return map(self._guarded, records(self._roots.locate(request.source), skipped=skipped))
 
     def _guarded(self, record: Record) -> Record:
         address = record.path

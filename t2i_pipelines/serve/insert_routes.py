@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Response
 
 from t2i_pipelines.serve.documents import problems
 from t2i_pipelines.serve.jobs import Job
-from t2i_pipelines.serve.models import InsertRequest, JobError, JobReport
+from t2i_pipelines.serve.models import InsertRequest, JobError, JobReport, SkippedFiles
 from t2i_pipelines.serve.problems import Refusal, refusal_of
 from t2i_pipelines.serve.service import Service
 
@@ -32,7 +34,7 @@ def router(service: Service) -> APIRouter:
             raise Refusal(403, "this service only reads", code="read_only")
         service.reader.check_insert(request)
         job = service.jobs.accept(
-            Job(lambda: service.reader.records(request), request.source, request.refresh)
+            Job(partial(service.reader.records, request), request.source, request.refresh)
         )
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return report(job, service)
@@ -66,6 +68,7 @@ def report(job: Job, service: Service) -> JobReport:
         status=job.status,
         source=job.source,
         counts={status: count for status, count in job.report.counts.items() if count},
+        skipped=[SkippedFiles(**one) for one in job.skipped.as_list()],
         failed=[service.pictures.failed(one) for one in list(job.report.failed)],
         seconds_by_stage=job.report.stages,
         error=error,

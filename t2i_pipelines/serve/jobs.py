@@ -16,6 +16,7 @@ from t2i_pipelines.pipelines import OUTCOME_COLUMNS, insert_steps
 from t2i_pipelines.report import InsertReport
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
+from t2i_pipelines.stages import Skipped
 from t2i_pipelines.types import Outcome, Record
 
 KEPT = 1000
@@ -28,17 +29,19 @@ AGAIN_SECONDS = 10
 class Job:
     """One insert.
 
-    :ivar records: what to insert; made when the job begins.
+    :ivar records: what to insert; made when the job begins. Counts what the source skips.
+    :ivar skipped: files and folders of the source that are not inserted.
     :ivar report: what became of it so far; of the failures the first ``KEPT``.
     :ivar error: what broke it off.
     """
 
-    records: Callable[[], Iterator[Record]]
+    records: Callable[[Skipped], Iterator[Record]]
     source: str | None
     refresh: bool
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     status: Literal["waiting", "running", "done", "failed"] = "waiting"
     report: InsertReport = field(default_factory=InsertReport)
+    skipped: Skipped = field(default_factory=Skipped)
     error: Exception | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
@@ -127,7 +130,7 @@ class Jobs:
         steps = insert_steps(pipe.input("source"), **{**self._settings, "refresh": job.refresh})
         # a lambda, since Towhee deep-copies any other callable with all that it holds
         counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: self._take(job, Outcome(*row)))
-        harden(counted.output())(job.records())
+        harden(counted.output())(job.records(job.skipped))
 
     def _take(self, job: Job, outcome: Outcome) -> None:
         job.take(outcome)

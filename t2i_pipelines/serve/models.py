@@ -177,6 +177,14 @@ class FailedInput(BaseModel):
     reason: str
 
 
+class SkippedFiles(BaseModel):
+    """Files or folders of a source that are no input."""
+
+    kind: str = Field(description="A suffix, or the name of a folder.", examples=[".mp4"])
+    reason: str
+    count: int
+
+
 class JobError(BaseModel):
     """Why an insert broke off; as in a problem."""
 
@@ -193,6 +201,7 @@ class JobReport(BaseModel):
     )
     source: str | None = Field(description="As it was asked for; null for URLs.")
     counts: dict[str, int] = Field(description="Inputs so far, by outcome.", examples=[{"inserted": 41}])
+    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
     failed: list[FailedInput] = Field(description="The first 1,000 failures.")
     seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
     error: JobError | None = None

@@ -75,6 +75,7 @@ def inserted(run: Run, settings: Mapping[str, Any], error: str = "") -> str:
         "inserted.html",
         run=run,
         summary=run.report.summary(),
+        skipped=run.report.skipped.summary() if run.is_over else "",
         budget=run.report.budget() if run.is_over else "",
         done=run.report.total,
         failed=[_failure(one, run.source, settings) for one in failed],
