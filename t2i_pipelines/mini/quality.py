@@ -102,7 +102,7 @@ def measure_photos(encoder: Encoder, path: Path) -> list[Figure]:
     seen = _see(encoder, list(held_out.pixels))
     asked = _unit(encoder.encode_texts([f"a photo of a {label}" for label in LABELS]))
     scores = asked @ seen.T
-    found = Figure("photographs, P@10", precision(scores, held_out.labels, 10), 0.80)
+    found = Figure("CIFAR-10, P@10", precision(scores, held_out.labels, 10), 0.80)
     return [found, *measure_photos_matches(encoder, seen)]
 
 
