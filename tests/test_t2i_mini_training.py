@@ -93,6 +93,8 @@ def test_a_noun_is_as_near_as_it_is_probable():
     vectors = space.vectors(scores)
     cosines = vectors @ space.directions(np.eye(3)).T
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    uncertain = space.vectors(scores * 0.2) @ space.directions(np.eye(3)).T
+    assert uncertain[0, 0] < cosines[0, 0], "what is less probable is less near"
     assert cosines[:, 0].argmax() == 0
     assert cosines[:, 1].argmax() == 1
     assert roots(scores, below.astype(np.float32))[2, 2] > 0.9, "a class counts for what is above it"

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import tarfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -135,16 +136,18 @@ class Towers:
 
     def __init__(self, lite: Lite0, drawn: Path) -> None:
         buffer = io.BytesIO()
-        torch.onnx.export(
-            _Both(lite).eval(),
-            (torch.zeros(2, 3, SIDE, SIDE),),
-            buffer,  # type: ignore[arg-type]  # a file works with the older exporter
-            dynamo=False,
-            opset_version=17,
-            input_names=["image"],
-            output_names=["features", "scores"],
-            dynamic_axes={name: {0: "batch"} for name in ("image", "features", "scores")},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's age
+            torch.onnx.export(
+                _Both(lite).eval(),
+                (torch.zeros(2, 3, SIDE, SIDE),),
+                buffer,  # type: ignore[arg-type]  # a file works with the older exporter
+                dynamo=False,
+                opset_version=17,
+                input_names=["image"],
+                output_names=["features", "scores"],
+                dynamic_axes={name: {0: "batch"} for name in ("image", "features", "scores")},
+            )
         self._lite = onnxruntime.InferenceSession(buffer.getvalue())
         self._drawn = onnxruntime.InferenceSession(str(drawn))
 

@@ -53,9 +53,11 @@ class Trained:
         self.clip: Any = make_clip(SIZES)
         self.clip.load_state_dict(state["text"])
         self.clip.eval()
-        empty = (np.empty(state["tower"][name].shape, np.float32) for name in ("below", "mean", "basis"))
+        below, mean, basis = (
+            np.empty(state["tower"][name].shape, np.float32) for name in ("below", "mean", "basis")
+        )
         drawn = load_clip(str(files("t2i_pipelines.mini") / "model"))
-        self.tower = TwofoldTower(Lite0(), drawn, PhotoSpace(*empty), nn.Linear(FEATURES, 1))
+        self.tower = TwofoldTower(Lite0(), drawn, PhotoSpace(below, mean, basis, 0.0), nn.Linear(FEATURES, 1))
         self.tower.load_state_dict(state["tower"])
         self.tower.eval()
         self.tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))

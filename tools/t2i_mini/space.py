@@ -19,6 +19,15 @@ TEMPERATURE = 1.5
 """Of the classes' softmax: flatter, so that what is second and third counts."""
 
 DIMENSIONS = 512
+"""Of a vector; the last is the same for all photographs."""
+
+STEADY = 2.0
+"""That last dimension, as a multiple of the usual length of the others.
+
+Without it a photograph that shows nothing clearly would be scaled up to length 1, and be as near to some noun
+as one that shows it.
+"""
+
 TOO_GENERAL = 900
 """Nouns with more classes below them say nothing about a photograph."""
 
@@ -31,16 +40,20 @@ class PhotoSpace(NamedTuple):
 
     :ivar below: (nouns, 1000) float32, 0 or 1: the classes of each distinct noun.
     :ivar mean: (nouns,) float32, subtracted.
-    :ivar basis: (nouns, D) float32.
+    :ivar basis: (nouns, D) float32; the last column is zero.
+    :ivar steady: the last dimension of a photograph's vector, before it is scaled to length 1.
     """
 
     below: NDArray[np.float32]
     mean: NDArray[np.float32]
     basis: NDArray[np.float32]
+    steady: float
 
     def vectors(self, scores: NDArray[Any]) -> NDArray[np.float32]:
         """(N, 1000) class scores -> (N, D) unit vectors."""
-        return unit((roots(scores, self.below) - self.mean) @ self.basis)
+        made = (roots(scores, self.below) - self.mean) @ self.basis
+        made[:, -1] = self.steady
+        return unit(made)
 
     def directions(self, weights: NDArray[Any]) -> NDArray[np.float32]:
         """(M, nouns) weights of nouns -> (M, D) unit vectors."""
@@ -71,10 +84,11 @@ def fit(scores: NDArray[Any], below: NDArray[np.bool_], lite: Lite0) -> PhotoSpa
     both = [roots(some, kept) for some in (scores, made)]
     mean = sum(values.mean(0) for values in both) / 2
     centred = np.concatenate([(values - mean) / np.sqrt(len(values)) for values in (both[0], *[both[1]] * 4)])
-    _, basis = np.linalg.eigh(centred.T @ centred)
-    return PhotoSpace(
-        kept, np.asarray(mean, np.float32), np.asarray(basis[:, : -DIMENSIONS - 1 : -1], np.float32)
-    )
+    _, found = np.linalg.eigh(centred.T @ centred)
+    basis = np.zeros((len(found), min(DIMENSIONS, len(found) + 1)), np.float32)
+    basis[:, :-1] = found[:, : -basis.shape[1] : -1]
+    usual = np.sqrt(np.square((both[0] - mean) @ basis).sum(1).mean())
+    return PhotoSpace(kept, np.asarray(mean, np.float32), basis, STEADY * float(usual))
 
 
 def prototypes(lite: Lite0) -> NDArray[np.float32]:

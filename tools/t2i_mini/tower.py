@@ -22,6 +22,7 @@ class TwofoldTower(nn.Module):
     below: torch.Tensor
     mean: torch.Tensor
     basis: torch.Tensor
+    steady: torch.Tensor
 
     def __init__(self, lite: Lite0, drawn: Any, space: PhotoSpace, gate: nn.Linear) -> None:
         super().__init__()
@@ -29,6 +30,7 @@ class TwofoldTower(nn.Module):
         self.register_buffer("below", torch.from_numpy(space.below))
         self.register_buffer("mean", torch.from_numpy(space.mean))
         self.register_buffer("basis", torch.from_numpy(space.basis))
+        self.register_buffer("steady", steady_part(space))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) float32, normalised as CLIP's -> (N, D)."""
@@ -38,9 +40,16 @@ class TwofoldTower(nn.Module):
     def join(self, features: torch.Tensor, scores: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """Compute the vectors from what the towers gave: (N, 1280), (N, 1000) and (N, 256)."""
         probabilities = (scores / TEMPERATURE).softmax(-1)
-        photo = ((probabilities @ self.below.T).sqrt() - self.mean) @ self.basis
+        photo = ((probabilities @ self.below.T).sqrt() - self.mean) @ self.basis + self.steady
         share = torch.sigmoid(self.gate(features))
         return torch.cat([share * F.normalize(photo, dim=-1), (1 - share) * F.normalize(drawn, dim=-1)], -1)
+
+
+def steady_part(space: PhotoSpace) -> torch.Tensor:
+    """(D,), zero but for the last dimension."""
+    part = torch.zeros(space.basis.shape[1])
+    part[-1] = space.steady
+    return part
 
 
 def fit_gate(photographs: NDArray[Any], drawings: NDArray[Any], steps: int = 400) -> nn.Linear:
