@@ -11,8 +11,9 @@ from PIL import Image
 
 pytest.importorskip("emoji")
 
+from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.mini.emoji_names import LANGUAGES
-from tools.t2i_mini import features, lite, measure, train
+from tools.t2i_mini import assemble, features, lite, measure, train
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import fit, roots, unit
 from tools.t2i_mini.texts import everyday, items
@@ -168,5 +169,11 @@ def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_pat
     Image.fromarray(np.random.default_rng(5).integers(0, 255, (70, 50, 3), np.uint8)).save(image)
     again = unit(model.tower(features.to_input([np.asarray(Image.open(image))])).detach().numpy())
     assert np.allclose(model.images([image]), again, atol=1e-5)
+    assert assemble.assemble(tmp_path / "out", tmp_path / "folder") > 0.9999
+    encoder = load_encoder(str(tmp_path / "folder"), precision="fp32")
+    pixels = encoder.fit(np.asarray(Image.open(image)))
+    # a gate learned from eight scenes of noise turns on rounding, so the vector is not compared
+    assert np.linalg.norm(encoder.encode_images([pixels])) == pytest.approx(1, abs=0.3)
+    assert (unit(encoder.encode_texts(["a dog"])) * texts[:1]).sum() > 0.9999
     monkeypatch.setattr(train, "compute", None)  # what is there is not computed again
     train.main(told)

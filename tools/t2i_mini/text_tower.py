@@ -102,8 +102,8 @@ def train(model: Any, material: Material, *, steps: int, batch: int, seed: int =
             is_true([keys for _, keys in told], [frozenset(material.keys[at]) for at in chosen]),
             torch.tensor(DRAWN_SCALE),
         )
-        # a text has length 1 in each space that knows it, and none in one that does not: what it says there by
-        # chance would put images of the other kind before those that it means
+        # a text has length 1 in each space that knows it, and none in one that does not: what it says there
+        # by chance would put images of the other kind before those that it means
         lengths = (photo.norm(dim=1)[:batch] - known.float()).square().mean()
         has_key = torch.tensor([any(item.key for item in some) for some in named])
         lengths = lengths + (drawn.norm(dim=1)[:batch] - has_key.float()).square().mean()

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from t2i_pipelines.mini.network import encode_image
 from tools.t2i_mini.features import drawing_input, photo_input
 from tools.t2i_mini.lite import FEATURES, Lite0
 from tools.t2i_mini.space import STEADY, TEMPERATURE, PhotoSpace
@@ -49,7 +48,7 @@ class TwofoldTower(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) float32, normalised as CLIP's -> (N, D)."""
         features = self.lite(photo_input(x))
-        return self.join(features, self.lite.classify(features), encode_image(self.drawn, drawing_input(x)))
+        return self.join(features, self.lite.classify(features), self.drawn.encode_image(drawing_input(x)))
 
     def join(self, features: torch.Tensor, scores: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """Compute the vectors from what the towers gave: (N, 1280), (N, 1000) and (N, 256)."""
