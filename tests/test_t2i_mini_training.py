@@ -13,6 +13,7 @@ pytest.importorskip("emoji")
 
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.mini.emoji_names import LANGUAGES
+from t2i_pipelines.mini.scenes import FONT
 from tools.t2i_mini import assemble, features, lite, measure, train
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import fit, roots, unit
@@ -145,6 +146,7 @@ def test_the_names_of_drawn_things_know_their_photographs(words):
     assert found["en", "ghost"].key == "ghost"
 
 
+@pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_path, monkeypatch):
     torch.manual_seed(4)
     tower = lite.Lite0().eval().requires_grad_(False)
