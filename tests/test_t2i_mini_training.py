@@ -152,11 +152,11 @@ def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_pat
     tower = lite.Lite0().eval().requires_grad_(False)
     monkeypatch.setattr(train, "lite0", lambda: tower)
     monkeypatch.setattr(features, "HELD_OUT", 2)
-    told = ["--words", str(words), "--out", str(tmp_path / "out"), "--steps", "2", "--batch", "6"]
-    told += ["--tiny", str(archive(tmp_path / "tiny.tar.gz", ["c0001", "c0002"], 4, 64))]
-    told += ["--cifar", str(archive(tmp_path / "cifar.tar.gz", ["cat", "dog"], 4, 32))]
-    told += ["--drawings", "8", "--each", "2"]
-    train.main(told)
+    arguments = ["--words", str(words), "--out", str(tmp_path / "out"), "--steps", "2", "--batch", "6"]
+    arguments += ["--tiny", str(archive(tmp_path / "tiny.tar.gz", ["c0001", "c0002"], 4, 64))]
+    arguments += ["--cifar", str(archive(tmp_path / "cifar.tar.gz", ["cat", "dog"], 4, 32))]
+    arguments += ["--drawings", "8", "--each", "2"]
+    train.main(arguments)
     labels = json.loads((tmp_path / "out/features.json").read_text())
     assert labels["tiny_held_out"] == ["c0001", "c0001", "c0002", "c0002"]
     assert labels["cifar"] == ["cat", "cat", "dog", "dog"]
@@ -178,4 +178,4 @@ def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_pat
     assert np.linalg.norm(encoder.encode_images([pixels])) == pytest.approx(1, abs=0.3)
     assert (unit(encoder.encode_texts(["a dog"])) * texts[:1]).sum() > 0.9999
     monkeypatch.setattr(train, "compute", None)  # what is there is not computed again
-    train.main(told)
+    train.main(arguments)

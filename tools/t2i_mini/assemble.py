@@ -26,7 +26,7 @@ from t2i_pipelines.encoders.onnx_folder import (
 )
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, read_tokenizer
-from t2i_pipelines.mini.network import MEAN, STD
+from t2i_pipelines.mini import export
 from tools.t2i_mini.features import SIDE
 from tools.t2i_mini.measure import Trained
 from tools.t2i_mini.text_tower import SIZES
@@ -36,15 +36,7 @@ log = logging.getLogger(__name__)
 SMALL = 4096
 """Weights of fewer numbers are left as they are."""
 
-PREPROCESS = {
-    "size": SIDE,
-    "mode": "RGB",
-    "mean": MEAN,
-    "std": STD,
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
-    "fill_color": 0,
-}
+PREPROCESS = {**export.PREPROCESS, "size": SIDE}
 
 
 def assemble(run: Path, out: Path) -> float:

@@ -183,7 +183,7 @@ def compute(
     """Write ``features.npz`` and ``features.json``, the labels.
 
     :param drawings: how many scenes to draw.
-    :param each: photographs of each label of Tiny ImageNet to learn from; ten times as many of CIFAR-10's.
+    :param each: photographs of each label of Tiny ImageNet to learn from; four times as many of CIFAR-10's.
     """
     rng = np.random.default_rng(seed)
     arrays: dict[str, NDArray[Any]] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from t2i_pipelines.finetune.loss import contrast
-from t2i_pipelines.mini.learning import encode_captions, make_optimiser
+from t2i_pipelines.mini.learning import encode_captions, make_optimiser, rate_at
 from t2i_pipelines.mini.samples import is_true
 from tools.t2i_mini.space import DIMENSIONS, PhotoSpace
 from tools.t2i_mini.texts import Item, Writer
@@ -37,7 +36,6 @@ SIZES: dict[str, Any] = {
     "transformer_heads": 4,
     "transformer_layers": 2,
 }
-TOP_RATE, WARM_UP = 1.5e-3, 0.03
 PHOTO_SCALE, DRAWN_SCALE = 30.0, 25.0
 """What cosines are multiplied by before the softmax."""
 
@@ -53,13 +51,6 @@ class Material(NamedTuple):
     tokenizer: Tokenizer
     scenes: NDArray[np.float32]
     keys: list[list[str]]
-
-
-def rate_at(progress: float) -> float:
-    """Learning rate after this share of the training: a short rise, then half a cosine down to zero."""
-    if progress < WARM_UP:
-        return TOP_RATE * (progress + 1e-3) / WARM_UP
-    return TOP_RATE * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def train(model: Any, material: Material, *, steps: int, batch: int, seed: int = 7) -> None:
@@ -93,7 +84,7 @@ def train(model: Any, material: Material, *, steps: int, batch: int, seed: int =
             F.softmax(PHOTO_SCALE * wanted @ all_directions.T, dim=1),
         )
         photo_loss = (1 - (said * wanted).sum(1)).mean() + 0.3 * nearest
-        photo_loss = photo_loss + 0.3 * soft_contrast(PHOTO_SCALE * said @ wanted.T, truth)
+        photo_loss = photo_loss + 0.3 * contrast(wanted, said, truth, torch.tensor(PHOTO_SCALE))
 
         scenes = torch.from_numpy(material.scenes[chosen])
         drawn_loss = contrast(
@@ -119,12 +110,6 @@ def train(model: Any, material: Material, *, steps: int, batch: int, seed: int =
             pace = (time.monotonic() - began) / (step + 1)
             log.info("step %d, %.2f s each: photographs %.3f, drawings %.3f", step + 1, pace, *means)
     model.text_projection.data[:, DIMENSIONS - 1] = 0  # the steady dimension says nothing of what is shown
-
-
-def soft_contrast(scores: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Cross entropy over the batch, where equal targets share what is right."""
-    right = truth.float() / truth.sum(1, keepdim=True)
-    return F.cross_entropy(scores, right)
 
 
 def weights(named: tuple[list[Item], ...], many: int) -> NDArray[np.float32]:

@@ -15,8 +15,8 @@ from tools.t2i_mini.lite import FEATURES, Lite0
 from tools.t2i_mini.space import STEADY, TEMPERATURE, PhotoSpace
 
 OFFSET = 1.5
-"""Added to the gate: a photograph taken for a drawing is worse than the opposite, for its vector says what it
-does not show. So many drawn scenes are lost that 99 of 100 are still taken for drawings."""
+"""Added to the gate's logit. A photograph taken for a drawing is the worse error: its vector then names
+things that it does not show. Logits of drawings lie far below it."""
 
 SHORT = 1 / (1 + STEADY**2) ** 0.5
 """Length of a drawing's vector without the steady dimension, about that of a photograph's."""

@@ -71,7 +71,7 @@ def run(settings: argparse.Namespace) -> TwofoldTower:
         labels["scenes"],
     )
     train(model, material, steps=settings.steps, batch=settings.batch, seed=settings.seed)
-    state = {"text": model.state_dict(), "tower": tower.state_dict(), "synsets": list(kept)}
+    state = {"text": model.state_dict(), "tower": tower.state_dict()}
     torch.save(state, out / "model.pt")
     return tower
 
