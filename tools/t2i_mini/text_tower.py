@@ -71,7 +71,8 @@ def train(model: Any, material: Material, *, steps: int, batch: int, seed: int =
         chosen = rng.integers(len(material.keys), size=batch)
         told = [material.writer.of_drawing(material.keys[at]) for at in chosen]
         ids = material.tokenizer.encode_batch([*texts, *(text for text, _ in told)])
-        out = encode_captions(model, torch.tensor([one.ids for one in ids])).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = encode_captions(model, torch.tensor([one.ids for one in ids])).float()
         photo, drawn = out[:, :DIMENSIONS], out[:, DIMENSIONS:]
 
         targets = torch.from_numpy(material.space.directions(weights(named, len(everything))))
