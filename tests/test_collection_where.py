@@ -95,11 +95,15 @@ def found(store, where=None, **more):
         ({"id": ("not in", [one["id"] for one in ROWS if one["id"] != "bare"])}, {"bare"}),
         ({"path": ("like", "pl%")}, {"plain"}),
         ({"year": (">", 2000), "camera": ("like", "N%")}, {"later"}),
-        ({"nobody has it": 1}, set()),
     ],
 )
 def test_conditions_find_what_they_say(store, where, ids):
     assert found(store, where) == ids
+
+
+def test_a_condition_on_a_column_that_no_row_has_finds_nothing_and_warns(store):
+    with pytest.warns(UserWarning, match="no row has a column 'yeer'; the nearest are year"):
+        assert found(store, {"yeer": (">", 2000)}) == set()
 
 
 def test_filter_and_where_must_both_hold(store):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import t2i_pipelines
 from t2i_pipelines import Searcher, build_insert_pipeline, build_search_pipeline, close
-from t2i_pipelines.cli import app
+from t2i_pipelines.cli import app, main
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_space, model_of
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
@@ -244,17 +245,37 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_search(tmp_path, pi
     assert done.output == ""
 
 
-def test_a_misspelt_column_is_told_with_those_that_are_near(tmp_path):
+def test_a_misspelt_column_is_named_once_with_those_that_are_near(tmp_path):
     path = str(paint(tmp_path / "a.png", "red"))
     settings = {"uri": str(tmp_path / "x.db"), "model_name": "colour"}
     build_insert_pipeline(**settings)([{"path": path, "year": 2015, "35mm": 1, "GPS (lat)": 48.1}])
-    arguments = ["search", "a plain red background", "--uri", settings["uri"]]
-    done = CliRunner().invoke(app, [*arguments, "--where", "yeer > 2000"])
-    assert "no row has a column 'yeer'; the nearest are year" in done.output
-    assert "no row" not in CliRunner().invoke(app, [*arguments, "--where", "year > 2000"]).output
-    for where in ({"35mm": 1}, {"GPS (lat)": (">", 48)}):
-        assert len(Searcher(**settings)("a plain red background", where=where)) == 1
-    assert len(Searcher(**settings)("a plain red background", where={"35mm": 2})) == 0
+    query = "a plain red background"
+    search = Searcher(**settings)
+    with pytest.warns(UserWarning, match="no row has a column 'yeer'; the nearest are year") as told:
+        assert search(query, where={"yeer": (">", 2000)}) == []
+        assert search(query, where={"yeer": (">", 2000)}) == []
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match="'plaice'$"):
+        assert len(build_search_pipeline(**settings, output_fields=["plaice", "year"])(query).get()[1]) == 1
+    with pytest.warns(UserWarning, match="'albumm'$"):
+        search(query, group_by="albumm")
+    for where in ({"35mm": 1}, {"GPS (lat)": (">", 48)}, {"year": (">", 2000)}, {"id": ("!=", "x")}):
+        assert len(search(query, where=where, output_fields=["*", "year", "path"])) == 1
+    assert search(query, where={"35mm": 2}) == []
+
+
+def test_the_command_line_says_a_warning_in_one_line(tmp_path, capfd, monkeypatch):
+    build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour")(
+        [{"path": str(paint(tmp_path / "a.png", "red")), "year": 2015}]
+    )
+    arguments = ["search", "a plain red background", "--uri", str(tmp_path / "x.db")]
+    monkeypatch.setattr("sys.argv", ["t2i", *arguments, "--where", "yeer > 2000"])
+    warnings.simplefilter("default")
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == "no row has a column 'yeer'; the nearest are year"
+
 
 
 def test_templates_and_a_limit_count_for_one_call(tmp_path, pictures):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -219,6 +220,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no traceback
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = lambda message, *_: console.err.print(console.plain(message), soft_wrap=True)
     try:
         app()
     except T2IError as err:

@@ -101,13 +101,6 @@ def search(
         space = open_collection(uri, token, collection_name).space()
         note = f"model {space.model_name}" if space else ""
         write_page(html, [(text, hits.fetch() if fetch else hits)], note=note)
-    # a column that some hit has is no slip; without hits, a condition may name one that no row has
-    found = {name for hit in hits for name in hit.fields}
-    named = [name for name in output_fields or () if name not in found]
-    named += [] if hits else [field for field, _ in map(parse_condition, where or ())]
-    for name, near in open_collection(uri, token, collection_name).unknown_columns(named).items():
-        advice = f"; the nearest are {', '.join(near)}" if near else ""
-        console.err.print(console.plain(f"no row has a column {name!r}{advice}"), soft_wrap=True)
     if json:
         typer.echo(console.as_json(text, hits))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -21,6 +22,7 @@ from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
 from t2i_pipelines.collection.rows import batches, check_rows
 from t2i_pipelines.collection.search import Finder
+from t2i_pipelines.conditions import NUMBERS, TEXTS
 from t2i_pipelines.errors import CollectionNotFoundError
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.search_options import MAX_LIMIT, SearchArgs, SearchOptions
@@ -34,6 +36,9 @@ DELETION_SETTLES = 10.0
 
 SAMPLE = 1000
 """Rows that are looked at to learn which columns there are."""
+
+MOST_WARNINGS = 100
+"""Names of columns that a collection is asked about; names of a service's clients are without end."""
 
 
 class Collection:
@@ -53,6 +58,7 @@ class Collection:
         self._storage = storage
         self._catalog = Catalog(connection, collection_name)
         self._wanted: Space | None = None
+        self._asked_columns: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Collection({self.name!r} at {self._connection.address})"
@@ -133,6 +139,7 @@ class Collection:
 
         :param options: what to look for; all but ``min_relevance`` is obeyed.
         :param more: options in place of those. A row that lacks one of ``output_fields`` has no such key.
+        :raises UserWarning: Once for each column that the options name and no row has, with near names.
         :raises VectorError: If a vector is not finite, zero, or not (D,).
         :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """
@@ -141,7 +148,9 @@ class Collection:
         queries = hits.check_queries(vectors, entry.space.dim if entry else None)
         if entry is None or not len(queries):
             return [[] for _ in queries]
-        return Finder(self, entry, asked).find(queries)
+        found = Finder(self, entry, asked).find(queries)
+        self._warn_of_unknown_columns(asked, found)
+        return found
 
     def iterate(
         self,
@@ -199,6 +208,18 @@ class Collection:
             for name in names
             if rows and name not in known
         }
+
+    def _warn_of_unknown_columns(self, asked: SearchOptions, found: Sequence[Sequence[Hit]]) -> None:
+        """Name columns that no row has. A column of a hit is one, and so is that of a condition it meets."""
+        fields = {field for some in found for hit in some for field in hit.fields}
+        names = {*asked.output_fields, *([asked.group_by] if asked.group_by else [])} - fields
+        if not any(found):
+            names |= set(asked.where or ())
+        new = sorted(names - self._asked_columns - {"*", "vector", *TEXTS, *NUMBERS})[: MOST_WARNINGS - len(self._asked_columns)]
+        self._asked_columns.update(new)
+        for name, near in self.unknown_columns(new).items():
+            advice = f"; the nearest are {', '.join(near)}" if near else ""
+            warnings.warn(f"no row has a column {name!r}{advice}", stacklevel=3)
 
     def count(self) -> int:
         """How many rows are stored."""
