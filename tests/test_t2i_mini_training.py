@@ -12,13 +12,15 @@ from PIL import Image
 pytest.importorskip("emoji")
 
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders.export import load_clip
+from t2i_pipelines.encoders.twofold import SHORT, Lite0, SameConv
 from t2i_pipelines.mini.emoji_names import LANGUAGES
 from t2i_pipelines.mini.scenes import FONT
 from tools.t2i_mini import assemble, features, lite, measure, train
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import fit, roots, unit
 from tools.t2i_mini.texts import everyday, items
-from tools.t2i_mini.tower import OFFSET, SHORT, TwofoldTower, fit_gate
+from tools.t2i_mini.tower import OFFSET, fit_gate, join
 
 HEADER = "synset,imagenet_index,tiny_imagenet,hypernyms,en,es,zh,de,it"
 DOGS = ("n1,,0,,thing,cosa,物,Ding,cosa", "n2,,0,n1,dog,perro,狗,Hund,cane")
@@ -76,7 +78,7 @@ def test_folded_norms_compute_what_convolution_and_norm_do():
 @pytest.mark.parametrize("side", [8, 9])
 def test_padding_is_that_of_tensorflow(side):
     """Of an even side, stride 2 and kernel 3, all padding is on the right and below."""
-    conv = lite.SameConv(1, 1, 3, 2)
+    conv = SameConv(1, 1, 3, 2)
     torch.nn.init.ones_(conv.weight)
     torch.nn.init.zeros_(conv.bias)
     made = conv(torch.ones(1, 1, side, side))[0, 0]
@@ -91,7 +93,7 @@ def test_a_noun_is_as_near_as_it_is_probable():
     below[0, 0], below[1, 1], below[2, :10] = True, True, True
     scores = np.zeros((3, 1000), np.float32)
     scores[[0, 1, 2], [0, 1, 5]] = 18
-    space = fit(scores, below, lite.Lite0())
+    space = fit(scores, below, Lite0())
     vectors = space.vectors(scores)
     cosines = vectors @ space.directions(np.eye(3)).T
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -106,13 +108,15 @@ def test_a_noun_is_as_near_as_it_is_probable():
 def test_an_image_has_a_vector_of_one_space_and_nothing_in_the_other(is_photo):
     torch.manual_seed(6)
     below = np.random.default_rng(6).random((5, 1000)) < 0.1
-    model = lite.Lite0()
+    model = Lite0()
     scores, drawn = torch.randn(2, 1000), torch.randn(2, 256)
     space = fit(scores.numpy(), below, model)
     gate = torch.nn.Linear(1280, 1)
     torch.nn.init.zeros_(gate.weight)
     torch.nn.init.constant_(gate.bias, 99.0 if is_photo else -99.0)
-    made = TwofoldTower(model, None, space, gate).join(torch.randn(2, 1280), scores, drawn).detach().numpy()
+    tower = torch.nn.Module()
+    tower.output_dim = 256
+    made = join(model, tower, space, gate).join(torch.randn(2, 1280), scores, drawn).detach().numpy()
     of_photograph, of_drawing = np.split(made, [space.basis.shape[1]], axis=1)
     assert np.allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
     if is_photo:
@@ -149,7 +153,7 @@ def test_the_names_of_drawn_things_know_their_photographs(words):
 @pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_path, monkeypatch):
     torch.manual_seed(4)
-    tower = lite.Lite0().eval().requires_grad_(False)
+    tower = Lite0().eval().requires_grad_(False)
     monkeypatch.setattr(train, "lite0", lambda: tower)
     monkeypatch.setattr(features, "HELD_OUT", 2)
     arguments = ["--words", str(words), "--out", str(tmp_path / "out"), "--steps", "2", "--batch", "6"]
@@ -169,7 +173,7 @@ def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_pat
     assert np.isfinite(seen).all()
     image = tmp_path / "one.png"
     Image.fromarray(np.random.default_rng(5).integers(0, 255, (70, 50, 3), np.uint8)).save(image)
-    again = unit(model.tower(features.to_input([np.asarray(Image.open(image))])).detach().numpy())
+    again = unit(model.clip.visual(features.to_input([np.asarray(Image.open(image))])).detach().numpy())
     assert np.allclose(model.images([image]), again, atol=1e-5)
     assert assemble.assemble(tmp_path / "out", tmp_path / "folder") > 0.9999
     encoder = load_encoder(str(tmp_path / "folder"), precision="fp32")
@@ -177,5 +181,11 @@ def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_pat
     # a gate learned from eight scenes of noise turns on rounding, so the vector is not compared
     assert np.linalg.norm(encoder.encode_images([pixels])) == pytest.approx(1, abs=0.3)
     assert (unit(encoder.encode_texts(["a dog"])) * texts[:1]).sum() > 0.9999
+    again, trained = load_clip(tmp_path / "folder").state_dict(), model.clip.state_dict()
+    assert again.keys() == trained.keys()
+    for name, value in trained.items():
+        if not name.endswith("num_batches_tracked"):
+            step = float(value.abs().max()) / 127  # of 8 bits
+            torch.testing.assert_close(again[name], value, rtol=1e-3, atol=0.51 * step, msg=name)
     monkeypatch.setattr(train, "compute", None)  # what is there is not computed again
     train.main(arguments)

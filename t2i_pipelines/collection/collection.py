@@ -215,7 +215,9 @@ class Collection:
         names = {*asked.output_fields, *([asked.group_by] if asked.group_by else [])} - fields
         if not any(found):
             names |= set(asked.where or ())
-        new = sorted(names - self._asked_columns - {"*", "vector", *TEXTS, *NUMBERS})[: MOST_WARNINGS - len(self._asked_columns)]
+        new = sorted(names - self._asked_columns - {"*", "vector", *TEXTS, *NUMBERS})[
+            : MOST_WARNINGS - len(self._asked_columns)
+        ]
         self._asked_columns.update(new)
         for name, near in self.unknown_columns(new).items():
             advice = f"; the nearest are {', '.join(near)}" if near else ""

@@ -17,6 +17,7 @@ from torch import nn
 
 from t2i_pipelines._towhee import clip_models
 from t2i_pipelines.encoders.checkpoints import Weights, first_mismatch
+from t2i_pipelines.encoders.twofold import MARK, sizes_of_twofold, twofold_like
 from t2i_pipelines.errors import CheckpointError
 
 
@@ -91,7 +92,7 @@ def sizes_of(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, Any]:
         width = weights["ln_final.weight"].shape[0]
         return {
             "embed_dim": weights["text_projection"].shape[1],
-            **(_of_vit(weights) if "visual.proj" in weights else _of_resnet(weights)),
+            **_of_tower(weights),
             "context_length": weights["positional_embedding"].shape[0],
             "vocab_size": weights["token_embedding.weight"].shape[0],
             "transformer_width": width,
@@ -104,6 +105,12 @@ def sizes_of(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, Any]:
             f"{where} is not a CLIP of OpenAI's architecture, or is cut off: it has no {err.args[0]} "
             f"(it holds {len(weights)} weights, the first is {first})"
         ) from err
+
+
+def _of_tower(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    if MARK in weights:
+        return sizes_of_twofold(weights)
+    return _of_vit(weights) if "visual.proj" in weights else _of_resnet(weights)
 
 
 def _of_vit(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -139,7 +146,12 @@ def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Modul
     """
     weights = from_transformers(weights)
     sizes = sizes_of(weights, where)
-    model: Any = clip_models().CLIP(**_buildable(sizes))
+    towhee = clip_models()
+    model: Any = towhee.CLIP(**_buildable(sizes))
+    resnet = model.visual
+    if MARK in weights:
+        model.visual = twofold_like(weights, towhee.ModifiedResNet)
+        resnet = model.visual.drawn
     if mismatch := first_mismatch(model.state_dict(), weights):
         raise CheckpointError(f"{where} does not fit the model that its own sizes call for: {mismatch}")
     model.load_state_dict(weights, strict=False)
@@ -148,8 +160,8 @@ def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Modul
             if not details.quick_gelu[tower]:
                 block.mlp.gelu = nn.GELU()
             _set_heads(block.attn, details.heads[tower])
-    if details.heads[0] and not hasattr(model.visual, "transformer"):
-        model.visual.attnpool.num_heads = details.heads[0]
+    if details.heads[0] and not hasattr(resnet, "transformer"):
+        resnet.attnpool.num_heads = details.heads[0]
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = details.epsilon

@@ -24,27 +24,22 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import nn
-from torch.nn import functional as F
 
+from t2i_pipelines.encoders.twofold import MEAN, SIDE, STD, Lite0, drawing_input, photo_input
 from t2i_pipelines.mini.backgrounds import COLOURS, PAINTERS, paint
 from t2i_pipelines.mini.captions import ground_key
 from t2i_pipelines.mini.emoji_names import concepts
-from t2i_pipelines.mini.network import MEAN, STD
 from t2i_pipelines.mini.scenes import draw, invent
 from t2i_pipelines.types import Image
-from tools.t2i_mini.lite import Lite0
-from tools.t2i_mini.space import unit
 
 log = logging.getLogger(__name__)
-
-SIDE, DRAWN_SIDE = 128, 96
-"""Pixels that the tower of photographs and that of drawings see."""
 
 BATCH = 64
 HELD_OUT = 50
 """Photographs of each label, the last by name, that are measured on and nothing else."""
 
 VARIANTS, MARGIN = 24, 1.2
+PARTS = ("features", "scores", "drawn")
 
 
 def read_labelled(archive: Path, first: int | None, held_out: bool) -> Iterator[tuple[str, Image]]:
@@ -120,54 +115,43 @@ def to_input(images: Sequence[Image]) -> torch.Tensor:
     return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
-def photo_input(x: torch.Tensor) -> torch.Tensor:
-    """Pixels normalised as CLIP's are -> as EfficientNet-Lite's: ``(RGB - 127) / 128``."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (x * (std * (255 / 128))) + (mean * 255 - 127) / 128
-
-
-def drawing_input(x: torch.Tensor) -> torch.Tensor:
-    """(N, 3, S, S) -> (N, 3, 96, 96), what the tower of drawings was trained on."""
-    return F.interpolate(x, (DRAWN_SIDE, DRAWN_SIDE), mode="bilinear", align_corners=False)
-
-
 class Towers:
-    """Both image towers in ONNX Runtime, which is several times as fast as torch here."""
+    """Both image towers in ONNX Runtime, which is several times as fast as torch here.
 
-    def __init__(self, lite: Lite0, drawn: Path) -> None:
+    :param drawn: (N, 3, 96, 96) -> (N, 256).
+    """
+
+    def __init__(self, lite: Lite0, drawn: nn.Module) -> None:
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's age
             torch.onnx.export(
-                _Both(lite).eval(),
+                _Both(lite, drawn).eval(),
                 (torch.zeros(2, 3, SIDE, SIDE),),
                 buffer,  # type: ignore[arg-type]  # a file works with the older exporter
                 dynamo=False,
                 opset_version=17,
                 input_names=["image"],
-                output_names=["features", "scores"],
-                dynamic_axes={name: {0: "batch"} for name in ("image", "features", "scores")},
+                output_names=[*PARTS],
+                dynamic_axes={name: {0: "batch"} for name in ("image", *PARTS)},
             )
-        self._lite = onnxruntime.InferenceSession(buffer.getvalue())
-        self._drawn = onnxruntime.InferenceSession(str(drawn))
+        self._both = onnxruntime.InferenceSession(buffer.getvalue())
 
     def __call__(self, images: Sequence[Image]) -> dict[str, NDArray[np.float16]]:
         """(N, 1280) and (N, 1000) of the photographs' tower, (N, 256) unit vectors of the drawings'."""
-        x = to_input(images)
-        features, scores = self._lite.run(None, {"image": photo_input(x).numpy()})
-        (drawn,) = self._drawn.run(None, {"image": drawing_input(x).numpy()})
-        found = {"features": features, "scores": scores, "drawn": unit(drawn)}
-        return {name: values.astype(np.float16) for name, values in found.items()}
+        found = self._both.run(None, {"image": to_input(images).numpy()})
+        return {name: values.astype(np.float16) for name, values in zip(PARTS, found, strict=True)}
 
 
 class _Both(nn.Module):
-    def __init__(self, lite: Lite0) -> None:
+    def __init__(self, lite: Lite0, drawn: nn.Module) -> None:
         super().__init__()
-        self.lite = lite
+        self.lite, self.drawn = lite, drawn
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self.lite(x)
-        return features, self.lite.classify(features)
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        features = self.lite(photo_input(x))
+        drawn = nn.functional.normalize(self.drawn(drawing_input(x)), dim=-1)
+        return features, self.lite.classify(features), drawn
 
 
 def see(images: Iterable[Image], towers: Towers) -> dict[str, NDArray[np.float16]]:

@@ -13,7 +13,6 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch import nn
 
-from t2i_pipelines.encoders.export import load_clip
+from t2i_pipelines.encoders.openai_clip import Details, build_clip, encode_text
 from t2i_pipelines.images import decode, read
 from t2i_pipelines.mini.figures import Figure, table_of
 from t2i_pipelines.mini.matches import shown_in
-from t2i_pipelines.mini.network import encode_text, make_clip
 from t2i_pipelines.mini.quality import LANGUAGES, recall
 from tools.t2i_mini.features import to_input
-from tools.t2i_mini.lite import FEATURES, Lite0
 from tools.t2i_mini.nouns import Nouns
-from tools.t2i_mini.space import PhotoSpace, unit
+from tools.t2i_mini.space import unit
 from tools.t2i_mini.text_tower import SIZES
-from tools.t2i_mini.tower import TwofoldTower
 
 HYPERNYMS = (
     *("dog", "bird", "cat", "insect", "fish", "snake", "monkey", "bear", "spider", "fruit", "vehicle", "car"),
@@ -45,21 +40,16 @@ HYPERNYMS = (
 """Words for several labels of Tiny ImageNet, chosen before anything was measured."""
 
 
+DETAILS = Details(quick_gelu=(True, True), heads=(None, SIZES["transformer_heads"]))
+
+
 class Trained:
     """A finished training: images and texts to unit vectors."""
 
     def __init__(self, out: Path) -> None:
-        state = torch.load(out / "model.pt", weights_only=True)
-        self.clip: Any = make_clip(SIZES)
-        self.clip.load_state_dict(state["text"])
-        self.clip.eval()
-        below, mean, basis = (
-            np.empty(state["tower"][name].shape, np.float32) for name in ("below", "mean", "basis")
-        )
-        drawn = load_clip(str(files("t2i_pipelines.mini") / "model"))
-        self.tower = TwofoldTower(Lite0(), drawn, PhotoSpace(below, mean, basis, 0.0), nn.Linear(FEATURES, 1))
-        self.tower.load_state_dict(state["tower"])
-        self.tower.eval()
+        weights = torch.load(out / "model.pt", weights_only=True)
+        clip, self.sizes = build_clip(weights, DETAILS, str(out / "model.pt"))
+        self.clip: Any = clip
         self.tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
 
     @torch.no_grad()
@@ -71,7 +61,9 @@ class Trained:
     @torch.no_grad()
     def images(self, paths: Sequence[Path]) -> NDArray[np.float32]:
         """(N, D)."""
-        return unit(np.concatenate([self.tower(to_input([decode(read(path))])).numpy() for path in paths]))
+        return unit(
+            np.concatenate([self.clip.visual(to_input([decode(read(path))])).numpy() for path in paths])
+        )
 
     @torch.no_grad()
     def seen(self, arrays: Any, name: str) -> NDArray[np.float32]:
@@ -79,7 +71,7 @@ class Trained:
         parts = (
             torch.from_numpy(arrays[f"{name}.{part}"]).float() for part in ("features", "scores", "drawn")
         )
-        return unit(self.tower.join(*parts).numpy())
+        return unit(self.clip.visual.join(*parts).numpy())
 
 
 def precision(scores: NDArray[Any], right: NDArray[np.bool_], at: int = 10) -> float:

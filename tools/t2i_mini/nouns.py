@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from t2i_pipelines.encoders.twofold import CLASSES
 from t2i_pipelines.mini.emoji_names import LANGUAGES
-from tools.t2i_mini.lite import CLASSES
 
 
 class Noun(NamedTuple):

@@ -13,20 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tools.t2i_mini.lite import Lite0
-
-TEMPERATURE = 1.5
-"""Of the classes' softmax: flatter, so that what is second and third counts."""
+from t2i_pipelines.encoders.twofold import STEADY, TEMPERATURE, Lite0
 
 DIMENSIONS = 512
 """Of a vector; the last is the same for all photographs."""
-
-STEADY = 2.0
-"""That last dimension, as a multiple of the usual length of the others.
-
-Without it a photograph that shows nothing clearly would be scaled up to length 1, and be as near to some noun
-as one that shows it.
-"""
 
 TOO_GENERAL = 900
 """Nouns with more classes below them say nothing about a photograph."""

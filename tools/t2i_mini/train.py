@@ -1,8 +1,8 @@
 """Train t2i_mini 2: ``python -m tools.t2i_mini.train --words W --tiny T --cifar C --out runs/mini2``.
 
-Four steps, each kept in ``--out`` and not done again: what the frozen towers see (the long one), the space of
+What the frozen towers see of each image is computed first and kept in ``--out``; then come the space of
 photographs and the gate, the text tower, and ``model.pt`` with everything. The tower of drawings is that of
-the bundled model.
+the bundled model, unless ``--drawn`` names another that ``t2i_pipelines.mini.train`` has trained.
 """
 
 from __future__ import annotations
@@ -24,23 +24,25 @@ from tools.t2i_mini.features import Towers, compute
 from tools.t2i_mini.lite import lite0
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import TOO_GENERAL, fit
-from tools.t2i_mini.text_tower import SIZES, Material, train
+from tools.t2i_mini.text_tower import PHOTO_SCALE, SIZES, Material, train
 from tools.t2i_mini.texts import Writer, corpus, items
-from tools.t2i_mini.tower import TwofoldTower, fit_gate
+from tools.t2i_mini.tower import fit_gate, join
 
 log = logging.getLogger(__name__)
 
+BUNDLED = Path(str(files("t2i_pipelines.mini") / "model"))
 
-def run(settings: argparse.Namespace) -> TwofoldTower:
+
+def run(settings: argparse.Namespace) -> None:
     """Do what is not done yet, and write ``model.pt`` and ``tokenizer.json``."""
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
     out: Path = settings.out
     lite = lite0()
-    folder = Path(str(files("t2i_pipelines.mini") / "model"))
-    drawn: Any = load_clip(folder).requires_grad_(False)
+    loaded: Any = load_clip(settings.drawn).requires_grad_(False)
+    drawn = getattr(loaded.visual, "drawn", loaded.visual)
     if not (out / "features.npz").exists():
-        towers = Towers(lite, folder / "visual/model.onnx")
+        towers = Towers(lite, drawn)
         compute(out, settings.tiny, settings.cifar, towers, drawings=settings.drawings, each=settings.each)
     arrays = np.load(out / "features.npz")
     labels = json.loads((out / "features.json").read_text(encoding="utf-8"))
@@ -54,7 +56,6 @@ def run(settings: argparse.Namespace) -> TwofoldTower:
     gate = fit_gate(
         np.concatenate([arrays["tiny.features"], arrays["cifar.features"]]), arrays["scenes.features"]
     )
-    tower = TwofoldTower(lite, drawn, space, gate)
 
     everything = items(nouns, kept)
     tokenizer = make_tokenizer(
@@ -71,9 +72,9 @@ def run(settings: argparse.Namespace) -> TwofoldTower:
         labels["scenes"],
     )
     train(model, material, steps=settings.steps, batch=settings.batch, seed=settings.seed)
-    state = {"text": model.state_dict(), "tower": tower.state_dict()}
-    torch.save(state, out / "model.pt")
-    return tower
+    model.visual = join(lite, drawn, space, gate)
+    model.logit_scale.data.fill_(PHOTO_SCALE).log_()
+    torch.save(model.state_dict(), out / "model.pt")
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -83,6 +84,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tiny", type=Path, required=True, help="Tiny ImageNet, <synset>/*.jpg in a tar.gz")
     parser.add_argument("--cifar", type=Path, required=True, help="CIFAR-10, <label>/*.jpg in a tar.gz")
     parser.add_argument("--out", type=Path, default=Path("runs/mini2"))
+    parser.add_argument("--drawn", type=Path, default=BUNDLED, help="model folder with the tower of drawings")
     parser.add_argument("--drawings", type=int, default=14_000, help="scenes to draw")
     parser.add_argument("--each", type=int, default=40, help="photographs of each label of Tiny ImageNet")
     parser.add_argument("--steps", type=int, default=8000, help="of the text tower")
