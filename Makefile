@@ -64,8 +64,8 @@ fix: $(TEST)
 	$(BIN)/ruff format .
 
 quality: $(TEST)
-	$(BIN)/python -m t2i_pipelines.mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
-	$(BIN)/python -m t2i_pipelines.mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m tools.t2i_mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m tools.t2i_mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
 # the next bundled model, see data/README.md: one to two hours on two quiet cores
 mini: $(TEST)

@@ -44,7 +44,7 @@ def prepare(inputs: Inputs) -> None:
 
     inputs.folder.mkdir(parents=True, exist_ok=True)
     if inputs.shape == MINI:
-        from t2i_pipelines.mini.network import SIZES, make_clip
+        from tools.drawings.network import SIZES, make_clip
 
         torch.save(make_clip(SIZES).state_dict(), inputs.openai)
         return

@@ -31,7 +31,6 @@ LAYERS = [
     {"testing", "evaluate", "distributed", "demo"},
     {"finetune", "reembedding"},
     {"hub"},
-    {"mini"},
     {"serve", "ui"},
     {"cli"},
 ]

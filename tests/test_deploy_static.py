@@ -102,7 +102,7 @@ def test_the_build_sees_the_package_and_nothing_that_is_private(tmp_path):
         "t2i_pipelines",
     }
     assert not list((tmp_path / "context").rglob("__pycache__"))
-    assert (tmp_path / "context/t2i_pipelines/mini/model/visual/model.onnx").is_file()
+    assert (tmp_path / "context/t2i_pipelines/encoders/t2i_mini/visual/model.onnx").is_file()
 
 
 def test_compose_keeps_to_its_schema():

@@ -13,8 +13,8 @@ from t2i_pipelines.encoders import onnx_folder
 from t2i_pipelines.encoders.export import export_clip, load_clip
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError
-from t2i_pipelines.mini.network import make_clip
-from t2i_pipelines.mini.vocabulary import make_tokenizer
+from tools.drawings.network import make_clip
+from tools.drawings.vocabulary import make_tokenizer
 
 TEXT = {
     "context_length": 12,

@@ -18,7 +18,7 @@ from t2i_pipelines.finetune import clip, finetune
 from t2i_pipelines.finetune.start import open_start
 from t2i_pipelines.finetune.write import write_model
 from t2i_pipelines.images import decode, read
-from t2i_pipelines.mini.charts import write_charts
+from tools.drawings.charts import write_charts
 
 HEADS = {**QUICK, "model_name": "t2i_mini", "train": "heads", "learning_rate": None, "batch_size": 32}
 

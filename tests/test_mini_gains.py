@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.mini import gains, photos
-from t2i_pipelines.mini.scenes import FONT
+from tools.drawings import photos
+from tools.drawings.scenes import FONT
+from tools.t2i_mini import gains
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-import t2i_pipelines.mini
+import t2i_pipelines
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import decode, read
-from t2i_pipelines.mini import gallery
-from t2i_pipelines.mini.emoji_names import LANGUAGES
-from t2i_pipelines.mini.figures import Figure, table_of
-from t2i_pipelines.mini.matches import absent_from, invented_captions, nonsense, shown_in
-from t2i_pipelines.mini.quality import main, measure_gallery, measure_photographs, precision, recall
-from t2i_pipelines.mini.scenes import FONT
 from t2i_pipelines.relevance.background import background
+from tools.drawings import gallery
+from tools.drawings.emoji_names import LANGUAGES
+from tools.drawings.scenes import FONT
+from tools.t2i_mini.figures import Figure, table_of
+from tools.t2i_mini.matches import absent_from, invented_captions, nonsense, shown_in
+from tools.t2i_mini.quality import main, measure_gallery, measure_photographs, precision, recall
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 
 TABLE = Path(__file__).parents[1] / "data" / "gallery.csv"
-MODEL = Path(t2i_pipelines.mini.__file__).parent / "model"
+MODEL = Path(t2i_pipelines.__file__).parent / "encoders/t2i_mini"
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +168,7 @@ def test_nonsense_is_no_part_of_the_background():
 
 
 def test_a_missing_gallery_is_named(tmp_path):
-    with pytest.raises(
-        SourceError, match=r"no gallery at .*none\.csv; run: python -m t2i_pipelines\.mini\.gal"
-    ):
+    with pytest.raises(SourceError, match=r"no gallery at .*none\.csv; run: python -m tools\.drawings\.gal"):
         measure_gallery(load_encoder("t2i_mini"), tmp_path / "none.csv")
 
 

@@ -12,14 +12,14 @@ from PIL import Image
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError, SourceError
 from t2i_pipelines.finetune.loss import contrast
-from t2i_pipelines.mini import exam, photos, train
-from t2i_pipelines.mini.captions import corpus
-from t2i_pipelines.mini.export import export_run
-from t2i_pipelines.mini.learning import encode_captions, rate_at
-from t2i_pipelines.mini.network import SIZES, encode_image, encode_text, make_clip
-from t2i_pipelines.mini.samples import is_true
-from t2i_pipelines.mini.scenes import FONT
-from t2i_pipelines.mini.vocabulary import make_tokenizer
+from tools.drawings import exam, photos, train
+from tools.drawings.captions import corpus
+from tools.drawings.export import export_run
+from tools.drawings.learning import encode_captions, rate_at
+from tools.drawings.network import SIZES, encode_image, encode_text, make_clip
+from tools.drawings.samples import is_true
+from tools.drawings.scenes import FONT
+from tools.drawings.vocabulary import make_tokenizer
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 
@@ -154,7 +154,5 @@ def test_without_photographs_only_scenes_are_learned_from(tmp_path, monkeypatch,
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"no checkpoint at .*run: python -m t2i_pipelines\.mini\.train"
-    ):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*run: python -m tools\.drawings\.train"):
         export_run(tmp_path, tmp_path / "model")

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.mini import scenes
-from t2i_pipelines.mini.backgrounds import PAINTERS, paint
-from t2i_pipelines.mini.captions import corpus, describe, english_article, german_case, ground_key, tell
-from t2i_pipelines.mini.emoji_names import LANGUAGES, concepts
-from t2i_pipelines.mini.scenes import FONT, Scene, draw, invent, sprite
+from tools.drawings import scenes
+from tools.drawings.backgrounds import PAINTERS, paint
+from tools.drawings.captions import corpus, describe, english_article, german_case, ground_key, tell
+from tools.drawings.emoji_names import LANGUAGES, concepts
+from tools.drawings.scenes import FONT, Scene, draw, invent, sprite
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 

@@ -17,7 +17,7 @@ from PIL import Image
 from running_notebooks import FOLDER, NOTEBOOKS, ROOT, code_cells, outputs, read, run, shape, shapes, texts
 
 PUBLIC = {"evaluate", "finetune", "hub", "testing", "ui"}
-COMMANDS = {"t2i_pipelines.mini.charts"}
+COMMANDS = {"tools.drawings.charts"}
 """What may be run by ``python -m``."""
 
 LIBRARIES = {"towhee", "pymilvus", "PIL", "numpy", "pandas", "matplotlib"}
@@ -195,7 +195,11 @@ def test_every_link_leads_somewhere(path):
 
 @every_notebook
 def test_only_known_modules_are_run_as_commands(path):
-    named = {node.value for node in nodes(path, ast.Constant) if str(node.value).startswith("t2i_pipelines.")}
+    named = {
+        node.value
+        for node in nodes(path, ast.Constant)
+        if re.match(r"(t2i_pipelines|tools)\.", str(node.value))
+    }
     assert named <= COMMANDS
     for module in named:
         assert importlib.import_module(module).main

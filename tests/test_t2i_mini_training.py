@@ -14,8 +14,8 @@ pytest.importorskip("emoji")
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.export import load_clip
 from t2i_pipelines.encoders.twofold import SHORT, Lite0, SameConv
-from t2i_pipelines.mini.emoji_names import LANGUAGES
-from t2i_pipelines.mini.scenes import FONT
+from tools.drawings.emoji_names import LANGUAGES
+from tools.drawings.scenes import FONT
 from tools.t2i_mini import assemble, features, lite, measure, train
 from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.space import fit, roots, unit

@@ -46,8 +46,8 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel):
         "t2i_pipelines/results/templates/page.html",
         "t2i_pipelines/results/templates/style.css",
         "t2i_pipelines/operators/clip.py",
-        "t2i_pipelines/mini/model/visual/model.onnx",
-        "t2i_pipelines/mini/model/textual/tokenizer.json",
+        "t2i_pipelines/encoders/t2i_mini/visual/model.onnx",
+        "t2i_pipelines/encoders/t2i_mini/textual/tokenizer.json",
     ):
         assert needed in names
     top = {"t2i_command.py", "t2i_pipelines", "t2i_pipelines-0.1.0.dist-info"}

@@ -9,7 +9,7 @@ from conftest import COLOURS
 from PIL import Image
 from safetensors.torch import load_file
 
-from t2i_pipelines.mini.vocabulary import PAD, make_tokenizer
+from tools.drawings.vocabulary import PAD, make_tokenizer
 
 WORDS = 300
 TEXT = {"context_length": 16, "vocab_size": WORDS, "width": 64, "heads": 1, "layers": 1}

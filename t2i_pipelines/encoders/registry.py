@@ -172,7 +172,7 @@ def _unknown(model_name: str) -> str:
 
 
 def _mini(checkpoint_path: str | None, compute: Compute) -> Encoder:
-    folder = checkpoint_path or str(files("t2i_pipelines.mini") / "model")
+    folder = checkpoint_path or str(files("t2i_pipelines.encoders") / "t2i_mini")
     return open_path(folder, "t2i_mini", find("t2i_mini"), compute)
 
 

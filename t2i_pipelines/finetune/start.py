@@ -55,7 +55,7 @@ def _place(model_name: str, checkpoint_path: str | Path | None) -> Path:
     if checkpoint_path is not None:
         return Path(checkpoint_path).expanduser()
     if model_name == "t2i_mini":
-        return Path(str(files("t2i_pipelines.mini") / "model"))
+        return Path(str(files("t2i_pipelines.encoders") / "t2i_mini"))
     info = find(model_name)
     if info is not None:
         return Path(fetch(info, torch_only=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t2i_pipelines.encoders.export import export_clip
 from t2i_pipelines.encoders.twofold import SIDE
-from t2i_pipelines.mini import export
+from tools.drawings import export
 from tools.t2i_mini.measure import Trained
 
 log = logging.getLogger(__name__)

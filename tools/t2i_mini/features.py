@@ -26,11 +26,11 @@ from PIL import Image as Pillow
 from torch import nn
 
 from t2i_pipelines.encoders.twofold import MEAN, SIDE, STD, Lite0, drawing_input, photo_input
-from t2i_pipelines.mini.backgrounds import COLOURS, PAINTERS, paint
-from t2i_pipelines.mini.captions import ground_key
-from t2i_pipelines.mini.emoji_names import concepts
-from t2i_pipelines.mini.scenes import draw, invent
 from t2i_pipelines.types import Image
+from tools.drawings.backgrounds import COLOURS, PAINTERS, paint
+from tools.drawings.captions import ground_key
+from tools.drawings.emoji_names import concepts
+from tools.drawings.scenes import draw, invent
 
 log = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from tokenizers import Tokenizer
 
 from t2i_pipelines.encoders.openai_clip import Details, build_clip, encode_text
 from t2i_pipelines.images import decode, read
-from t2i_pipelines.mini.figures import Figure, table_of
-from t2i_pipelines.mini.matches import shown_in
-from t2i_pipelines.mini.quality import LANGUAGES, recall
 from tools.t2i_mini.features import to_input
+from tools.t2i_mini.figures import Figure, table_of
+from tools.t2i_mini.matches import shown_in
 from tools.t2i_mini.nouns import Nouns
+from tools.t2i_mini.quality import LANGUAGES, recall
 from tools.t2i_mini.space import unit
 from tools.t2i_mini.text_tower import SIZES
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t2i_pipelines.encoders.twofold import CLASSES
-from t2i_pipelines.mini.emoji_names import LANGUAGES
+from tools.drawings.emoji_names import LANGUAGES
 
 
 class Noun(NamedTuple):

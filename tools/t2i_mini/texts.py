@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2i_pipelines.mini.captions import FRAMES, english_article, tell
-from t2i_pipelines.mini.emoji_names import LANGUAGES, Concept, concepts
+from tools.drawings.captions import FRAMES, english_article, tell
+from tools.drawings.emoji_names import LANGUAGES, Concept, concepts
 from tools.t2i_mini.nouns import Nouns
 
 MOST_ITEMS = 3

@@ -2,7 +2,7 @@
 
 What the frozen towers see of each image is computed first and kept in ``--out``; then come the space of
 photographs and the gate, the text tower, and ``model.pt`` with everything. The tower of drawings is that of
-the bundled model, unless ``--drawn`` names another that ``t2i_pipelines.mini.train`` has trained.
+the bundled model, unless ``--drawn`` names another that ``tools.drawings.train`` has trained.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from t2i_pipelines.encoders.export import load_clip
-from t2i_pipelines.mini.network import make_clip
-from t2i_pipelines.mini.vocabulary import make_tokenizer
+from tools.drawings.network import make_clip
+from tools.drawings.vocabulary import make_tokenizer
 from tools.t2i_mini.features import Towers, compute
 from tools.t2i_mini.lite import lite0
 from tools.t2i_mini.nouns import Nouns
@@ -30,7 +30,7 @@ from tools.t2i_mini.tower import fit_gate, join
 
 log = logging.getLogger(__name__)
 
-BUNDLED = Path(str(files("t2i_pipelines.mini") / "model"))
+BUNDLED = Path(str(files("t2i_pipelines.encoders") / "t2i_mini"))
 
 
 def run(settings: argparse.Namespace) -> None:

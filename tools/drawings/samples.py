@@ -11,12 +11,12 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset
 
-from t2i_pipelines.mini.backgrounds import COLOURS, PAINTERS, paint
-from t2i_pipelines.mini.captions import Told, ground_key, tell
-from t2i_pipelines.mini.emoji_names import LANGUAGES, Concept, concepts
-from t2i_pipelines.mini.photos import CONCEPTS, LABELS, Photos
-from t2i_pipelines.mini.scenes import draw, invent
 from t2i_pipelines.types import Image
+from tools.drawings.backgrounds import COLOURS, PAINTERS, paint
+from tools.drawings.captions import Told, ground_key, tell
+from tools.drawings.emoji_names import LANGUAGES, Concept, concepts
+from tools.drawings.photos import CONCEPTS, LABELS, Photos
+from tools.drawings.scenes import draw, invent
 
 ENGLISH = 0.36  # share of the captions; the other languages have the rest in equal parts
 GREY = 0.06  # share of the pictures without colour

@@ -12,9 +12,9 @@ from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFont
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.mini.backgrounds import PAINTERS
-from t2i_pipelines.mini.emoji_names import Concept
 from t2i_pipelines.types import Image
+from tools.drawings.backgrounds import PAINTERS
+from tools.drawings.emoji_names import Concept
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FONT_SIZE = 109  # the one size that the bitmap font has

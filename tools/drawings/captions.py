@@ -13,8 +13,8 @@ from importlib import resources
 
 import numpy as np
 
-from t2i_pipelines.mini.emoji_names import LANGUAGES, Concept
-from t2i_pipelines.mini.scenes import Scene
+from tools.drawings.emoji_names import LANGUAGES, Concept
+from tools.drawings.scenes import Scene
 
 Told = tuple[str, frozenset[str]]
 """A caption, and all it names: keys of concepts, and of a background."""
@@ -159,7 +159,7 @@ def describe(scene: Scene, language: str, *, with_background: bool = True) -> st
 
 def corpus() -> list[str]:
     """Every word that captions can hold, to make a tokenizer from."""
-    from t2i_pipelines.mini.emoji_names import concepts
+    from tools.drawings.emoji_names import concepts
 
     names = [n for c in concepts() for all_names in c.names.values() for n in all_names]
     places = [p for told in _backgrounds().values() for all_p in told.values() for p in all_p]

@@ -1,4 +1,4 @@
-"""Train t2i_mini from scratch: ``python -m t2i_pipelines.mini.train --photos train.tar.gz --out runs/mini``.
+"""Train t2i_mini from scratch: ``python -m tools.drawings.train --photos train.tar.gz --out runs/mini``.
 
 The first part of the time goes to small pictures, which teach much for little, the rest to full size.
 With the same seed and ``--steps``, two runs see the same pictures at the same pace; with ``--minutes``
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from t2i_pipelines.mini.captions import corpus
-from t2i_pipelines.mini.exam import make_exam, mark
-from t2i_pipelines.mini.learning import make_optimiser, rate_at, save, step
-from t2i_pipelines.mini.network import SIZES, make_clip
-from t2i_pipelines.mini.photos import NO_PHOTOS, Photos, read_photos
-from t2i_pipelines.mini.samples import Batch, Samples
-from t2i_pipelines.mini.vocabulary import make_tokenizer
+from tools.drawings.captions import corpus
+from tools.drawings.exam import make_exam, mark
+from tools.drawings.learning import make_optimiser, rate_at, save, step
+from tools.drawings.network import SIZES, make_clip
+from tools.drawings.photos import NO_PHOTOS, Photos, read_photos
+from tools.drawings.samples import Batch, Samples
+from tools.drawings.vocabulary import make_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _line(marks: dict[str, float]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the options, train, leave checkpoint.pt and tokenizer.json in ``--out``."""
-    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.drawings.train", description=__doc__)
     parser.add_argument("--photos", help="CIFAR-10 as <split>/<label>/*.jpg in a tar.gz; none if absent")
     parser.add_argument("--out", default="runs/mini", help="folder for checkpoint and tokenizer")
     parser.add_argument("--minutes", type=float, default=75, help="how long to train")

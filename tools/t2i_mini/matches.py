@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2i_pipelines.mini.captions import describe
-from t2i_pipelines.mini.emoji_names import LANGUAGES, Concept, concepts
-from t2i_pipelines.mini.figures import Figure
-from t2i_pipelines.mini.gallery import choose
-from t2i_pipelines.mini.photos import CONCEPTS, LABELS
 from t2i_pipelines.relevance.background import background, embedded
 from t2i_pipelines.relevance.calibration import MATCH, Calibration, calibrate
 from t2i_pipelines.types import Encoder, Matrix
+from tools.drawings.captions import describe
+from tools.drawings.emoji_names import LANGUAGES, Concept, concepts
+from tools.drawings.gallery import choose
+from tools.drawings.photos import CONCEPTS, LABELS
+from tools.t2i_mini.figures import Figure
 
 FALSE_MATCH, FALSE_NO_MATCH = 0.10, 0.05
 """What is asked of relevance."""

@@ -11,13 +11,13 @@ from PIL import Image as PilImage
 from tokenizers import Tokenizer
 from torch.nn import functional as F
 
-from t2i_pipelines.mini.backgrounds import paint
-from t2i_pipelines.mini.captions import describe
-from t2i_pipelines.mini.emoji_names import LANGUAGES, concepts
-from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
-from t2i_pipelines.mini.photos import LABELS, Photos
-from t2i_pipelines.mini.quality import precision, recall
-from t2i_pipelines.mini.scenes import draw, invent
+from tools.drawings.backgrounds import paint
+from tools.drawings.captions import describe
+from tools.drawings.emoji_names import LANGUAGES, concepts
+from tools.drawings.network import encode_image, encode_text, to_tensor
+from tools.drawings.photos import LABELS, Photos
+from tools.drawings.scenes import draw, invent
+from tools.t2i_mini.quality import precision, recall
 
 SEED = 424_242
 SCENES = 300

@@ -1,4 +1,4 @@
-"""Charts with captions, a domain that t2i_mini never saw: ``python -m t2i_pipelines.mini.charts``.
+"""Charts with captions, a domain that t2i_mini never saw: ``python -m tools.drawings.charts``.
 
 They are drawn from a seed, offline, and free to use. Each picture has one caption, such as ``a falling red
 line`` or ``a pie chart with five slices on a dark ground``.
@@ -206,7 +206,7 @@ def write_charts(folder: Path, count: int, seed: int = SEED, *, different: bool 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options and draw."""
-    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.charts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.drawings.charts", description=__doc__)
     parser.add_argument("--out", default="charts", type=Path, help="folder for the pictures and charts.csv")
     parser.add_argument("--count", default=1000, type=int, help="how many")
     parser.add_argument("--seed", default=SEED, type=int)

@@ -1,6 +1,6 @@
-"""Export a trained t2i_mini: ``python -m t2i_pipelines.mini.export --run runs/mini``.
+"""Export a trained t2i_mini: ``python -m tools.drawings.export --run runs/mini``.
 
-It writes the model folder that the package ships, from the checkpoint that training left.
+It writes a model folder from the checkpoint that training left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from t2i_pipelines.encoders.export import export_clip
 from t2i_pipelines.errors import CheckpointError
-from t2i_pipelines.mini.network import MEAN, SIZES, STD, make_clip
+from tools.drawings.network import MEAN, SIZES, STD, make_clip
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def export_run(run: Path, out: Path) -> float:
     """
     path = run / "checkpoint.pt"
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; run: python -m t2i_pipelines.mini.train")
+        raise CheckpointError(f"no checkpoint at {path}; run: python -m tools.drawings.train")
     model = make_clip(SIZES)
     model.load_state_dict(torch.load(path, weights_only=True)["model"])
     return export_clip(
@@ -52,9 +52,9 @@ def export_run(run: Path, out: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the options and export."""
-    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.drawings.export", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder that training wrote")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
+    parser.add_argument("--out", type=Path, default=Path("runs/mini/folder"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cosine = export_run(options.run, options.out)

@@ -1,4 +1,4 @@
-"""How good t2i_mini is on pictures that it was not trained on: ``python -m t2i_pipelines.mini.quality``.
+"""How good t2i_mini is on pictures that it was not trained on: ``python -m tools.t2i_mini.quality``.
 
 It measures the shipped model, through the library's own decoder and encoder: how often a caption of
 the gallery finds its picture, how many of the ten photographs found for a label are right, and how often
@@ -18,10 +18,10 @@ import numpy as np
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import decode, read
-from t2i_pipelines.mini.figures import Figure, table_of
-from t2i_pipelines.mini.matches import measure_gallery_matches, measure_photos_matches
-from t2i_pipelines.mini.photos import LABELS, read_photos
 from t2i_pipelines.types import Encoder, Image, Matrix
+from tools.drawings.photos import LABELS, read_photos
+from tools.t2i_mini.figures import Figure, table_of
+from tools.t2i_mini.matches import measure_gallery_matches, measure_photos_matches
 
 BATCH = 64
 LANGUAGES = {"en": "English", "es": "Spanish", "zh": "Chinese", "de": "German", "it": "Italian"}
@@ -58,7 +58,7 @@ def _see(encoder: Encoder, pictures: Sequence[Image]) -> Matrix:
 def measure_gallery(encoder: Encoder, table: Path) -> list[Figure]:
     """Measure each language's captions on the gallery: recall, and errors of relevance."""
     if not table.is_file():
-        raise SourceError(f"no gallery at {table}; run: python -m t2i_pipelines.mini.gallery")
+        raise SourceError(f"no gallery at {table}; run: python -m tools.drawings.gallery")
     demands = {"en": {1: 0.75, 10: 0.97}}
     captions, seen = _read_table(encoder, table)
     figures = _recalls(encoder, "gallery", captions, seen, demands)
@@ -108,7 +108,7 @@ def measure_photos(encoder: Encoder, path: Path) -> list[Figure]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; the exit code, 1 where a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.t2i_mini.quality", description=__doc__)
     parser.add_argument("--gallery", type=Path, default=Path("data/gallery.csv"))
     parser.add_argument("--photographs", type=Path, default=Path("data/photographs.csv"))
     parser.add_argument("--photos", type=Path, help="CIFAR-10 as <split>/<label>/*.jpg in a tar.gz")

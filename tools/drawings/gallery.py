@@ -1,4 +1,4 @@
-"""Draw the demo gallery: ``python -m t2i_pipelines.mini.gallery --out data/gallery``.
+"""Draw the demo gallery: ``python -m tools.drawings.gallery --out data/gallery``.
 
 About 300 pictures in several formats, some turned by an EXIF mark, some transparent, some grey, and a
 CSV beside the folder that tells in five languages what they show. Layouts come from a seed of their
@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image as PilImage
 
-from t2i_pipelines.mini.backgrounds import COLOURS, paint
-from t2i_pipelines.mini.captions import describe
-from t2i_pipelines.mini.emoji_names import LANGUAGES, Concept, concepts
-from t2i_pipelines.mini.scenes import Scene, draw, invent, place
+from tools.drawings.backgrounds import COLOURS, paint
+from tools.drawings.captions import describe
+from tools.drawings.emoji_names import LANGUAGES, Concept, concepts
+from tools.drawings.scenes import Scene, draw, invent, place
 
 SEED = 20_240_229
 COUNT = 300
@@ -200,7 +200,7 @@ def write_gallery(folder: Path, *, count: int = COUNT, seed: int = SEED) -> Path
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the options and write the gallery."""
-    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.gallery", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.drawings.gallery", description=__doc__)
     parser.add_argument("--out", default="data/gallery", type=Path, help="folder for the pictures")
     parser.add_argument("--count", default=COUNT, type=int, help="how many pictures")
     parser.add_argument("--seed", default=SEED, type=int)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from t2i_pipelines.finetune.loss import contrast
-from t2i_pipelines.mini.network import encode_image, encode_text, to_tensor
-from t2i_pipelines.mini.samples import Batch
+from tools.drawings.network import encode_image, encode_text, to_tensor
+from tools.drawings.samples import Batch
 
 TOP_RATE = 1.2e-3
 WARM_UP = 0.02  # of the whole training

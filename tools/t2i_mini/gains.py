@@ -1,10 +1,10 @@
-"""What fine-tuning gains in a domain that a model never saw: ``python -m t2i_pipelines.mini.gains``.
+"""What fine-tuning gains in a domain that a model never saw: ``python -m tools.t2i_mini.gains``.
 
 Two domains: t2i_mini on drawn charts, and a t2i_mini that was trained without photographs on CIFAR-10's,
 200 of each label. ``make quality`` measures both. The second model is not shipped; train it by::
 
-    python -m t2i_pipelines.mini.train --out runs/unseen --minutes 75     # without --photos
-    python -m t2i_pipelines.mini.export --run runs/unseen --out runs/unseen/model
+    python -m tools.drawings.train --out runs/unseen --minutes 75     # without --photos
+    python -m tools.drawings.export --run runs/unseen --out runs/unseen/model
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from PIL import Image as PilImage
 
 from t2i_pipelines.evaluate import evaluate, read_pairs
 from t2i_pipelines.finetune import FinetuneResult, finetune
-from t2i_pipelines.mini.charts import write_charts
-from t2i_pipelines.mini.figures import Figure, table_of
-from t2i_pipelines.mini.gallery import write_gallery
-from t2i_pipelines.mini.photos import LABELS, Photos, read_photos
+from tools.drawings.charts import write_charts
+from tools.drawings.gallery import write_gallery
+from tools.drawings.photos import LABELS, Photos, read_photos
+from tools.t2i_mini.figures import Figure, table_of
 
 PHOTO_EPOCHS, PHOTO_RATE = 12, 1e-3
 """A model that was trained for so short a time has little to forget, and learns fast."""
@@ -139,7 +139,7 @@ def _classes(photos: Photos, each: int, folder: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fine-tune, measure and print; the exit code, 1 where a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m t2i_pipelines.mini.gains", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.t2i_mini.gains", description=__doc__)
     parser.add_argument("--gallery", type=Path, default=Path("data/gallery.csv"))
     parser.add_argument("--photos", type=Path, help="CIFAR-10 as <split>/<label>/*.jpg in a tar.gz")
     parser.add_argument("--unseen", type=Path, default=Path("runs/unseen/model"), help="see above")
