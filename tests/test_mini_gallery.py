@@ -109,7 +109,8 @@ def test_recall_counts_captions_whose_own_picture_is_near_the_top():
 
 def test_precision_counts_right_photographs_near_the_top():
     scores = np.array([[0.9, 0.8, 0.1, 0.2], [0.3, 0.9, 0.8, 0.1]])
-    assert precision(scores, np.array([0, 1, 1, 0]), 2) == pytest.approx((0.5 + 1) / 2)
+    right = np.array([0, 1, 1, 0]) == np.array([[0], [1]])
+    assert precision(scores, right, 2) == pytest.approx((0.5 + 1) / 2)
 
 
 def test_the_table_tells_what_was_missed():
