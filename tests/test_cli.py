@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.main import get_command
+from typer.testing import CliRunner
 from web import serving
 
 from t2i_pipelines import cli, close, demo
@@ -257,3 +259,11 @@ def test_in_a_log_each_step_is_a_line(monkeypatch):
         say("making [8] pictures")
         say("measuring")
     assert log.getvalue() == "making [8] pictures\nmeasuring\n"
+
+
+def test_help_lists_every_command_in_the_order_of_a_users_day():
+    shown = CliRunner().invoke(cli.app, ["--help"]).output
+    listed = re.findall(r"^│ ([a-z][a-z-]+) {2,}", shown, re.MULTILINE)
+    assert sorted(listed) == sorted(get_command(cli.app).commands)
+    assert listed[:3] == ["insert", "search", "sync"]
+    assert listed[-1] == "demo"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from t2i_pipelines import __version__, demo
 from t2i_pipelines._towhee import pipe
@@ -60,7 +61,29 @@ from t2i_pipelines.images import count, is_remote, records
 from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
 from t2i_pipelines.types import Outcome
 
+PANELS = {
+    "Every day": ("insert", "search", "sync", "info", "duplicates", "ui", "serve"),
+    "Models and quality": ("models", "eval", "finetune", "quantize", "export"),
+    "Collections": ("reembed", "export-collection", "import-collection", "capacity"),
+    "To begin with": ("demo",),
+}
+"""The commands in the order in which ``t2i --help`` lists them."""
+
+
+class InPanels(TyperGroup):
+    """Lists commands by :data:`PANELS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return their names in order."""
+        names = [name for panel in PANELS.values() for name in panel]
+        for panel, some in PANELS.items():
+            for name in some:
+                cast(Any, self.commands[name]).rich_help_panel = panel
+        return names
+
+
 app = typer.Typer(
+    cls=InPanels,
     help="Text-to-image search: type words, get the matching pictures.",
     no_args_is_help=True,
     add_completion=False,
