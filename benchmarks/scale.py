@@ -32,7 +32,7 @@ from benchmarks.clip_like import DIM, ClipLike, Matrix, Truth
 from benchmarks.scale_table import against, filled, tables
 from t2i_pipelines.collection import Collection, close, indexes, open_collection
 from t2i_pipelines.collection.entry import Entry
-from t2i_pipelines.storage import AUTO
+from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.types import Space
 
 ROWS = {"lite": [10_000, 30_000, 100_000], "server": [10_000, 30_000, 100_000, 300_000, 1_000_000]}

@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines.advise import advise
-from t2i_pipelines.capacity import Capacity, capacity
 from t2i_pipelines.cli.capacity import SIZES, said, table
+from t2i_pipelines.collection.advise import advise
+from t2i_pipelines.collection.capacity import Capacity, capacity
 from t2i_pipelines.collection.indexes import GRAPH
 
 Record = dict[str, Any]

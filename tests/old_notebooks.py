@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 from towhee.runtime.operator_manager import OperatorRegistry
 
-from t2i_pipelines._towhee import AutoConfig, AutoPipes, Pipeline
+from t2i_pipelines._towhee.door import AutoConfig, AutoPipes, Pipeline
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import Any
 from browser import Visit, browsing, serving_ui
 from PIL import Image
 
-from t2i_pipelines import Searcher, build_insert_pipeline, close, demo
+from t2i_pipelines import Searcher, build_insert_pipeline, close
+from t2i_pipelines.pipelines import demo
 
 DOCS = Path(__file__).parent.parent / "docs"
 QUERY = "a penguin in the snow"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from t2i_pipelines import harden, insert_steps
-from t2i_pipelines._towhee import ops, pipe
+from t2i_pipelines._towhee.door import ops, pipe
 from t2i_pipelines.collection import open_collection
 
 GALLERY = Path(__file__).parents[1] / "data" / "gallery"

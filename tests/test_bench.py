@@ -23,8 +23,8 @@ from benchmarks.peers.runner import Result, choose, in_a_process, run
 from benchmarks.peers.targets import judge
 from benchmarks.peers.worker import perform
 from t2i_pipelines.cli import console
+from t2i_pipelines.encoders.vectors import cosines
 from t2i_pipelines.errors import ConfigError, T2IError
-from t2i_pipelines.vectors import cosines
 
 RIGHT = np.array([[1, 0], [0, 2]], np.float32)
 

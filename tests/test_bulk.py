@@ -14,12 +14,12 @@ from stored import SPACE, random_units, row
 from test_cli import COLOUR, t2i  # noqa: F401 - a fixture
 
 from t2i_pipelines import InsertReport, build_insert_pipeline, insert_bulk
-from t2i_pipelines.bulk import run, shipment
-from t2i_pipelines.bulk.importer import RestImporter, State, importer_of
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.collection.uri import parse_uri
-from t2i_pipelines.copying import parquet
 from t2i_pipelines.errors import ConfigError, CopyError, MissingExtraError, SourceError, StoreError
+from t2i_pipelines.jobs.backup import parquet
+from t2i_pipelines.jobs.bulk import run, shipment
+from t2i_pipelines.jobs.bulk.importer import RestImporter, State, importer_of
 
 pytest_plugins = ["milvus_backends"]
 

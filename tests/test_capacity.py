@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import scale_table
-from t2i_pipelines import capacity as sizes
-from t2i_pipelines.advise import PREFERRED, advise, searches_a_second
-from t2i_pipelines.capacity import INDEXES, capacity
 from t2i_pipelines.cli import app
 from t2i_pipelines.cli.capacity import KINDS, SIZES, read_number, table
+from t2i_pipelines.collection import capacity as sizes
+from t2i_pipelines.collection.advise import PREFERRED, advise, searches_a_second
+from t2i_pipelines.collection.capacity import INDEXES, capacity
+from t2i_pipelines.config.storage import SINCE
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.storage import SINCE
 
 ROOT = Path(__file__).parent.parent
 MEASURED = [json.loads(line) for line in (ROOT / "docs" / "scale.jsonl").read_text().splitlines()]

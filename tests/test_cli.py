@@ -22,10 +22,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 from web import serving
 
-from t2i_pipelines import cli, close, demo
+from t2i_pipelines import cli, close
 from t2i_pipelines.cli import console
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.pipelines import demo
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from stored import SPACE, random_units, row
 
 import t2i_pipelines.collection
 from t2i_pipelines.collection import aliases, notes
-from t2i_pipelines.search_options import SearchOptions
+from t2i_pipelines.config.search import SearchOptions
 
 pytest_plugins = ["milvus_backends"]
 

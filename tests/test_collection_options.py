@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from stored import DIM, emptied, random_units, row, unit
 
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError, VectorError
-from t2i_pipelines.search_options import SearchOptions
 
 pytest_plugins = ["milvus_backends"]
 

@@ -11,11 +11,11 @@ from stored import SPACE, random_units, row
 from two_models import Turned
 
 from t2i_pipelines import build_insert_pipeline, close, harden, insert_steps
-from t2i_pipelines._towhee import pipe
+from t2i_pipelines._towhee.door import pipe
 from t2i_pipelines.collection import aliases, open_collection
 from t2i_pipelines.collection import rows as batching
 from t2i_pipelines.errors import StoreTimeoutError
-from t2i_pipelines.pipelines import OUTCOME_COLUMNS
+from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS
 
 pytest_plugins = ["milvus_backends"]
 

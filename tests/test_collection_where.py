@@ -198,7 +198,7 @@ class AsNewer:
 def test_a_server_that_knows_templates_gets_the_values_apart(understands):
     from t2i_pipelines.collection.entry import Entry
     from t2i_pipelines.collection.search import Finder
-    from t2i_pipelines.search_options import SearchOptions
+    from t2i_pipelines.config.search import SearchOptions
 
     newer = AsNewer(type("Store", (), {"rows": None}), understands)
     options = SearchOptions(where={"place": '" or 1==1'}, filter="a == 1")

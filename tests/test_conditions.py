@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.collection.rows import FIELDS
-from t2i_pipelines.conditions import (
+from t2i_pipelines.config.conditions import (
     NUMBERS,
     OPERATORS,
     TEXTS,
@@ -20,8 +20,8 @@ from t2i_pipelines.conditions import (
     read_where,
     template,
 )
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.search_options import SearchOptions
 
 
 def write(where, filter="", is_lite=False):

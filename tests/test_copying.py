@@ -14,9 +14,9 @@ from stored import DIM, SPACE, random_units, row
 from t2i_pipelines import export_collection, import_collection
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.collection.notes import read_note, write_note
-from t2i_pipelines.copying import exporting, reading
-from t2i_pipelines.copying.fingerprint import Fingerprint
-from t2i_pipelines.relevance.keeping import NOTE
+from t2i_pipelines.jobs.backup import exporting, reading
+from t2i_pipelines.jobs.backup.fingerprint import Fingerprint
+from t2i_pipelines.search.relevance.keeping import NOTE
 
 pytest_plugins = ["milvus_backends"]
 
@@ -250,6 +250,8 @@ def test_rows_whose_metadata_is_too_much_for_one_answer_are_read_in_smaller_page
 
 
 def test_importing_the_package_loads_neither_pyarrow_nor_fsspec():
-    code = "import sys, t2i_pipelines.copying; print({'pyarrow', 'fsspec', 'pymilvus'} & set(sys.modules))"
+    code = (
+        "import sys, t2i_pipelines.jobs.backup; print({'pyarrow', 'fsspec', 'pymilvus'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

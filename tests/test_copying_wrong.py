@@ -14,8 +14,8 @@ from test_copying import filled, fingerprint, many, stored  # noqa: F401 - a fix
 
 from t2i_pipelines import export_collection, import_collection
 from t2i_pipelines.collection import close, open_collection
-from t2i_pipelines.copying import exporting, reading
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, CopyError, ModelMismatchError
+from t2i_pipelines.jobs.backup import exporting, reading
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_full_disk_is_said_and_what_is_there_is_no_export(out, tmp_path):
 SLOW = """
     import sys, time
     from t2i_pipelines import export_collection, import_collection
-    from t2i_pipelines.copying import exporting, parquet, reading
+    from t2i_pipelines.jobs.backup import exporting, parquet, reading
     reading.MOST, exporting.PART_ROWS, parquet.AT_ONCE = 4, 8, 4
 
     def tell(done, total):

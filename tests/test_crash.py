@@ -27,7 +27,7 @@ TELLING = """
     import t2i_command
     from t2i_pipelines import harden, insert_steps
     from t2i_pipelines.cli import console
-    from t2i_pipelines._towhee import pipe
+    from t2i_pipelines._towhee.door import pipe
     from t2i_pipelines.encoders import register_encoder
     from t2i_pipelines.testing import ColourEncoder
 

@@ -9,7 +9,7 @@ from pictures import BLUE, RED, encoded, heic, near, noise, tiff, turned, two_ha
 from PIL import Image
 
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode, read

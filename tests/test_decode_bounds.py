@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from t2i_pipelines.cli import app
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, MOST_LONG, Preprocess
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode, decode_isolated

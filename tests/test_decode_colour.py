@@ -23,7 +23,7 @@ from pictures import (
 )
 from PIL import Image, ImageCms
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.images import decode
 from t2i_pipelines.images.colour import to_srgb
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model "colour"
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline
-from t2i_pipelines._towhee import ops
-from t2i_pipelines.config import Decoding
+from t2i_pipelines._towhee.door import ops
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import EncodeError, ImageDecodeError
 from t2i_pipelines.images import decode

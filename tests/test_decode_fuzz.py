@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pictures import animation, cmyk_profile, encoded, heic, noise, rgb_profile, tiff, turned, two_halves
 from PIL import Image
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode
 

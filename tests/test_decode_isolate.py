@@ -16,7 +16,7 @@ from PIL import Image
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model "colour"
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode, decode_isolated, isolate
 
@@ -189,7 +189,7 @@ def test_hundreds_of_crashes_are_each_told_from_the_rest(failing):
 
 PARENT = """
 import sys
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.images import decode_isolated, isolate
 isolate.COMMAND = (sys.executable, sys.argv[1])
 good = bytes.fromhex(sys.argv[2])

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model "colour"
 from t2i_pipelines import build_insert_pipeline, cli
-from t2i_pipelines._towhee import ops
-from t2i_pipelines.config import Decoding, Settings
+from t2i_pipelines._towhee.door import ops
+from t2i_pipelines.config.settings import Decoding, Settings
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.operators.image_decode import ImageDecode
 

@@ -10,7 +10,7 @@ from clips import open_clip
 from pictures import encoded, noise, photo_like
 from PIL import Image
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.images import decode

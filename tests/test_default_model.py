@@ -8,16 +8,17 @@ from huggingface_hub import constants
 from onnx_folders import immich_folder
 from typer.testing import CliRunner
 
-from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli, demo
-from t2i_pipelines._towhee import ops
+from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli
+from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.cli import search
-from t2i_pipelines.config import Settings
+from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.encoders import hub, registry
 from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.images import decode, read
 from t2i_pipelines.operators import image_decode
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus import InCollection
+from t2i_pipelines.pipelines import demo
 
 WAYS_OUT = (
     "unset HF_HUB_OFFLINE once; or give a file or folder that you have, by checkpoint_path= "

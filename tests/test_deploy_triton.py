@@ -14,12 +14,11 @@ from tokenizers import Tokenizer
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from typer.testing import CliRunner
 
-from t2i_pipelines import triton
 from t2i_pipelines.cli import app
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_encoder, triton
 from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.triton import write_triton
 from t2i_pipelines.errors import CheckpointError, ConfigError, MissingExtraError
-from t2i_pipelines.triton import write_triton
 
 # Triton's documentation, "Datatypes": of model configuration, of ONNX Runtime, of numpy
 TYPES = {

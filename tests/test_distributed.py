@@ -15,7 +15,6 @@ from ray_processes import kill_one, workers
 
 from t2i_pipelines import InsertReport, build_insert_pipeline, cli, close
 from t2i_pipelines.collection import open_collection
-from t2i_pipelines.distributed import insert_distributed
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import (
     ClusterError,
@@ -24,6 +23,7 @@ from t2i_pipelines.errors import (
     SourceError,
     StoreUnavailableError,
 )
+from t2i_pipelines.jobs.ray import insert_distributed
 from t2i_pipelines.testing import ColourEncoder
 
 pytest_plugins = ["milvus_backends", "ray_here"]

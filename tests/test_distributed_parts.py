@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 from conftest import paint
 
-from t2i_pipelines.distributed import insert_distributed, work
-from t2i_pipelines.distributed.arrivals import Arrivals
-from t2i_pipelines.distributed.cluster import connected
-from t2i_pipelines.distributed.flow import Flow
-from t2i_pipelines.distributed.parts import PARTS_AT_ONCE, RECORDS_A_PART, Part, rounds
-from t2i_pipelines.distributed.shipment import Shipment, packed, unpacked
 from t2i_pipelines.errors import ClusterError, ConfigError, MissingExtraError, SourceError, StoreError
-from t2i_pipelines.pipelines import insert_arguments
-from t2i_pipelines.report import InsertReport
+from t2i_pipelines.jobs.ray import insert_distributed, work
+from t2i_pipelines.jobs.ray.arrivals import Arrivals
+from t2i_pipelines.jobs.ray.cluster import connected
+from t2i_pipelines.jobs.ray.flow import Flow
+from t2i_pipelines.jobs.ray.parts import PARTS_AT_ONCE, RECORDS_A_PART, Part, rounds
+from t2i_pipelines.jobs.ray.shipment import Shipment, packed, unpacked
+from t2i_pipelines.pipelines.build import insert_arguments
+from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.stages import Stopwatch
 from t2i_pipelines.types import Batch, Record
 
@@ -240,6 +240,6 @@ def test_a_cluster_that_does_not_answer_is_named(dead_port):
 
 
 def test_the_names_are_found_without_importing_ray():
-    code = "import sys, t2i_pipelines.distributed; print('ray' in sys.modules, 'pyarrow' in sys.modules)"
+    code = "import sys, t2i_pipelines.jobs.ray; print('ray' in sys.modules, 'pyarrow' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert found.split() == ["False", "False"]

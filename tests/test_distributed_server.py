@@ -5,7 +5,7 @@ from conftest import paint
 from ray_processes import workers
 
 from t2i_pipelines import InsertReport
-from t2i_pipelines.distributed import insert_distributed
+from t2i_pipelines.jobs.ray import insert_distributed
 
 pytest_plugins = ["milvus_backends", "ray_here"]
 

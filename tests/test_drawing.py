@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline, harden, search_steps
-from t2i_pipelines._towhee import ops, pipe, register
-from t2i_pipelines.drawing import HEIGHT, INPUT, OPERATOR, OWN, WIDTH
+from t2i_pipelines._towhee.door import ops, pipe, register
+from t2i_pipelines._towhee.drawing import HEIGHT, INPUT, OPERATOR, OWN, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -13,9 +13,9 @@ import pytest
 from conftest import paint
 
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.distributed import embed_batch
 from t2i_pipelines.errors import ConfigError, UnknownModelError
 from t2i_pipelines.images import digest, path_key
+from t2i_pipelines.jobs.ray import embed_batch
 
 pytest_plugins = ["ray_here"]
 

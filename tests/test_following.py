@@ -8,7 +8,7 @@ from t2i_pipelines import Like, Searcher, build_insert_pipeline, build_search_pi
 from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, ModelMismatchError, UnknownModelError
-from t2i_pipelines.reembedding import reembed, roll_back
+from t2i_pipelines.jobs.reembed import reembed, roll_back
 
 
 def test_pipeline_and_searcher_follow_the_collection(place, pictures):  # noqa: F811

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from t2i_pipelines import harden, hardening
-from t2i_pipelines._towhee import Pipeline, RuntimePipeline, ops, pipe, register
+from t2i_pipelines import harden
+from t2i_pipelines._towhee import hardening
+from t2i_pipelines._towhee.door import Pipeline, RuntimePipeline, ops, pipe, register
 from t2i_pipelines.errors import ConfigError, QueryError, UnknownOperatorError
 
 HUNG = 42
@@ -22,7 +23,7 @@ TRAPS = """
 import os, sys, threading, time
 os.cpu_count = lambda: 1                      # Towhee's default pool is cpu_count() + 4: five threads
 from t2i_pipelines import harden
-from t2i_pipelines._towhee import pipe
+from t2i_pipelines._towhee.door import pipe
 
 def maps(p, start, n):
     for i in range(n):
@@ -236,7 +237,7 @@ def test_an_unknown_operator_is_refused_without_asking_a_hub(monkeypatch):
 
 
 def test_hardening_checks_every_name(monkeypatch):
-    from t2i_pipelines._towhee import OperatorRegistry
+    from t2i_pipelines._towhee.door import OperatorRegistry
 
     pipeline = pipe.input("x").map("x", "y", ops.t2i_test.slow()).output("y")
     monkeypatch.delitem(OperatorRegistry.REGISTRY, "t2i-test/slow")
@@ -271,7 +272,7 @@ def test_ctrl_c_stops_the_nodes():
         "import signal, time, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests in the background ignore it
         "from t2i_pipelines import harden\n"
-        "from t2i_pipelines._towhee import pipe\n"
+        "from t2i_pipelines._towhee.door import pipe\n"
         "steps = pipe.input('n').flat_map('n', 'i', range)\n"
         "p = harden(steps.map('i', 'j', lambda i: time.sleep(0.01)).output('j'))\n"
         "print('go', flush=True)\n"

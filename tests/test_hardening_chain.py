@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2i_pipelines import harden
-from t2i_pipelines._towhee import SharedType, ops, pipe, register
+from t2i_pipelines._towhee.door import SharedType, ops, pipe, register
 from t2i_pipelines.errors import ConfigError, QueryError
 
 

@@ -7,9 +7,9 @@ import pytest
 from test_import import HEAVY, run
 from towhee import AutoConfig, AutoPipes, ops, pipe, register
 
-from t2i_pipelines._towhee import Pipeline, known_operator
+from t2i_pipelines._towhee.door import Pipeline, known_operator
+from t2i_pipelines._towhee.hardening import HardenedPipeline
 from t2i_pipelines.errors import ConfigError, QueryError, UnknownOperatorError
-from t2i_pipelines.hardening import HardenedPipeline
 
 pytest_plugins = ["old_notebooks"]
 

@@ -7,7 +7,7 @@ from conftest import paint
 from towhee import ops, pipe
 from towhee.types import Image
 
-from t2i_pipelines._towhee import SharedType
+from t2i_pipelines._towhee.door import SharedType
 from t2i_pipelines.errors import ConfigError, EncodeError, ImageDecodeError, QueryError, VectorError
 
 pytest_plugins = ["old_notebooks"]

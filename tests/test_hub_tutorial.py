@@ -13,8 +13,8 @@ import pytest
 from reading_html import Parsed
 
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders.vectors import unit
 from t2i_pipelines.images import decode
-from t2i_pipelines.vectors import unit
 
 pytest_plugins = ["old_notebooks"]
 pytestmark = [

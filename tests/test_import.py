@@ -95,7 +95,7 @@ def test_it_runs_without_pkg_resources():
         run(
             WITHOUT_PKG_RESOURCES
             + textwrap.dedent("""
-        from t2i_pipelines._towhee import pipe
+        from t2i_pipelines._towhee.door import pipe
         assert sys.modules["pkg_resources"].__doc__.startswith("A stand-in")
         print(pipe.input("x").map("x", "y", lambda x: x + 1).output("y")(1).get())
     """)
@@ -112,7 +112,7 @@ def test_clip_is_reached_without_torchvision_and_without_pkg_resources():
             WITHOUT_PKG_RESOURCES
             + textwrap.dedent("""
         import warnings
-        from t2i_pipelines._towhee import clip_models
+        from t2i_pipelines._towhee.door import clip_models
         before = list(warnings.filters)
         model = clip_models().CLIP(8, 32, 1, 64, 16, context_length=4, vocab_size=9, transformer_width=64,
                                    transformer_heads=1, transformer_layers=1)
@@ -130,7 +130,7 @@ def test_a_missing_extra_is_one_sentence_that_names_it():
         import importlib.util
         found = importlib.util.find_spec
         importlib.util.find_spec = lambda name, *a: None if name == "torch" else found(name, *a)
-        from t2i_pipelines._towhee import clip_models
+        from t2i_pipelines._towhee.door import clip_models
         from t2i_pipelines.errors import MissingExtraError
         try:
             clip_models()

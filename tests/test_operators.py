@@ -9,7 +9,7 @@ import pytest
 from conftest import paint
 
 from t2i_pipelines import Hit
-from t2i_pipelines._towhee import ops
+from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import (

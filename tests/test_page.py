@@ -8,9 +8,9 @@ from conftest import paint
 from PIL import Image
 
 from t2i_pipelines import Hit
-from t2i_pipelines.page import render
-from t2i_pipelines.results import Hits
-from t2i_pipelines.results.thumbnails import LONGEST
+from t2i_pipelines.search.page import render
+from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.results.thumbnails import LONGEST
 
 
 def hit(path, score=0.5) -> Hit:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_pipelines._towhee import ops
+from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.types import Space
 

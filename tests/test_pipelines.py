@@ -24,9 +24,9 @@ from t2i_pipelines import (
     insert_steps,
     search_steps,
 )
-from t2i_pipelines._towhee import AutoConfig, AutoPipes, DataCollection, RuntimePipeline, pipe
+from t2i_pipelines._towhee.door import AutoConfig, AutoPipes, DataCollection, RuntimePipeline, pipe
 from t2i_pipelines.collection import Collection, open_collection
-from t2i_pipelines.config import Settings, SettingsArgs
+from t2i_pipelines.config.settings import Settings, SettingsArgs
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import (
     ConfigError,
@@ -380,7 +380,7 @@ def test_20_000_rows_pass_through_the_insert_pipeline_of_a_one_core_machine(tmp_
         os.cpu_count = lambda: 1
         import t2i_pipelines.testing
         from t2i_pipelines import build_insert_pipeline, harden
-        from t2i_pipelines._towhee import pipe
+        from t2i_pipelines._towhee.door import pipe
         insert = build_insert_pipeline(uri=sys.argv[1], model_name="colour", batch_size=500)
         rows = [{"path": sys.argv[2], "id": str(n)} for n in range(20_000)]
         assert insert(rows).size == 20_000
@@ -417,7 +417,7 @@ def test_killed_in_the_middle_of_an_insert_and_run_again_nothing_is_missing_and_
         import sys
         import t2i_pipelines.testing
         from t2i_pipelines import harden, insert_steps
-        from t2i_pipelines._towhee import pipe
+        from t2i_pipelines._towhee.door import pipe
         steps = insert_steps(pipe.input("source"), uri=sys.argv[1], model_name="colour", batch_size=5)
         tell = lambda id, status: print(id, status, flush=True)
         harden(steps.map(("id", "status"), (), tell).output())(sys.argv[2])

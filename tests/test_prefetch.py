@@ -7,7 +7,7 @@ from conftest import COLOURS, paint
 from web import send, serving
 
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines._towhee import ops
+from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import ahead, read, records
 from t2i_pipelines.types import Batch

@@ -27,9 +27,9 @@ from t2i_pipelines.errors import (
     SwapRefusedError,
 )
 from t2i_pipelines.hit import Hit
+from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
+from t2i_pipelines.jobs.reembed.checking import Checks, Recall, find_themselves
 from t2i_pipelines.operators.milvus import MilvusInsert
-from t2i_pipelines.reembedding import drop_old, reembed, roll_back
-from t2i_pipelines.reembedding.checking import Checks, Recall, find_themselves
 from t2i_pipelines.types import Batch, Record
 
 FIELDS = ("path", "size", "mtime", "digest", "$meta")
@@ -236,7 +236,7 @@ KILLED = """
     import sys
     sys.path.insert(0, {tests!r})
     from two_models import Turned
-    from t2i_pipelines.reembedding import reembed
+    from t2i_pipelines.jobs.reembed import reembed
     Turned.pause = 0.1
     tell = lambda outcome: print(outcome.id, outcome.status, flush=True)
     reembed(uri={uri!r}, collection_name="photos", model_name="turned", batch_size=5, progress=tell)

@@ -10,7 +10,7 @@ from two_models import Searching, SearchingElsewhere, answer
 from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, close
 from t2i_pipelines.collection import aliases, catalog, open_collection
 from t2i_pipelines.errors import ModelMismatchError
-from t2i_pipelines.reembedding import drop_old, reembed, roll_back
+from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
 
 pytest_plugins = ["milvus_backends"]
 

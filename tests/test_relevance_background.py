@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t2i_pipelines.relevance import background
+from t2i_pipelines.search.relevance import background
 from t2i_pipelines.types import Space
 
 SPACE = Space("lengths", "lengths, version 1", "none", 4)

@@ -12,7 +12,7 @@ from worded import THINGS, WordedEncoder, finder, rows_of, stored
 from t2i_pipelines import Img, Like, Q, cli
 from t2i_pipelines.collection import close, open_collection
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.relevance import background, keeping
+from t2i_pipelines.search.relevance import background, keeping
 
 FOREIGN = ["thimble", "sofa bed", "kumquat", "hurdle", "asdkjh", "xoxoq wpfl", "zzkrt", "marmot", "a lathe"]
 
@@ -213,7 +213,7 @@ def test_where_it_cannot_be_stored_it_stays_in_memory(search, filled, made, monk
         raise StoreError("no right to change the collection")
 
     monkeypatch.setattr(keeping, "write_note", refuse)
-    caplog.set_level(logging.INFO, "t2i_pipelines.relevance")
+    caplog.set_level(logging.INFO, "t2i_pipelines.search.relevance")
     for _ in range(2):
         assert search("anchor")[0].relevance > 0.5
         time_passes(filled)
@@ -234,7 +234,7 @@ def test_a_failure_leaves_hits_without_relevance_and_one_warning(search, filled,
         assert (len(hits), hits[0].relevance, hits.no_match) == (10, None, None)
         time_passes(filled)
     (warning,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
-    assert warning.name == "t2i_pipelines.relevance"
+    assert warning.name == "t2i_pipelines.search.relevance"
     assert "no relevance for" in warning.message
     assert "OSError: the model's file is gone" in warning.message
 

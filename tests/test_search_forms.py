@@ -9,8 +9,8 @@ from stored import SPACE, random_units
 from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.collection.failures import RefusedError
 from t2i_pipelines.collection.search import Finder, filters
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.search_options import SearchOptions
 
 
 def finder(read, rows=None, version=(2, 6), **options):

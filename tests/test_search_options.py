@@ -8,8 +8,8 @@ import pytest
 from conftest import COLOURS
 
 from t2i_pipelines import Searcher, build_insert_pipeline, build_search_pipeline, cli
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError, QueryError
-from t2i_pipelines.search_options import SearchOptions
 
 
 @pytest.fixture

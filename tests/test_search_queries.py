@@ -11,7 +11,7 @@ from PIL import Image
 from test_relevance_search import THINGS, WordedEncoder, rows_of
 
 from t2i_pipelines import Img, Like, Q, Searcher, build_insert_pipeline, build_search_pipeline, mini
-from t2i_pipelines._towhee import DataCollection, ops
+from t2i_pipelines._towhee.door import DataCollection, ops
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import ConfigError, ModelMismatchError, QueryError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2i_pipelines import Like, Searcher, build_insert_pipeline, build_search_pipeline
-from t2i_pipelines._towhee import ops
+from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.images import path_key

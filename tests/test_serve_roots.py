@@ -10,7 +10,7 @@ from serving import insert, problem, search, serving
 
 from t2i_pipelines import build_insert_pipeline
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, QueryError
-from t2i_pipelines.query import Q
+from t2i_pipelines.search.query import Q
 from t2i_pipelines.serve import ServeOptions
 from t2i_pipelines.serve.models import Asked
 from t2i_pipelines.serve.problems import Refusal

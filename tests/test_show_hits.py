@@ -7,9 +7,9 @@ from conftest import paint
 
 from t2i_pipelines import Hit
 from t2i_pipelines.cli import console
-from t2i_pipelines.results import Hits
-from t2i_pipelines.results.printable import percent
-from t2i_pipelines.search_options import SearchOptions
+from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.results.printable import percent
 
 
 @pytest.fixture

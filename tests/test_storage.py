@@ -12,10 +12,10 @@ from t2i_pipelines import build_insert_pipeline
 from t2i_pipelines.collection import close, creation, open_collection
 from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.indexes import build_params, depth
-from t2i_pipelines.config import Settings
+from t2i_pipelines.config.settings import Settings
+from t2i_pipelines.config.storage import Storage, check_supported
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.operators.milvus import MilvusInsert
-from t2i_pipelines.storage import Storage, check_supported
 
 WHERE = "http://milvus:19530"
 

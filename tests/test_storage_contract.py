@@ -3,8 +3,8 @@
 import pytest
 from stored import SPACE, random_units, row
 
+from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.storage import Storage
 
 pytest_plugins = ["milvus_backends"]
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.images import packed, path_key, records
+from t2i_pipelines.jobs.sync.foresee import foresee
+from t2i_pipelines.jobs.sync.inventory import GONE, UNCHANGED, Inventory
+from t2i_pipelines.jobs.sync.spill import Spill
+from t2i_pipelines.jobs.sync.twins import Twins
 from t2i_pipelines.operators.milvus import SkipUnchanged
-from t2i_pipelines.syncing.foresee import foresee
-from t2i_pipelines.syncing.inventory import GONE, UNCHANGED, Inventory
-from t2i_pipelines.syncing.spill import Spill
-from t2i_pipelines.syncing.twins import Twins
 from t2i_pipelines.types import Record
 
 SIXTEEN = st.binary(min_size=16, max_size=16)

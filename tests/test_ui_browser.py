@@ -9,7 +9,8 @@ import pytest
 from browser import MISSING, Visit, browsing, chromium, serving_ui
 from PIL import Image
 
-from t2i_pipelines import build_insert_pipeline, close, demo
+from t2i_pipelines import build_insert_pipeline, close
+from t2i_pipelines.pipelines import demo
 from t2i_pipelines.ui import EXAMPLES
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 from clips import PICTURES, SMALL, TEXTS, cosines, openclip_clip, transformers_clip
 from safetensors.torch import load_file, save_file
 
-from t2i_pipelines._towhee import clip_models
+from t2i_pipelines._towhee.door import clip_models
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.checkpoints import activation_of, read_weights
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder

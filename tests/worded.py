@@ -8,8 +8,8 @@ import numpy as np
 from t2i_pipelines import build_search_pipeline
 from t2i_pipelines.collection.notes import read_note
 from t2i_pipelines.encoders import register_encoder
-from t2i_pipelines.relevance import keeping
-from t2i_pipelines.relevance.calibration import Calibration
+from t2i_pipelines.search.relevance import keeping
+from t2i_pipelines.search.relevance.calibration import Calibration
 from t2i_pipelines.types import Space
 
 DIM = 96

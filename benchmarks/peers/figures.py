@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmarks.peers.job import Outcome
 from benchmarks.peers.plan import Contender, Mode
+from t2i_pipelines.encoders.vectors import cosines
 from t2i_pipelines.types import Matrix
-from t2i_pipelines.vectors import cosines
 
 
 @dataclass(frozen=True)

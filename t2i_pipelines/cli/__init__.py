@@ -11,8 +11,9 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from t2i_pipelines import __version__, demo
-from t2i_pipelines._towhee import pipe
+from t2i_pipelines import __version__
+from t2i_pipelines._towhee.door import pipe
+from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.cli import (
     capacity,
     console,
@@ -53,12 +54,12 @@ from t2i_pipelines.cli.options import (
     decoding_options,
 )
 from t2i_pipelines.cli.search import write_page
-from t2i_pipelines.config import Settings
+from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, T2IError
-from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count, is_remote, records
-from t2i_pipelines.pipelines import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
+from t2i_pipelines.pipelines import demo
+from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
 from t2i_pipelines.types import Outcome
 
 PANELS = {

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from t2i_pipelines.advise import Advice, advise
-from t2i_pipelines.capacity import INDEXES, capacity
+from t2i_pipelines.collection.advise import Advice, advise
+from t2i_pipelines.collection.capacity import INDEXES, capacity
+from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.storage import Storage
 
 SIZES = tuple(10**power for power in range(5, 10))
 KINDS = (

@@ -18,12 +18,12 @@ from rich.table import Table
 from t2i_pipelines.errors import ConfigError, ImageDecodeError
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import is_remote
-from t2i_pipelines.report import InsertReport
-from t2i_pipelines.results import Hits
-from t2i_pipelines.results.address import near
-from t2i_pipelines.results.pictures import is_gone, load
-from t2i_pipelines.results.printable import percent, printable
-from t2i_pipelines.results.view import NOTHING_STORED, verdict
+from t2i_pipelines.pipelines.report import InsertReport
+from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.results.address import near
+from t2i_pipelines.search.results.pictures import is_gone, load
+from t2i_pipelines.search.results.printable import percent, printable
+from t2i_pipelines.search.results.view import NOTHING_STORED, verdict
 from t2i_pipelines.types import Outcome
 
 out = Console()

@@ -8,10 +8,11 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from t2i_pipelines import export_collection, import_collection, insert_bulk
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.insert_by import insert_by
 from t2i_pipelines.cli.options import Name, Token, Uri
+from t2i_pipelines.jobs.backup import export_collection, import_collection
+from t2i_pipelines.jobs.bulk import insert_bulk
 
 Destination = Annotated[
     str, typer.Argument(help="An empty folder, or one to be made; or a URL that fsspec opens, such as s3://.")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import BatchSize, Checkpoint, Device, Json, Templates, Token
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Evaluation, compare, compare_to_published, evaluate, read_pairs
 from t2i_pipelines.evaluate.embed import OnProgress

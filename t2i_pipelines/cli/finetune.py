@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from t2i_pipelines.cli import console, interrupt
 from t2i_pipelines.cli.options import Checkpoint, Device
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.finetune import FinetuneOptions, finetune
 from t2i_pipelines.finetune.result import Progress as Told
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2i_pipelines.cli import console, interrupt
-from t2i_pipelines.report import InsertReport
+from t2i_pipelines.pipelines.report import InsertReport
 
 
 def insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:

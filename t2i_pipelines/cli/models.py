@@ -10,13 +10,13 @@ import typer
 from rich.table import Table
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders import ModelInfo, load_encoder, models, recommend
 from t2i_pipelines.encoders.models import find
 from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.quantize import quantize
 from t2i_pipelines.encoders.weights import HubEncoder, open_path
 from t2i_pipelines.errors import CheckpointError, ConfigError
-from t2i_pipelines.quantize import quantize
 from t2i_pipelines.types import EXACT
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def export(
 def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise ConfigError(f"--device must be cpu or cuda, got {device!r}")
-    from t2i_pipelines.triton import write_triton
+    from t2i_pipelines.encoders.triton import write_triton
 
     encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision)
     with tempfile.TemporaryDirectory() as place:

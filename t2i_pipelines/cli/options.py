@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
-from t2i_pipelines.config import DEFAULT_MODEL, Decoding
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding
 
 Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
 Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]

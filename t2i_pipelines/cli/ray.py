@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from t2i_pipelines.cli.insert_by import insert_by
-from t2i_pipelines.distributed import insert_distributed
+from t2i_pipelines.jobs.ray import insert_distributed
 
 Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]
 Address = Annotated[

@@ -22,7 +22,7 @@ from t2i_pipelines.cli.options import (
 )
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.reembedding import drop_old, reembed, roll_back
+from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
 
 NewModel = Annotated[str, typer.Option(help="The new model: a name (see `t2i models`) or a path.")]
 Pairs = Annotated[

@@ -36,11 +36,11 @@ from t2i_pipelines.cli.options import (
     Where,
 )
 from t2i_pipelines.collection import check_exists, open_collection
-from t2i_pipelines.conditions import parse_condition
+from t2i_pipelines.config.conditions import parse_condition
 from t2i_pipelines.hit import Hit
-from t2i_pipelines.page import render
-from t2i_pipelines.pipelines import build_search_pipeline
-from t2i_pipelines.query import parse
+from t2i_pipelines.pipelines.build import build_search_pipeline
+from t2i_pipelines.search.page import render
+from t2i_pipelines.search.query import parse
 
 
 def search(

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_pipelines import sync
 from t2i_pipelines.cli import console, interrupt
 from t2i_pipelines.cli.options import (
     Backend,
@@ -26,7 +25,8 @@ from t2i_pipelines.cli.options import (
     decoding_options,
 )
 from t2i_pipelines.images import count
-from t2i_pipelines.report import InsertReport
+from t2i_pipelines.jobs.sync import sync
+from t2i_pipelines.pipelines.report import InsertReport
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Delete any number of pictures, not only a fifth.")]

@@ -22,7 +22,7 @@ from t2i_pipelines.cli.options import (
     Uri,
 )
 from t2i_pipelines.collection import check_exists
-from t2i_pipelines.searcher import Searcher
+from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.ui import build_ui
 
 Port = Annotated[int | None, typer.Option(help="Port on 127.0.0.1; the first that is free from 7860 on.")]

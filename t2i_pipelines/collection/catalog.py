@@ -11,8 +11,8 @@ from t2i_pipelines.collection import creation, indexes, lite, schema, supported
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.entry import CHANGING, Entry, generation, read_entry
 from t2i_pipelines.collection.failures import NotLoadedError
+from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import CollectionNotFoundError, StoreError
-from t2i_pipelines.storage import AUTO, Storage
 from t2i_pipelines.types import Space
 
 RECHECK = 5.0

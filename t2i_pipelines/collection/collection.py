@@ -12,7 +12,6 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from t2i_pipelines.checks import check_share, check_whole_number
 from t2i_pipelines.collection import creation, hits, schema
 from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.connection import SLOW, Connection
@@ -22,11 +21,12 @@ from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
 from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
 from t2i_pipelines.collection.rows import batches, check_rows
 from t2i_pipelines.collection.search import Finder
-from t2i_pipelines.conditions import NUMBERS, TEXTS
+from t2i_pipelines.config.checks import check_share, check_whole_number
+from t2i_pipelines.config.conditions import NUMBERS, TEXTS
+from t2i_pipelines.config.search import MAX_LIMIT, SearchArgs, SearchOptions
+from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import CollectionNotFoundError
 from t2i_pipelines.hit import Hit
-from t2i_pipelines.search_options import MAX_LIMIT, SearchArgs, SearchOptions
-from t2i_pipelines.storage import AUTO, Storage
 from t2i_pipelines.types import Matrix, Space, Vector
 
 T = TypeVar("T")

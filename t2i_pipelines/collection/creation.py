@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.storage import Storage
 
 KEY_BYTES = 255
 """Of a value of the partition key, as UTF-8."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from t2i_pipelines.collection import schema
 from t2i_pipelines.collection.creation import read_storage
-from t2i_pipelines.storage import Storage
+from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.types import Space
 
 CHANGING = "t2i_pipelines.changing_until"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from t2i_pipelines.search_options import MAX_LIMIT
+from t2i_pipelines.config.search import MAX_LIMIT
 
 LITE = {"AUTOINDEX": -1, "FLAT": 0, "IVF_FLAT": 5_000}
 """Of Milvus Lite, with the number of rows from which each is used. IVF has one list there and is FAISS's

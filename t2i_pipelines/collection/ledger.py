@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from t2i_pipelines.conditions import literal
+from t2i_pipelines.config.conditions import literal
 
 IDS_A_CALL = 1000
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from typing import Unpack
 
-from t2i_pipelines.checks import check_known
 from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.connection import connection_to
 from t2i_pipelines.collection.schema import check_index_type, check_name
 from t2i_pipelines.collection.uri import Address, parse_uri
+from t2i_pipelines.config.checks import check_known
+from t2i_pipelines.config.storage import AUTO, HowStored, Storage, check_supported
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 from t2i_pipelines.locks import Lock
-from t2i_pipelines.storage import AUTO, HowStored, Storage, check_supported
 
 _lock = Lock()
 _opened: dict[tuple[object, ...], Collection] = {}
@@ -36,7 +36,7 @@ def open_collection(
     :param index_type: used when the collection is made. ``AUTO`` is chosen by the number of rows, and again
         whenever they are flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.indexes`.
     :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
-        :class:`~t2i_pipelines.storage.Storage`. A server is asked whether it knows them only then.
+        :class:`~t2i_pipelines.config.Storage`. A server is asked whether it knows them only then.
     :raises ConfigError: If one of them cannot work.
     """
     address = parse_uri(uri)

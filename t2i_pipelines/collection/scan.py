@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from t2i_pipelines.conditions import literal
+from t2i_pipelines.config.conditions import literal
+from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.search_options import MAX_LIMIT
 
 Page = list[dict[str, Any]]
 

@@ -11,8 +11,8 @@ from typing import Any
 from t2i_pipelines.collection.creation import add_fields, properties
 from t2i_pipelines.collection.indexes import build_params
 from t2i_pipelines.collection.lite import INDEX_TYPES
+from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import ConfigError, ModelMismatchError, StoreError
-from t2i_pipelines.storage import AUTO, Storage
 from t2i_pipelines.types import Space
 
 ID_BYTES, PATH_BYTES, DIGEST_BYTES = 128, 4096, 64

@@ -16,10 +16,10 @@ from t2i_pipelines.collection.every_row import by_score
 from t2i_pipelines.collection.failures import RefusedError
 from t2i_pipelines.collection.picking import different, in_range, one_of_each, placed, unlike
 from t2i_pipelines.collection.ranking import Rankings, cached
-from t2i_pipelines.conditions import check_filter, expression, read_where, template
+from t2i_pipelines.config.conditions import check_filter, expression, read_where, template
+from t2i_pipelines.config.search import MAX_LIMIT, SearchOptions
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.hit import Hit
-from t2i_pipelines.search_options import MAX_LIMIT, SearchOptions
 from t2i_pipelines.types import Matrix, Vector
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from t2i_pipelines.collection import schema
 from t2i_pipelines.collection.connection import Connection
+from t2i_pipelines.config.storage import Storage, check_supported
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.storage import Storage, check_supported
 
 GROUP = "__default_resource_group"
 """The query nodes that a server uses unless told otherwise."""

@@ -9,9 +9,9 @@ from threading import Lock
 import numpy as np
 from cachetools import LRUCache
 
-from t2i_pipelines.query import filled
+from t2i_pipelines.config.templates import filled
+from t2i_pipelines.encoders.vectors import mean_direction
 from t2i_pipelines.types import Encoder, Matrix, Vector
-from t2i_pipelines.vectors import mean_direction
 
 TEXTS_KEPT = 4096
 """Vectors that are remembered of each model: 8 MiB at 512 dimensions."""

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from t2i_pipelines._towhee import clip_models
+from t2i_pipelines._towhee.door import clip_models
 from t2i_pipelines.encoders.onnx_folder import (
     NAMES_BEGIN_WITH,
     Towers,

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.onnx import FILES
 from t2i_pipelines.errors import CheckpointError

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from t2i_pipelines._towhee import clip_models
+from t2i_pipelines._towhee.door import clip_models
 from t2i_pipelines.encoders.checkpoints import Weights, first_mismatch
 from t2i_pipelines.encoders.twofold import MARK, sizes_of_twofold, twofold_like
 from t2i_pipelines.errors import CheckpointError

@@ -10,6 +10,7 @@ import numpy as np
 
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.cached_texts import CachedTexts
+from t2i_pipelines.encoders.vectors import unit
 from t2i_pipelines.errors import QueryError, VectorError
 from t2i_pipelines.evaluate.directions import Embedded
 from t2i_pipelines.evaluate.pairs import Pairs, refused
@@ -17,9 +18,8 @@ from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.read_source import ReadSource
-from t2i_pipelines.query import check_text, templates_of
+from t2i_pipelines.search.query import check_text, templates_of
 from t2i_pipelines.types import Encoder, Outcome, Vector
-from t2i_pipelines.vectors import unit
 
 TEXTS_A_PASS = 64
 ALONE = 32

@@ -16,7 +16,7 @@ from t2i_pipelines.evaluate.index import IndexFigures
 from t2i_pipelines.evaluate.metrics import Metric
 from t2i_pipelines.evaluate.misses import worst
 from t2i_pipelines.evaluate.pairs import Pairs
-from t2i_pipelines.results import ManyHits
+from t2i_pipelines.search.results import ManyHits
 from t2i_pipelines.types import Outcome, Space
 
 if TYPE_CHECKING:

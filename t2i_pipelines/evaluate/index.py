@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_pipelines.collection import Collection, collection_names, open_collection
+from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.errors import CollectionNotFoundError, SourceError
 from t2i_pipelines.evaluate.directions import Direction, Embedded
 from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, Metric, in_order, judged
@@ -20,7 +21,6 @@ from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.evaluate.ranks import DECIMALS, units
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import path_key
-from t2i_pipelines.storage import AUTO
 from t2i_pipelines.types import Matrix, Space
 
 AT_ONCE = 64

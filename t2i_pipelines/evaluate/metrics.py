@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines.checks import check_whole_number
+from t2i_pipelines.config.checks import check_whole_number
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 
 DEPTH = 10

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.evaluate.metrics import METRICS, Metric, shown
-from t2i_pipelines.results.printable import printable
-from t2i_pipelines.results.render import fragment, page, save
-from t2i_pipelines.results.view import view
+from t2i_pipelines.search.results.printable import printable
+from t2i_pipelines.search.results.render import fragment, page, save
+from t2i_pipelines.search.results.view import view
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]

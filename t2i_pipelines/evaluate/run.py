@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.checks import check_whole_number
-from t2i_pipelines.config import DEFAULT_MODEL, MAX_BATCH_SIZE, Settings
+from t2i_pipelines.config.checks import check_whole_number
+from t2i_pipelines.config.settings import DEFAULT_MODEL, MAX_BATCH_SIZE, Settings
+from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, SourceError, VectorError
 from t2i_pipelines.evaluate.directions import (
@@ -27,8 +28,7 @@ from t2i_pipelines.evaluate.index import Place, through_index
 from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, require_library
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.evaluate.ranks import rank_units, units
-from t2i_pipelines.query import filled, templates_of
-from t2i_pipelines.storage import AUTO
+from t2i_pipelines.search.query import filled, templates_of
 from t2i_pipelines.types import Backend, Device, Encoder, Matrix, Precision
 
 

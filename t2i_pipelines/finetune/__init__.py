@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Unpack
 
-from t2i_pipelines._towhee import clip_models
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines._towhee.door import clip_models
+from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.finetune.options import FinetuneArgs, FinetuneOptions
 from t2i_pipelines.finetune.result import FinetuneResult, Progress
 

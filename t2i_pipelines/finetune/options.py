@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
-from t2i_pipelines.checks import check_known, check_one_of, check_share, check_whole_number
+from t2i_pipelines.config.checks import check_known, check_one_of, check_share, check_whole_number
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.types import Device
 

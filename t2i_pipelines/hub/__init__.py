@@ -16,7 +16,7 @@ own pipelines are deep enough to hang once some thousand rows flow. And ``towhee
 call it, is ``towhee``.
 """
 
-from t2i_pipelines._towhee import known_operator, name_dc2, register
+from t2i_pipelines._towhee.door import known_operator, name_dc2, register
 from t2i_pipelines.hub.ann_insert import MilvusClientInsert, OsschatMilvusInsert
 from t2i_pipelines.hub.ann_search import MilvusClientSearch, OsschatMilvusSearch
 from t2i_pipelines.hub.clip import HubClip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from t2i_pipelines.checks import check_whole_number
+from t2i_pipelines.config.checks import check_whole_number
+from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.hub.any_collection import AnyCollection
 from t2i_pipelines.hub.place import place_of
 from t2i_pipelines.operators.base import Operator
-from t2i_pipelines.search_options import MAX_LIMIT
 
 PASSED_ON = ("partition_names", "consistency_level", "round_decimal", "timeout")
 KNOWN = ("limit", "anns_field", "metric_type", "param", "output_fields", "expr", *PASSED_ON)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2i_pipelines._towhee import TowheeImage
+from t2i_pipelines._towhee.door import TowheeImage
 from t2i_pipelines.encoders import models
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.finetune import FinetuneResult, finetune

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines._towhee import TowheeImage
+from t2i_pipelines._towhee.door import TowheeImage
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.operators.image_decode import ImageDecode
 

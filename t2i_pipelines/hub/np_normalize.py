@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from t2i_pipelines.encoders.vectors import unit
 from t2i_pipelines.errors import VectorError
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.types import Vector
-from t2i_pipelines.vectors import unit
 
 
 class NpNormalize(Operator):

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from t2i_pipelines._towhee import OPType, Pipeline, RuntimePipeline, operator_class
+from t2i_pipelines._towhee.door import OPType, Pipeline, RuntimePipeline, operator_class
+from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.errors import ConfigError, T2IError
-from t2i_pipelines.hardening import harden
 
 
 def harden_every_output() -> None:

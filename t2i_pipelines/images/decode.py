@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageFile, TiffImagePlugin
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.colour import alpha_of_deep_key, colour_key, to_pixels, to_srgb

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as Pillow
 
-from t2i_pipelines.config import Frames
+from t2i_pipelines.config.settings import Frames
 
 MEAN_OF = 8
 """Frames that ``mean`` takes, evenly spaced."""

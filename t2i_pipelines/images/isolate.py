@@ -28,7 +28,7 @@ from typing import IO, Any, TypeAlias
 import cv2
 import numpy as np
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.decode import decode
 from t2i_pipelines.images.shrink import Side

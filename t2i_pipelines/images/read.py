@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError, T2IError
 from t2i_pipelines.images import limits
 from t2i_pipelines.images.address import normal, scheme

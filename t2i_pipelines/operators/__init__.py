@@ -3,7 +3,7 @@
 :mod:`t2i_pipelines.operators.base` holds what all of them keep to.
 """
 
-from t2i_pipelines._towhee import register
+from t2i_pipelines._towhee.door import register
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.following import MilvusFollow
 from t2i_pipelines.operators.image_decode import ImageDecode

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from t2i_pipelines._towhee import SharedType
+from t2i_pipelines._towhee.door import SharedType
 from t2i_pipelines.types import Batch, OnError, Record, Stage
 
 

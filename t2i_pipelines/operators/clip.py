@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders import load
+from t2i_pipelines.encoders.vectors import mean_direction
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.query import Blend, Query, check_text, each_operand, replaced, templates_of
+from t2i_pipelines.search.query import Blend, Query, check_text, each_operand, replaced, templates_of
 from t2i_pipelines.types import (
     Backend,
     Device,
@@ -24,7 +25,6 @@ from t2i_pipelines.types import (
     Stage,
     Vector,
 )
-from t2i_pipelines.vectors import mean_direction
 
 PICTURES_A_PASS = 64
 """Pictures of queries that are embedded at once."""
@@ -34,7 +34,7 @@ class Clip(ItemOperator):
     """``ops.t2i.clip``: pictures or texts -> vectors, not normalised.
 
     :param modality: ``image``, or ``text``, which takes what ``ops.t2i.read_query`` gives, pictures included.
-    :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.query.templates`.
+    :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.templates`.
     """
 
     stage: ClassVar[Stage] = "encode"
@@ -68,7 +68,7 @@ class Clip(ItemOperator):
         An (F, H, W, 3) array is F frames of one animation; its vector is the mean of their unit vectors.
         Of a text that was embedded lately the vector is still known.
 
-        :raises QueryError: If a text is none, see :func:`t2i_pipelines.query.check_text`.
+        :raises QueryError: If a text is none, see :func:`t2i_pipelines.search.query.check_text`.
         :raises EncodeError: If a picture is not an (H, W, 3) or (F, H, W, 3) uint8 array.
         """
         if self._modality == "text":

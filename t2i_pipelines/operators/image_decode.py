@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 from PIL import Image as Pillow
 
-from t2i_pipelines._towhee import TowheeImage
-from t2i_pipelines.config import Decoding, DecodingArgs
+from t2i_pipelines._towhee.door import TowheeImage
+from t2i_pipelines.config.settings import Decoding, DecodingArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read

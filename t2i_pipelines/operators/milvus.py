@@ -11,12 +11,12 @@ import numpy as np
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.aliases import name_for
 from t2i_pipelines.collection.ledger import Ledger
-from t2i_pipelines.config import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL
+from t2i_pipelines.config.storage import Storage, StorageArgs
 from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
 from t2i_pipelines.images import digest, path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
-from t2i_pipelines.storage import Storage, StorageArgs
 from t2i_pipelines.types import (
     KEPT,
     Backend,

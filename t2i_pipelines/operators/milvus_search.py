@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from t2i_pipelines.collection import Collection
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.operators.milvus import InCollection
-from t2i_pipelines.relevance import rate
-from t2i_pipelines.results import Hits, ManyHits
-from t2i_pipelines.results.hits import Again
-from t2i_pipelines.search_options import SearchOptions
+from t2i_pipelines.search.relevance import rate
+from t2i_pipelines.search.results import Hits, ManyHits
+from t2i_pipelines.search.results.hits import Again
 from t2i_pipelines.types import Matrix, Vector
 
 OPTIONS = frozenset(one.name for one in fields(SearchOptions))
@@ -25,7 +25,7 @@ class MilvusSearch(InCollection):
     """``ops.t2i.milvus_search``: a vector, or a list of vectors -> hits, best first.
 
     :param rated: give hits their relevance, which is known for words without templates.
-    :param arguments: those of :class:`~t2i_pipelines.search_options.SearchOptions`, and the collection's.
+    :param arguments: those of :class:`~t2i_pipelines.config.SearchOptions`, and the collection's.
     """
 
     def __init__(self, rated: bool = True, **arguments: Any) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from t2i_pipelines.encoders.vectors import unit, weighted_sum
 from t2i_pipelines.errors import QueryError, VectorError
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.query import Blend
+from t2i_pipelines.search.query import Blend
 from t2i_pipelines.types import OnError, Record, Stage, Vector
-from t2i_pipelines.vectors import unit, weighted_sum
 
 
 class Normalize(ItemOperator):
@@ -23,7 +23,8 @@ class Normalize(ItemOperator):
     def many(self, items: Sequence[Any]) -> list[Any]:
         """N vectors (D,), or operands of a query -> N vectors (D,) float32 of length 1.
 
-        Operands are normalised one by one, weighed, summed, and normalised; see :mod:`t2i_pipelines.query`.
+        Operands are normalised one by one, weighed, summed, and normalised; see
+        :mod:`t2i_pipelines.search.query`.
 
         :raises VectorError: If one is zero, not finite, or not a vector.
         :raises QueryError: If the operands of a query cancel each other out.

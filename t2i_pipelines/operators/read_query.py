@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
 from t2i_pipelines.images import normal
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import InCollection
-from t2i_pipelines.query import Blend, Img, Like, Q, check_text, each_operand, query_of, replaced
+from t2i_pipelines.search.query import Blend, Img, Like, Q, check_text, each_operand, query_of, replaced
 from t2i_pipelines.types import Image, Vector
 
 DECODING = frozenset(one.name for one in fields(Decoding))
@@ -23,7 +23,7 @@ class ReadQuery(InCollection):
     """``ops.t2i.read_query``: a query, or a list of queries -> what ``ops.t2i.clip(modality="text")`` takes.
 
     A text passes as it is. Pictures are decoded as they are when they are inserted; of ``Like(id)`` the
-    stored vector is looked up. See :mod:`t2i_pipelines.query`.
+    stored vector is looked up. See :mod:`t2i_pipelines.search.query`.
 
     :param arguments: those of :class:`t2i_pipelines.config.Decoding`, and the collection's and the model's.
     """
@@ -35,7 +35,7 @@ class ReadQuery(InCollection):
         self._decode = ImageDecode(model_name, checkpoint_path, device, precision, backend, **decoding)
 
     def __call__(self, data: Any) -> Any:
-        """A str -> the same; another query -> its :class:`~t2i_pipelines.query.Blend`; N of them -> N.
+        """A str -> the same; another query -> its :class:`~t2i_pipelines.search.query.Blend`; N of them -> N.
 
         :raises QueryError: If it is nothing that can be searched for, a picture of it cannot be read, or
             an id of it is not stored.

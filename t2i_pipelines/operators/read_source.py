@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from t2i_pipelines.config import Settings
+from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.operators.base import Operator

@@ -9,15 +9,15 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+from t2i_pipelines.config.search import SearchArgs, SearchOptions
 from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
 from t2i_pipelines.images import is_remote, records
 from t2i_pipelines.images.address import is_http, scheme
 from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.sources.record import record_of
 from t2i_pipelines.operators.image_decode import ImageDecode
-from t2i_pipelines.query import Img, Like, Q, Query, check_text
-from t2i_pipelines.query.line import is_address, parse
-from t2i_pipelines.search_options import SearchArgs, SearchOptions
+from t2i_pipelines.search.query import Img, Like, Q, Query, check_text
+from t2i_pipelines.search.query.line import is_address, parse
 from t2i_pipelines.serve.models import Asked, Condition, InsertRequest, SearchRequest
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal

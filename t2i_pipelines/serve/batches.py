@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from t2i_pipelines.config.search import SearchArgs
 from t2i_pipelines.errors import EncodeError, ImageDecodeError, QueryError, VectorError
-from t2i_pipelines.results import Hits
-from t2i_pipelines.search_options import SearchArgs
+from t2i_pipelines.search.results import Hits
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from t2i_pipelines._towhee import pipe
-from t2i_pipelines.hardening import harden
-from t2i_pipelines.pipelines import OUTCOME_COLUMNS, insert_steps
-from t2i_pipelines.report import InsertReport
+from t2i_pipelines._towhee.door import pipe
+from t2i_pipelines._towhee.hardening import harden
+from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.stages import Skipped

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-from t2i_pipelines.checks import check_whole_number
-from t2i_pipelines.config import MAX_BATCH_SIZE
+from t2i_pipelines.config.checks import check_whole_number
+from t2i_pipelines.config.search import MAX_LIMIT
+from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.search_options import MAX_LIMIT
 
 KEY_VARIABLE = "T2I_API_KEY"
 SHORTEST_KEY = 16

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from PIL import Image as Pillow
 
 from t2i_pipelines.collection import Collection
-from t2i_pipelines.config import Decoding
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import decode
@@ -20,9 +20,9 @@ from t2i_pipelines.images.address import is_http
 from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.header import identify
 from t2i_pipelines.images.shrink import MARGIN
-from t2i_pipelines.results import Hits
-from t2i_pipelines.results.pictures import shrunk
-from t2i_pipelines.results.thumbnails import LONGEST, Thumbnail
+from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.results.pictures import shrunk
+from t2i_pipelines.search.results.thumbnails import LONGEST, Thumbnail
 from t2i_pipelines.serve.asked import HIDDEN
 from t2i_pipelines.serve.models import FailedInput, Found, Links, Result, StoredImage
 from t2i_pipelines.serve.options import ServeOptions

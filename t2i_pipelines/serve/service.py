@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from t2i_pipelines.config.search import SearchArgs
 from t2i_pipelines.encoders.registry import load
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.operators.image_decode import ImageDecode
-from t2i_pipelines.pipelines import checked
-from t2i_pipelines.results import Hits
-from t2i_pipelines.search_options import SearchArgs
-from t2i_pipelines.searcher import Searcher
+from t2i_pipelines.pipelines.build import checked
+from t2i_pipelines.pipelines.searcher import Searcher
+from t2i_pipelines.search.results import Hits
 from t2i_pipelines.serve.asked import Reader
 from t2i_pipelines.serve.batches import Batches
 from t2i_pipelines.serve.jobs import Jobs

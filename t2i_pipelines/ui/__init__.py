@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from t2i_pipelines.config import SettingsArgs
-from t2i_pipelines.demo import QUERIES, TITLE
+from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.errors import ConfigError, MissingExtraError
-from t2i_pipelines.pipelines import shows_settings
-from t2i_pipelines.searcher import Searcher
+from t2i_pipelines.pipelines.build import shows_settings
+from t2i_pipelines.pipelines.demo import QUERIES, TITLE
+from t2i_pipelines.pipelines.searcher import Searcher
 
 if TYPE_CHECKING:
     from t2i_pipelines.ui.app import Page

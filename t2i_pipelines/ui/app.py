@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from t2i_pipelines.errors import QueryError, T2IError
-from t2i_pipelines.searcher import Searcher
+from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.ui import inserting, markup, serving
 from t2i_pipelines.ui.finding import MOST, Finder, Found, Wanted
 from t2i_pipelines.ui.plainly import plainly

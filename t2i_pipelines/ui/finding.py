@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from t2i_pipelines.conditions import check_filter
+from t2i_pipelines.config.conditions import check_filter
 from t2i_pipelines.errors import QueryError
-from t2i_pipelines.query import Img, Like
-from t2i_pipelines.results import Hits
-from t2i_pipelines.results.address import name_of
-from t2i_pipelines.results.asked import Part, parts
-from t2i_pipelines.searcher import Asked, Searcher
+from t2i_pipelines.pipelines.searcher import Asked, Searcher
+from t2i_pipelines.search.query import Img, Like
+from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.results.address import name_of
+from t2i_pipelines.search.results.asked import Part, parts
 
 MOST = 50
 """Hits of one page of results."""

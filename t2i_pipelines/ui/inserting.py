@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any
 
-from t2i_pipelines._towhee import pipe
+from t2i_pipelines._towhee.door import pipe
+from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.errors import SourceError
-from t2i_pipelines.hardening import harden
 from t2i_pipelines.images import count
-from t2i_pipelines.pipelines import OUTCOME_COLUMNS, insert_steps
-from t2i_pipelines.report import InsertReport
+from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Outcome
 
 EVERY = 0.3

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_pipelines.results.address import name_of, near
-from t2i_pipelines.results.view import view
+from t2i_pipelines.search.results.address import name_of, near
+from t2i_pipelines.search.results.view import view
 from t2i_pipelines.ui.finding import Found
 from t2i_pipelines.ui.inserting import Run
 from t2i_pipelines.ui.plainly import plainly
@@ -104,8 +104,8 @@ def _html(template: str, **shown: Any) -> str:
 def _environment() -> Environment:
     from jinja2 import ChoiceLoader, PackageLoader
 
-    from t2i_pipelines.results.render import environment
+    from t2i_pipelines.search.results.render import environment
 
     shared = environment()
     own = PackageLoader("t2i_pipelines.ui")
-    return shared.overlay(loader=ChoiceLoader([own, PackageLoader("t2i_pipelines.results")]))
+    return shared.overlay(loader=ChoiceLoader([own, PackageLoader("t2i_pipelines.search.results")]))

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from t2i_pipelines.results.address import name_of
-from t2i_pipelines.results.printable import printable
+from t2i_pipelines.search.results.address import name_of
+from t2i_pipelines.search.results.printable import printable
 
 LONGEST = 300
 """Characters of a sentence."""

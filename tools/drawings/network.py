@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from t2i_pipelines._towhee import clip_models
+from t2i_pipelines._towhee.door import clip_models
 from t2i_pipelines.encoders.openai_clip import encode_text as encode_text  # texts no longer than need be
 
 SIZES: dict[str, Any] = {

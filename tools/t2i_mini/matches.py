@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2i_pipelines.relevance.background import background, embedded
-from t2i_pipelines.relevance.calibration import MATCH, Calibration, calibrate
+from t2i_pipelines.search.relevance.background import background, embedded
+from t2i_pipelines.search.relevance.calibration import MATCH, Calibration, calibrate
 from t2i_pipelines.types import Encoder, Matrix
 from tools.drawings.captions import describe
 from tools.drawings.emoji_names import LANGUAGES, Concept, concepts

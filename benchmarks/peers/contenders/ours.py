@@ -70,7 +70,7 @@ def prepare(inputs: Inputs, backend: str, precision: str) -> None:
 
 def _make_int8(inputs: Inputs, folder: Path) -> None:
     from t2i_pipelines.encoders.int8 import int8_tower
-    from t2i_pipelines.quantize import quantize
+    from t2i_pipelines.encoders.quantize import quantize
 
     try:
         int8_tower(load_encoder(str(folder)).space, folder)

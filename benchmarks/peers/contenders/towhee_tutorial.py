@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.peers.contenders.started import Table
 from benchmarks.peers.inputs import Inputs
 from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
-from t2i_pipelines._towhee import pipe
+from t2i_pipelines._towhee.door import pipe
 from t2i_pipelines.types import Image, Vector
 
 

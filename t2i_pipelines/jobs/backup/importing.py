@@ -1,0 +1,183 @@
+"""From a folder to a collection."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, Unpack
+
+from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.collection.notes import read_note, write_note
+from t2i_pipelines.config.checks import check_one_of
+from t2i_pipelines.config.storage import AUTO, HowStored
+from t2i_pipelines.errors import ConfigError, CopyError, ModelMismatchError, StoreError
+from t2i_pipelines.jobs.backup import parquet
+from t2i_pipelines.jobs.backup.exporting import Progress
+from t2i_pipelines.jobs.backup.fingerprint import Fingerprint
+from t2i_pipelines.jobs.backup.folder import Folder
+from t2i_pipelines.jobs.backup.manifest import Manifest, Part
+from t2i_pipelines.jobs.backup.reading import pages
+
+IfExists: TypeAlias = Literal["fail", "replace", "merge"]
+
+UNDER_WAY = "t2i_import"
+"""The property of a collection that names the export that is being brought into it."""
+
+log = logging.getLogger("t2i_pipelines.jobs.backup")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    :ivar rows: of the export, all of which are stored now.
+    :ivar deleted: rows that the export does not have, deleted by ``replace``.
+    :ivar others: rows that the export does not have, left there by ``merge``.
+    :ivar digest: of the rows, the same as in the export's manifest.
+    """
+
+    rows: int
+    deleted: int
+    others: int
+    digest: str
+
+
+def import_collection(
+    source: str | os.PathLike[str],
+    *,
+    uri: str | Path = "milvus.db",
+    token: str = "",
+    collection_name: str = "image_collection",
+    timeout: float = 30.0,
+    index_type: str = AUTO,
+    if_exists: IfExists = "fail",
+    progress: Progress | None = None,
+    **stored: Unpack[HowStored],
+) -> Imported:
+    """Bring an export into a collection: ``import_collection("backup", uri="http://localhost:19530")``.
+
+    The collection is made if there is none. Each file is compared with the digest in the manifest before a
+    row of it is stored. In the end every row is read from the collection again: number and digest of the
+    rows must be those of the export. A run that was killed is simply run again, with the same arguments:
+    rows are stored by id, and the collection remembers which export is being brought in.
+
+    :param source: a folder that :func:`export_collection` wrote: a local path, or a URL that fsspec opens.
+    :param index_type: used when the collection is made; ``AUTO`` is chosen by the number of rows.
+    :param if_exists: of a collection that has rows: ``fail``; ``replace``, all that the export does not have
+        is deleted, last of all; or ``merge``, the export's rows take the place of those with the same ids.
+    :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
+        :class:`~t2i_pipelines.config.Storage`. How the exported collection was stored does not count.
+    :raises CopyError: If the export is cut short, damaged, or of a newer version, or did not arrive whole.
+    :raises ModelMismatchError: If the collection is of another model, whatever ``if_exists`` says.
+    :raises ConfigError: If the collection has rows already, or a setting is wrong.
+    """
+    check_one_of("if_exists", if_exists, IfExists)
+    folder = Folder(source)
+    manifest = Manifest.read(folder)
+    collection = open_collection(uri, token, collection_name, timeout, index_type, **stored)
+    _prepare(collection, folder, manifest, if_exists)
+    done = 0
+    for part in manifest.files:
+        for rows in _rows(folder, part):
+            collection.upsert(rows)
+            done += len(rows)
+            if progress is not None:
+                progress(done, manifest.rows)
+    collection.finish()
+    found = _compare(collection, folder, manifest, delete=if_exists == "replace")
+    _check(found, collection, folder, manifest, if_exists)
+    if not found.others:
+        for name, text in manifest.notes.items():
+            _keep(collection, name, text)
+    _keep(collection, UNDER_WAY, "")
+    return found
+
+
+def _prepare(collection: Collection, folder: Folder, manifest: Manifest, if_exists: IfExists) -> None:
+    """Make the collection, or see that the rows may come into it, and note in it that they do."""
+    try:
+        is_there = collection.verify(manifest.space)
+    except ModelMismatchError as err:
+        raise ModelMismatchError(f"cannot import {folder.address}: {err}") from err
+    stored = collection.count() if is_there else 0
+    if stored and if_exists == "fail" and read_note(collection, UNDER_WAY) != manifest.digest:
+        raise ConfigError(
+            f"collection {collection.name!r} has {stored:,} rows already; import into another "
+            f"collection_name, or say if_exists='merge' (--if-exists merge) to add to them, or "
+            f"'replace' to put the export in their place"
+        )
+    collection.prepare(manifest.space)
+    _keep(collection, UNDER_WAY, manifest.digest)
+
+
+def _rows(folder: Folder, part: Part) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a file, after its digest has been compared."""
+    if folder.digest(part.name) != part.blake2b:
+        raise CopyError(
+            f"{folder.where(part.name)} is not what was written, its digest is another; copy it again from "
+            f"where it is whole, or export the collection again"
+        )
+    with folder.reading(part.name) as file:
+        yield from parquet.rows(file)
+
+
+def _compare(collection: Collection, folder: Folder, manifest: Manifest, *, delete: bool) -> Imported:
+    """Read every row again, and tell those of the export from others. Both are in the order of ids."""
+    seen, deleted, others = Fingerprint(), 0, 0
+    wanted = _ids(folder, manifest)
+    next_id = next(wanted, None)
+    for page in pages(collection, manifest.space.dim):
+        arrived, extra = [], []
+        for row in page:
+            while next_id is not None and next_id < row["id"]:
+                next_id = next(wanted, None)  # missing: the digest will tell
+            if next_id == row["id"]:
+                arrived.append(row)
+                next_id = next(wanted, None)
+            else:
+                extra.append(row["id"])
+        seen.add(arrived)
+        if delete:
+            collection.delete(extra)
+            deleted += len(extra)
+        else:
+            others += len(extra)
+    return Imported(seen.rows, deleted, others, seen.hexdigest())
+
+
+def _ids(folder: Folder, manifest: Manifest) -> Iterator[str]:
+    for part in manifest.files:
+        with folder.reading(part.name) as file:
+            yield from parquet.ids(file)
+
+
+def _check(
+    found: Imported, collection: Collection, folder: Folder, manifest: Manifest, if_exists: IfExists
+) -> None:
+    """Pass if the export has arrived, and nothing else has.
+
+    :raises CopyError: If not.
+    """
+    name, stored = f"collection {collection.name!r}", collection.count()
+    if (found.rows, found.digest) != (manifest.rows, manifest.digest):
+        differ = "some have changed" if found.rows == manifest.rows else f"{found.rows:,} are in it"
+        raise CopyError(
+            f"{manifest.rows:,} rows of {folder.address} went into {name}, and {differ}; import it again "
+            f"while nobody writes to it"
+        )
+    if stored != found.rows + found.others or (found.others and if_exists == "fail"):
+        raise CopyError(
+            f"all {found.rows:,} rows of {folder.address} are in {name}, but it has {stored:,}: somebody "
+            f"else wrote to it meanwhile; import it again with if_exists='merge' or 'replace'"
+        )
+
+
+def _keep(collection: Collection, name: str, text: str) -> None:
+    """Keep a note with the collection where the database lets us: the rows are there without it."""
+    try:
+        write_note(collection, name, text)
+    except StoreError as err:
+        log.warning("%r takes no note %r: %s", collection, name, err)

@@ -1,0 +1,195 @@
+"""Rows on their way into files, and files on their way into the server."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2i_pipelines.collection import Collection
+from t2i_pipelines.collection.ledger import Ledger
+from t2i_pipelines.collection.rows import check_rows
+from t2i_pipelines.errors import CopyError
+from t2i_pipelines.jobs.backup.folder import Folder
+from t2i_pipelines.jobs.bulk.importer import Importer
+from t2i_pipelines.types import Outcome, Reason, Space
+
+FILE_ROWS = 50_000
+A_LOOK = 1.0
+"""Seconds between two looks at an import."""
+
+PATIENCE = 3600.0
+"""Seconds in which at least one import must end; and 1/20 of it until its rows are found."""
+
+Row = dict[str, Any]
+Tell = Callable[[Outcome], None]
+
+
+@dataclass
+class _File:
+    """One that the server has been told to import."""
+
+    job: str
+    local: Path
+    name: str
+    rows: int
+    since: float
+
+
+class Shipment:
+    """In place of a collection for those who insert: new rows go into files, stored ones are replaced.
+
+    :param here: an empty local folder. Files are deleted as soon as their rows are found, here and there.
+    :param there: the folder that the server reads.
+    :param tell: told the outcome of each row of a file, once.
+    """
+
+    def __init__(
+        self, collection: Collection, importer: Importer, here: Path, there: Folder, tell: Tell
+    ) -> None:
+        self._collection, self._importer, self._tell = collection, importer, tell
+        self._here, self._there = here, there
+        self._space: Space | None = None
+        self._writer: Any = None
+        self._written = 0
+        self._under_way: list[_File] = []
+        self._number = 0
+        self._last_end = 0.0
+
+    def prepare(self, space: Space) -> None:
+        """Make the collection, unless it is there."""
+        self._collection.prepare(space)
+        self._space = space
+
+    def rows(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
+        """These fields of those ids that are stored."""
+        return self._collection.rows(ids, fields)
+
+    def finish(self) -> None:
+        """Flush what was replaced."""
+        self._collection.finish()
+
+    def upsert(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Take rows; gives the ids of those that went into a file.
+
+        :raises VectorError: If a vector does not fit. Then no row was taken.
+        :raises ConfigError: If another field is wrong. Then no row was taken.
+        :raises CopyError: If a file cannot be written.
+        """
+        if self._space is None or not rows:
+            return []
+        checked = check_rows(rows, self._space.dim)
+        stored = self._collection.ledger([row["id"] for row in checked])
+        self._collection.upsert([row for row in checked if row["id"] in stored])
+        new = [row for row in checked if row["id"] not in stored]
+        for row in new:
+            self._append(row)
+        return [row["id"] for row in new]
+
+    def end(self) -> None:
+        """Send what is left, and wait until all is imported.
+
+        :raises StoreError: If the server does not answer.
+        """
+        self._send()
+        while self._under_way:
+            self._look()
+            if self._under_way:
+                time.sleep(A_LOOK)
+
+    def _append(self, row: Row) -> None:
+        if self._writer is None:
+            self._writer = _writer(self._importer.schema(), self._here)
+        self._writer.append_row(dict(row))
+        self._written += 1
+        if self._written >= FILE_ROWS:
+            self._send()
+
+    def _send(self) -> None:
+        """Close the file, bring it where the server reads, and have it imported."""
+        if not self._written:
+            return
+        before = len(self._writer.batch_files)
+        self._writer.commit()
+        if len(self._writer.batch_files) == before:  # it only logs what went wrong
+            raise CopyError(
+                f"Milvus's bulk writer could not write {self._written:,} rows to {self._here}; make room "
+                f"there, or set TMPDIR to another folder"
+            )
+        (local,) = map(Path, self._writer.batch_files[-1])
+        self._number += 1
+        name = f"{self._number}.parquet"
+        with local.open("rb") as file, self._there.writing(name) as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+        job = self._importer.start(_as_the_server_says(self._there, name))
+        self._under_way.append(_File(job, local, name, self._written, time.monotonic()))
+        self._written = 0
+        self._look()
+
+    def _look(self) -> None:
+        """Tell of the files whose import has ended."""
+        for file in list(self._under_way):
+            state = self._importer.state(file.job)
+            if not state.done and time.monotonic() - max(file.since, self._last_end) < PATIENCE:
+                continue
+            self._under_way.remove(file)
+            self._last_end = time.monotonic()
+            where = self._there.where(file.name)
+            if not state.done:
+                why = f"import {file.job} of {where} has not ended in {PATIENCE:g} s; see the server's log"
+                self._end(file, {}, why)
+            elif state.reason:
+                why = f"the server could not import {where}: {state.reason}; can it read that file?"
+                self._end(file, {}, why)
+            else:
+                found = self._found(file)
+                self._end(file, found, f"{where} was imported, but this row of it is not found")
+                if len(found) == file.rows:
+                    self._there.remove(file.name)
+
+    def _found(self, file: _File) -> dict[str, Ledger]:
+        """The rows of a file that a search would find, after a while."""
+        ids = [id for id, _ in _inputs(file.local)]
+        end = time.monotonic() + PATIENCE / 20
+        while True:
+            self._importer.show()
+            found = self._collection.ledger(ids)
+            if len(found) == len(ids) or time.monotonic() > end:
+                return found
+            time.sleep(A_LOOK)
+
+    def _end(self, file: _File, found: Mapping[str, Ledger], why: str) -> None:
+        for id, path in _inputs(file.local):
+            if id in found:
+                self._tell(Outcome(path, id, "inserted", ""))
+            else:
+                reason = Reason(f"cannot insert {path}: {why}", "insert")
+                self._tell(Outcome(path, id, "failed", reason))
+        file.local.unlink()
+
+
+def _as_the_server_says(folder: Folder, name: str) -> str:
+    """A file of a local folder by its path, one of an object store by what follows the bucket."""
+    path = folder.path(name)
+    return path if folder.is_local else path.lstrip("/").partition("/")[2]
+
+
+def _writer(schema: Any, folder: Path) -> Any:
+    from pymilvus.bulk_writer import BulkFileType, LocalBulkWriter
+
+    logging.getLogger("pymilvus.bulk_writer").setLevel(logging.WARNING)  # it tells of every step
+    # files are closed by us: by itself, it does not say when it could not
+    return LocalBulkWriter(schema, str(folder), chunk_size=1 << 62, file_type=BulkFileType.PARQUET)
+
+
+def _inputs(file: Path) -> Iterator[tuple[str, str]]:
+    """Id and path of every row."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as table:
+        for batch in table.iter_batches(columns=["id", "path"]):
+            yield from zip(batch.column("id").to_pylist(), batch.column("path").to_pylist(), strict=True)

@@ -1,0 +1,15 @@
+"""``reembed``: a collection's pictures embedded by another model, while searches go on.
+
+::
+
+    old collection -> rows -> Record -> insert_steps -> new collection      all, then what changed meanwhile
+    counts, self-search, recall on pairs -> the alias is moved -> what changed until then
+
+:func:`roll_back` moves it back, and :func:`drop_old` deletes what it stood for before.
+"""
+
+from t2i_pipelines.jobs.reembed.back import drop_old, roll_back
+from t2i_pipelines.jobs.reembed.checking import Checks
+from t2i_pipelines.jobs.reembed.run import Reembedding, reembed
+
+__all__ = ["Checks", "Reembedding", "drop_old", "reembed", "roll_back"]

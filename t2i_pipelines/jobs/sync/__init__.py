@@ -1,0 +1,13 @@
+"""``sync``: a collection that equals its source, with the collection as the only state.
+
+::
+
+    collection -> Inventory ─┐
+    source -> records -> Plan ─┬─ unchanged, or failed
+                               ├─ new, changed -> insert_steps, with Twins that share vectors
+                               └─ gone -> deleted, last
+"""
+
+from t2i_pipelines.jobs.sync.run import sync
+
+__all__ = ["sync"]

@@ -1,0 +1,206 @@
+"""Insert and search, as Towhee pipelines.
+
+::
+
+    insert   source -> read_source -> skip_unchanged -> prefetch -> image_decode
+                                                     -> clip -> normalize -> milvus_insert
+    search   query -> read_query --------------------> clip -> normalize -> milvus_search
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, TypeVar, Unpack
+
+from t2i_pipelines import operators  # noqa: F401 - registers ops.t2i.*
+from t2i_pipelines._towhee.door import Pipeline, RuntimePipeline, ops, pipe, register_pipeline
+from t2i_pipelines._towhee.hardening import harden
+from t2i_pipelines.collection import Collection, open_collection
+from t2i_pipelines.collection.uri import parse_uri
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Settings, SettingsArgs
+from t2i_pipelines.encoders import load_encoder, model_of
+from t2i_pipelines.errors import StoreError
+from t2i_pipelines.operators.following import AS_STORED
+
+OUTCOME_COLUMNS = ("path", "id", "status", "reason")
+
+_Build = TypeVar("_Build", bound=Callable[..., Any])
+
+
+def shows_settings(build: _Build) -> _Build:
+    """Let ``help()`` and editors show each setting and its default, in place of ``**settings``."""
+    declared = signature(build)
+    own = [one for one in declared.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    settings = [
+        Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+        for one in fields(Settings)
+    ]
+    build.__signature__ = declared.replace(parameters=[*own, *settings])  # type: ignore[attr-defined]
+    return build
+
+
+@shows_settings
+def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
+    """Build the pipeline that inserts pictures: ``insert(source)``.
+
+    A source is a folder (searched recursively), a glob, a table (CSV, TSV, JSON lines, Parquet) with a
+    ``path`` or ``url`` column, WebDataset tars, a URL, or a list of paths, URLs or rows; see
+    :func:`t2i_pipelines.images.records`. The result has one row an input, ``(path, id, status, reason)``;
+    status is ``inserted``, ``updated``, ``unchanged`` or ``failed``. Running it twice changes nothing.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
+    """
+    return harden(insert_steps(pipe.input("source"), **settings).output(*OUTCOME_COLUMNS))
+
+
+@shows_settings
+def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
+    """Build the pipeline that finds pictures: ``search("a white dog").get()``.
+
+    A query is words (a str), a picture (a ``Path``, bytes, a PIL image or a uint8 array), the ``Like(id)`` of
+    a stored one, or a sum of these; see :mod:`t2i_pipelines.search.query`. The result is ``[query, hits]``,
+    hits best first, ``[]`` where nothing is stored. A list of queries is embedded and searched at once and
+    gives a list of lists. :class:`t2i_pipelines.Searcher` is the same without Towhee's pipeline around it.
+
+    ``model_name="auto"`` is the model that the collection is of, asked anew for each query: it follows a name
+    that :func:`~t2i_pipelines.jobs.reembed.reembed` moves to the collection of another model.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :raises ConfigError: If a setting is wrong; models and collections are opened by the first call.
+    """
+    return harden(search_steps(pipe.input("query"), **settings).output("query", "hits"))
+
+
+@shows_settings
+def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[SettingsArgs]) -> Pipeline:
+    """Append the steps of inserting to a pipeline of your own.
+
+    :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
+    :param source: the column that holds the source.
+    :return: the pipeline, with columns ``path``, ``id``, ``status`` and ``reason``, one row an input. Close
+        it by ``harden(....output(...))``.
+    """
+    given = insert_arguments(settings)
+    return (
+        vector_steps(p, given, source=source)
+        .map("batch", "batch", ops.t2i.milvus_insert(**given["milvus_insert"]))
+        .flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
+    )
+
+
+def vector_steps(p: Pipeline, given: dict[str, dict[str, Any]], *, source: str = "source") -> Pipeline:
+    """The steps of inserting up to the vectors, into the column ``batch``; see :func:`insert_arguments`."""
+    return (
+        p.flat_map(source, "batch", ops.t2i.read_source(**given["read_source"]))
+        .map("batch", "batch", ops.t2i.skip_unchanged(**given["skip_unchanged"]))
+        .map("batch", "batch", ops.t2i.prefetch(**given["prefetch"]))
+        .map("batch", "batch", ops.t2i.image_decode(**given["image_decode"]))
+        .map("batch", "batch", ops.t2i.clip(**given["clip"]))
+        .map("batch", "batch", ops.t2i.normalize(**given["normalize"]))
+    )
+
+
+@shows_settings
+def search_steps(
+    p: Pipeline, *, query: str = "query", hits: str = "hits", **settings: Unpack[SettingsArgs]
+) -> Pipeline:
+    """Append the steps of searching to a pipeline of your own.
+
+    :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
+    :param query: the column that holds what is searched for.
+    :param hits: the column that gets the list of hits.
+    :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
+    """
+    read, embed, find = search_arguments(settings)
+    if find["model_name"] == AS_STORED:
+        return p.map(query, hits, ops.t2i.milvus_follow(read=read, embed=embed, find=find))
+    # the vector travels in the column of the hits, so that no column of yours is overwritten
+    return (
+        p.map(query, hits, ops.t2i.read_query(**read))
+        .map(hits, hits, ops.t2i.clip(**embed))
+        .map(hits, hits, ops.t2i.normalize())
+        .map((hits, query), hits, ops.t2i.milvus_search(**find))
+    )
+
+
+def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
+    """What each operator of inserting is made with, by its name, in order; refuses what is wrong."""
+    model, place, chosen = checked(settings)
+    on_error = {"on_error": chosen.on_error}
+    return {
+        "read_source": {"batch_size": chosen.batch_size, "exclude": tuple(chosen.exclude), **on_error},
+        "skip_unchanged": {**place, **model, "refresh": chosen.refresh},
+        "prefetch": {},
+        "image_decode": {**model, **on_error, **asdict(chosen.decoding)},
+        "clip": {**model, "modality": "image", **on_error},
+        "normalize": on_error,
+        "milvus_insert": {**place, **model, **on_error},
+    }
+
+
+def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
+    model, place, chosen = checked(settings, follows=True)
+    return (
+        {**place, **model, **asdict(chosen.decoding)},
+        {**model, "modality": "text", "templates": chosen.templates},
+        {**place, **model, **asdict(chosen.searching), "rated": not chosen.templates},
+    )
+
+
+def checked(settings: Any, *, follows: bool = False) -> tuple[dict[str, Any], dict[str, Any], Settings]:
+    """Split the settings into the model's, the collection's, and all; refuse what is wrong already here.
+
+    Paths are made absolute, so that a later change of folder moves neither database nor model.
+
+    :param follows: the model may be that of the collection, whatever it is at the moment.
+    """
+    chosen = Settings.of(**settings)
+    checkpoint = chosen.checkpoint_path
+    model: dict[str, Any] = {
+        "model_name": chosen.model_name,
+        "checkpoint_path": None if checkpoint is None else str(Path(checkpoint).expanduser().absolute()),
+        "device": chosen.device,
+        "precision": chosen.precision,
+        "backend": chosen.backend,
+    }
+    place: dict[str, Any] = {
+        "uri": parse_uri(chosen.uri).uri,
+        "token": chosen.token,
+        "collection_name": chosen.collection_name,
+        "timeout": chosen.timeout,
+        **chosen.storage.chosen,
+    }
+    collection = open_collection(**place)
+    if chosen.model_name is None:
+        model["model_name"], model["checkpoint_path"] = _stored_model(collection, model["checkpoint_path"])
+    if not follows or model["model_name"] != AS_STORED:
+        load_encoder(**model)
+    return model, place, chosen
+
+
+def _stored_model(collection: Collection, checkpoint_path: str | None) -> tuple[str, str | None]:
+    """Return the model of a collection, else the default; the first call tells of a Milvus that is away."""
+    try:
+        space = collection.space()
+    except StoreError:
+        space = None
+    return (DEFAULT_MODEL, checkpoint_path) if space is None else model_of(space, checkpoint_path)
+
+
+def _built_from_config(build: Callable[..., RuntimePipeline]) -> Callable[..., RuntimePipeline]:
+    """Let ``AutoPipes.pipeline(name, config=...)`` build: from a :class:`Settings`, a mapping, or nothing."""
+
+    def build_from(config: Settings | dict[str, Any] | None = None) -> RuntimePipeline:
+        chosen = replace(config) if isinstance(config, Settings) else Settings.of(**(config or {}))
+        return build(**asdict(chosen))
+
+    return build_from
+
+
+register_pipeline("text_image_insert", Settings, _built_from_config(build_insert_pipeline))
+register_pipeline("text_image_search", Settings, _built_from_config(build_search_pipeline))

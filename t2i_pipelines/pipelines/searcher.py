@@ -1,0 +1,188 @@
+"""Searching without a pipeline around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
+
+from t2i_pipelines.collection import Collection
+from t2i_pipelines.collection.duplicates import Member
+from t2i_pipelines.config.checks import check_known
+from t2i_pipelines.config.search import SearchArgs, SearchOptions
+from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.errors import ConfigError, QueryError
+from t2i_pipelines.operators.clip import Clip
+from t2i_pipelines.operators.following import AS_STORED, MilvusFollow
+from t2i_pipelines.operators.milvus_search import MilvusSearch
+from t2i_pipelines.operators.normalize import Normalize
+from t2i_pipelines.operators.read_query import ReadQuery
+from t2i_pipelines.pipelines.build import search_arguments, shows_settings
+from t2i_pipelines.search.query import Query
+from t2i_pipelines.search.results import Hits
+from t2i_pipelines.types import Image, Vector
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Pillow
+
+Asked: TypeAlias = "str | Query | os.PathLike[str] | bytes | Pillow | Image"
+"""What can be searched for; see :mod:`t2i_pipelines.search.query`."""
+
+
+Templates: TypeAlias = "str | Sequence[str] | None"
+
+
+class Searcher:
+    """Finds pictures: ``searcher("a white dog", limit=5)``. Thread-safe.
+
+    It calls the operators of :func:`~t2i_pipelines.build_search_pipeline` itself, so it finds the same. Every
+    searcher and pipeline of a process shares one model, one connection, and the texts embedded lately.
+
+    :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :ivar settings: those that it was made with; model, collection and decoding are written out.
+    :raises ConfigError: If a setting is wrong; model and collection are opened by the first call.
+    """
+
+    settings: SettingsArgs
+
+    @shows_settings
+    def __init__(self, **settings: Unpack[SettingsArgs]) -> None:
+        read, embed, self._find = search_arguments(settings)
+        self.settings = cast("SettingsArgs", {**settings, **read})
+        self._follow = MilvusFollow(read, embed, self._find) if read["model_name"] == AS_STORED else None
+        self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
+        self._to_hits = MilvusSearch(**self._find)
+
+    def now(self) -> Searcher:
+        """Itself; with ``model_name="auto"`` one by the model that the collection is of at the moment.
+
+        :raises CollectionNotFoundError: If there is no collection that would tell.
+        """
+        if self._follow is None:
+            return self
+        settings = {**self.settings, "model_name": self._follow.model_name()}
+        return Searcher(**cast("SettingsArgs", settings))
+
+    @property
+    def collection(self) -> Collection:
+        """The collection that is searched, by its real name; see :mod:`t2i_pipelines.collection.aliases`.
+
+        :raises ModelMismatchError: If another model made it.
+        """
+        return self.now()._to_hits.answering()
+
+    @overload
+    def __call__(
+        self, query: list[Asked], *, templates: Templates = None, **options: Unpack[SearchArgs]
+    ) -> list[Hits]: ...
+    @overload
+    def __call__(
+        self, query: Asked, *, templates: Templates = None, **options: Unpack[SearchArgs]
+    ) -> Hits: ...
+    def __call__(
+        self, query: Asked | list[Asked], *, templates: Templates = None, **options: Unpack[SearchArgs]
+    ) -> Hits | list[Hits]:
+        """The hits of a query, best first; of a list of queries a list, by one encode and one search.
+
+        ``[]`` where nothing is stored, be the collection empty or not there at all.
+
+        :param templates: texts that each text is put into, in place of those of the searcher.
+        :param options: in place of those that the searcher was made with; see
+            :class:`~t2i_pipelines.config.SearchOptions`.
+        :raises QueryError: If a query is nothing that can be searched for; see
+            :mod:`t2i_pipelines.search.query`.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        if templates is not None:
+            settings = {**self.settings, "templates": templates}
+            return Searcher(**cast("SettingsArgs", settings))(query, **options)
+        if self._follow is not None:
+            return cast("Hits | list[Hits]", self._follow.asked(options)(query))
+        return self.find(self.embed(query), query, **options)
+
+    @overload
+    def find(self, vector: list[Vector], query: Any = None, **options: Unpack[SearchArgs]) -> list[Hits]: ...
+    @overload
+    def find(self, vector: Vector, query: Any = None, **options: Unpack[SearchArgs]) -> Hits: ...
+    def find(
+        self, vector: Vector | list[Vector], query: Any = None, **options: Unpack[SearchArgs]
+    ) -> Hits | list[Hits]:
+        """The second half of a search: the hits of what :meth:`embed` made of ``query``; of a list a list.
+
+        :param query: as for the call; without it hits have no relevance.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        self._check_named()
+        return self._search(options)(vector, query)
+
+    def iterate(
+        self, query: Asked, *, batch_size: int = 1000, **options: Unpack[SearchArgs]
+    ) -> Iterator[Hits]:
+        """Every hit of one query, best first, in lists of ``batch_size``, past Milvus's 16,384.
+
+        :param batch_size: hits a list, 1 to 16,384.
+        :param options: in place of those that the searcher was made with. A ``limit`` given here ends the
+            iteration after that many hits.
+        :raises QueryError: If the query is nothing that can be searched for, or a list.
+        :raises ConfigError: If an option is wrong.
+        :raises ModelMismatchError: If another model made the collection.
+        """
+        if isinstance(query, list):
+            raise QueryError(f"iterate takes one query; got a list of {len(query)}")
+        now = self.now()
+        pages = now._search(options).iterate(now.embed(query), query, batch_size)
+        return pages if "limit" not in options else _first(pages, options["limit"])
+
+    def duplicates(
+        self, threshold: float | None = None, *, filter: str = "", where: Mapping[str, Any] | None = None
+    ) -> list[list[Member]]:
+        """Return groups of near copies among the stored images, of two and more, the largest first.
+
+        Each has a cosine of at least ``threshold`` to another of its group; every two are compared.
+
+        :param threshold: -1 to 1. Without it, one that fits model and images, see
+            :func:`~t2i_pipelines.collection.duplicates.usual_threshold`.
+        :param filter: with ``where``, which pictures; as for a search.
+        :raises ConfigError: If one of them is wrong.
+        """
+        return self.collection.duplicates(threshold, filter=filter, where=where)
+
+    @overload
+    def embed(self, query: list[Asked]) -> list[Vector]: ...
+    @overload
+    def embed(self, query: Asked) -> Vector: ...
+    def embed(self, query: Asked | list[Asked]) -> Vector | list[Vector]:
+        """What is searched for: (D,) float32 of length 1; of a list of queries a list.
+
+        :raises QueryError: If a query is nothing that can be searched for.
+        """
+        self._check_named()
+        data: Any = query
+        for operator in self._to_vectors:
+            data = operator(data)
+        return cast("Vector | list[Vector]", data)
+
+    def _check_named(self) -> None:
+        if self._follow is not None:
+            raise ConfigError(
+                "model_name='auto' may be another model when the hits are found than when the query is "
+                "embedded; let searcher.now() do both"
+            )
+
+    def _search(self, options: SearchArgs) -> MilvusSearch:
+        if not options:
+            return self._to_hits
+        check_known(SearchOptions, dict(options))
+        return MilvusSearch(**{**self._find, **options})
+
+
+def _first(pages: Iterator[Hits], limit: int) -> Iterator[Hits]:
+    """Yield pages up to ``limit`` hits in all."""
+    for page in pages:
+        if limit <= len(page):
+            yield page[:limit]
+            return
+        limit -= len(page)
+        yield page

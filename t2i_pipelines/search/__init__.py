@@ -1,0 +1,1 @@
+"""Read queries, and rate and show hits."""

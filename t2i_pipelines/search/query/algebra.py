@@ -1,0 +1,251 @@
+"""Queries and their algebra."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+
+from t2i_pipelines.errors import QueryError
+from t2i_pipelines.search.query.texts import check_characters, check_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Pillow
+
+    from t2i_pipelines.types import Image
+
+KINDS = "words (a str), a picture (a Path, bytes, a PIL image or a uint8 array), Like(id), or a sum of these"
+Operand: TypeAlias = Union["Q", "Img", "Like"]
+Term: TypeAlias = tuple[float, Operand]
+"""A weight and what it is for."""
+
+
+class Query:
+    """Words, a picture, a stored vector, or a weighted sum of these.
+
+    ``*`` weighs, ``+`` and ``-`` combine; a plain string stands for its words, a path, bytes, PIL image or
+    uint8 array for the picture. Queries never change.
+    """
+
+    __array_ufunc__ = None  # an array on the left leaves the operation to us
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Weights and operands, in the order in which they were written."""
+        raise NotImplementedError
+
+    def __mul__(self, weight: float) -> Query:
+        if not isinstance(weight, Real) or isinstance(weight, bool):
+            return NotImplemented
+        return _sum((times * float(weight), operand) for times, operand in self.terms)
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        """One line, as the command line takes it."""
+        from t2i_pipelines.search.query.line import line_of
+
+        return line_of(self)
+
+    def __neg__(self) -> Query:
+        return self * -1.0
+
+    def __add__(self, other: Any) -> Query:
+        right = _operand(other)
+        return NotImplemented if right is None else _sum((*self.terms, *right.terms))
+
+    def __radd__(self, other: Any) -> Query:
+        left = _operand(other)
+        return NotImplemented if left is None else left + self
+
+    def __sub__(self, other: Any) -> Query:
+        right = _operand(other)
+        return NotImplemented if right is None else self + -right
+
+    def __rsub__(self, other: Any) -> Query:
+        left = _operand(other)
+        return NotImplemented if left is None else left + -self
+
+
+@dataclass(frozen=True)
+class Q(Query):
+    """Words.
+
+    :raises QueryError: See :func:`~t2i_pipelines.search.query.texts.check_text`.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no text."""
+        check_text(self.text)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The one."""
+        return ((1.0, self),)
+
+    def __repr__(self) -> str:
+        return f"Q({self.text!r})"
+
+
+@dataclass(frozen=True, eq=False)
+class Img(Query):
+    """A picture: a path or URL, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array, RGB.
+
+    It is read when it is searched for.
+
+    :raises QueryError: If it is none of these, or empty.
+    """
+
+    picture: str | bytes | Pillow | Image
+
+    def __init__(self, picture: str | os.PathLike[str] | bytes | bytearray | Pillow | Image) -> None:
+        object.__setattr__(self, "picture", _picture(picture))
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The one."""
+        return ((1.0, self),)
+
+    @property
+    def _key(self) -> object:
+        return self.picture if isinstance(self.picture, str | bytes) else id(self.picture)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Img) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"Img({self.picture!r})" if isinstance(self.picture, str) else f"Img(<{self.described}>)"
+
+    @property
+    def described(self) -> str:
+        """The picture in a few words; its address where it has one."""
+        if isinstance(self.picture, str):
+            return self.picture
+        if isinstance(self.picture, bytes):
+            return f"picture of {len(self.picture):,} bytes"
+        height, width = np.asarray(self.picture).shape[:2]
+        return f"picture of {width} x {height} pixels"
+
+
+@dataclass(frozen=True)
+class Like(Query):
+    """A picture of the collection, by its id: its stored vector, without embedding anything.
+
+    It is itself among the hits. An id that is not stored is a :class:`QueryError` when it is searched for.
+
+    :raises QueryError: If the id is no str, empty, or has control characters.
+    """
+
+    id: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no id."""
+        if not isinstance(self.id, str) or not self.id:
+            hint = "; write Like(hit.id)" if hasattr(self.id, "id") else ""
+            raise QueryError(f"Like takes the id of a stored picture, a str; got {self.id!r:.60}{hint}")
+        check_characters("the id", self.id)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The one."""
+        return ((1.0, self),)
+
+    def __repr__(self) -> str:
+        return f"Like({self.id!r})"
+
+
+@dataclass(frozen=True)
+class Sum(Query):
+    """Operands with their weights. Written with ``*``, ``+`` and ``-``."""
+
+    weighted: tuple[Term, ...]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """As they were written."""
+        return self.weighted
+
+    def __repr__(self) -> str:
+        return joined(
+            (weight, repr(operand) if abs(weight) == 1 else f"{operand!r} * {number(abs(weight))}")
+            for weight, operand in self.terms
+        )
+
+
+def query_of(item: Any) -> Query:
+    """What may be searched for as a query: a str is words, a path, bytes, PIL image or array a picture.
+
+    :raises QueryError: If it is nothing that can be searched for.
+    """
+    found = _operand(item)
+    if found is None:
+        several = "; several queries are a list" if isinstance(item, Iterable) else ""
+        raise QueryError(f"a query is {KINDS}; got {type(item).__name__}{several}")
+    return found
+
+
+def joined(written: Iterable[tuple[float, str]]) -> str:
+    """Operands, each with what its sign is read from, as a sum."""
+    return " ".join(f"{'-' if weight < 0 else '+'} {text}" for weight, text in written).removeprefix("+ ")
+
+
+def number(weight: float) -> str:
+    """The shortest decimal number that reads back as the same: 2, 0.25."""
+    return str(np.format_float_positional(weight, trim="-"))
+
+
+def _operand(item: Any) -> Query | None:
+    """A query from one or from what stands for one; None from anything else."""
+    if isinstance(item, Query):
+        return item
+    if isinstance(item, str):
+        return Q(item)
+    if isinstance(item, os.PathLike | bytes | bytearray | np.ndarray) or _is_pillow(item):
+        return Img(item)
+    return None
+
+
+def _sum(terms: Iterable[Term]) -> Query:
+    terms = tuple(terms)
+    for weight, operand in terms:
+        if not math.isfinite(weight):
+            raise QueryError(f"a weight is a finite number; got {weight} for {operand!r}")
+    if len(terms) == 1 and terms[0][0] == 1:
+        return terms[0][1]
+    return Sum(terms)
+
+
+def _picture(item: Any) -> Any:
+    if isinstance(item, np.ndarray):
+        if item.dtype != np.uint8 or item.ndim != 3 or item.shape[-1] != 3 or not item.size:
+            raise QueryError(
+                f"a picture as an array is (H, W, 3) uint8, RGB; got {item.dtype} {item.shape}; "
+                "a stored vector is Like(id)"
+            )
+        return item
+    if isinstance(item, str | os.PathLike | bytes | bytearray):
+        given = bytes(item) if isinstance(item, bytes | bytearray) else os.fsdecode(os.fspath(item))
+        if not given:
+            raise QueryError(f"the picture of the query is empty: {item!r}")
+        return given
+    if not _is_pillow(item):
+        raise QueryError(
+            f"a picture is a path, a URL, bytes, a PIL image or a uint8 array; got {type(item).__name__}"
+        )
+    return item
+
+
+def _is_pillow(item: Any) -> bool:
+    from PIL import Image
+
+    return isinstance(item, Image.Image)
