@@ -183,7 +183,7 @@ def test_int8_that_was_never_made_says_how_to_make_it(cache):
 @pytest.mark.slow
 def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache, caplog):
     caplog.set_level(logging.INFO, "t2i_pipelines")
-    cost = t2i_pipelines.encoders.quantize("data/gallery", model_name="t2i_mini", pictures=64)
+    cost = t2i_pipelines.quantize("data/gallery", model_name="t2i_mini", pictures=64)
     assert (cost.calibrated_on, cost.measured_on) == (48, 16)
     folder = str(load_encoder("t2i_mini").folder)
     exact = load_encoder("t2i_mini", device="cpu", precision="fp32", backend="onnxruntime")
@@ -202,7 +202,7 @@ def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache, capl
 
 def test_too_few_pictures_are_refused(cache, pictures):
     with pytest.raises(SourceError, match="7 pictures could be read, and int8 is calibrated on at least 16"):
-        t2i_pipelines.encoders.quantize(pictures, model_name="t2i_mini")
+        t2i_pipelines.quantize(pictures, model_name="t2i_mini")
     assert not list(cache.rglob("*.onnx"))
 
 

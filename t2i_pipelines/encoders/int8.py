@@ -73,7 +73,7 @@ def int8_tower(space: Space, folder: Path) -> Path:
     raise CheckpointError(
         f"no int8 form of {space.model_name} (looked in {folder} and {int8_folder(space)}); make it from "
         f"pictures like yours: t2i quantize FOLDER --model-name {space.model_name}, or "
-        "t2i_pipelines.encoders.quantize(...)"
+        "t2i_pipelines.quantize(...)"
     )
 
 
