@@ -5,7 +5,6 @@ from t2i_pipelines.collection import close
 from t2i_pipelines.encoders import ModelInfo, models, recommend
 from t2i_pipelines.encoders.quantize import quantize
 from t2i_pipelines.errors import T2IError
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.jobs.backup import export_collection, import_collection
 from t2i_pipelines.jobs.bulk import insert_bulk
 from t2i_pipelines.jobs.sync import sync
@@ -19,6 +18,7 @@ from t2i_pipelines.pipelines.report import InsertReport, retry
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.query import Img, Like, Q
 from t2i_pipelines.search.results import Hits
+from t2i_pipelines.types import Hit
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ PACKAGE = Path(t2i_pipelines.__file__).parent
 
 # a module may import only from layers below its own, and from its own package
 LAYERS = [
-    {"errors", "hit", "locks", "stages"},
+    {"errors", "locks", "stages"},
     {"types", "_towhee"},
     {"config"},
     {"collection", "images"},

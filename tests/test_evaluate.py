@@ -22,8 +22,8 @@ from t2i_pipelines.errors import (
 )
 from t2i_pipelines.evaluate import Pairs, evaluate, evaluate_vectors, read_pairs
 from t2i_pipelines.evaluate.index import _recalls
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import decode, read
+from t2i_pipelines.types import Hit
 from tools.t2i_mini.quality import recall
 
 FEW = {"model_name": "colour", "resamples": 10}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2i_pipelines.collection.picking import Placed, different, in_range, one_of_each, placed, unlike
-from t2i_pipelines.hit import Hit
+from t2i_pipelines.types import Hit
 
 
 def ranked(seed, count=80, dim=6):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from t2i_pipelines.collection import every_row
 from t2i_pipelines.collection.every_row import by_score, cosines
 from t2i_pipelines.collection.ranking import Rankings, cached
-from t2i_pipelines.hit import Hit
+from t2i_pipelines.types import Hit
 
 QUERY = np.ones((1, 1), np.float32)
 RUNGS = (8, 32, 64)

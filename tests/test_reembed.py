@@ -26,11 +26,10 @@ from t2i_pipelines.errors import (
     StoreError,
     SwapRefusedError,
 )
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
 from t2i_pipelines.jobs.reembed.checking import Checks, Recall, find_themselves
 from t2i_pipelines.operators.milvus import MilvusInsert
-from t2i_pipelines.types import Batch, Record
+from t2i_pipelines.types import Batch, Hit, Record
 
 FIELDS = ("path", "size", "mtime", "digest", "$meta")
 STATUSES = dict.fromkeys(InsertReport().counts, 0)

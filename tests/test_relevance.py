@@ -7,11 +7,11 @@ import pytest
 
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.search.relevance import rating
 from t2i_pipelines.search.relevance.background import background
 from t2i_pipelines.search.relevance.calibration import Calibration, calibrate
 from t2i_pipelines.search.results import Hits
+from t2i_pipelines.types import Hit
 
 LABELS = {"rows": 100, "background": "b", "weights": "w"}
 

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from t2i_pipelines.errors import ConfigError, ImageDecodeError
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import is_remote
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.search.results import Hits
@@ -24,7 +23,7 @@ from t2i_pipelines.search.results.address import near
 from t2i_pipelines.search.results.pictures import is_gone, load
 from t2i_pipelines.search.results.printable import percent, printable
 from t2i_pipelines.search.results.view import NOTHING_STORED, verdict
-from t2i_pipelines.types import Outcome
+from t2i_pipelines.types import Hit, Outcome
 
 out = Console()
 err = Console(stderr=True)

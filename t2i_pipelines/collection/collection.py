@@ -26,8 +26,7 @@ from t2i_pipelines.config.conditions import NUMBERS, TEXTS
 from t2i_pipelines.config.search import MAX_LIMIT, SearchArgs, SearchOptions
 from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import CollectionNotFoundError
-from t2i_pipelines.hit import Hit
-from t2i_pipelines.types import Matrix, Space, Vector
+from t2i_pipelines.types import Hit, Matrix, Space, Vector
 
 T = TypeVar("T")
 

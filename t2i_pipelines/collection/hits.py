@@ -9,8 +9,7 @@ import numpy as np
 
 from t2i_pipelines.collection.vectors import check_vectors
 from t2i_pipelines.errors import VectorError
-from t2i_pipelines.hit import Hit
-from t2i_pipelines.types import Matrix
+from t2i_pipelines.types import Hit, Matrix
 
 HITS_A_CALL = 65536
 

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from t2i_pipelines.hit import Hit
-from t2i_pipelines.types import Matrix, Vector
+from t2i_pipelines.types import Hit, Matrix, Vector
 
 POOL, POOL_RATIO = 50, 5
 """The n-th of different hits is chosen among the best 5 n that are left, at least 50: LangChain's

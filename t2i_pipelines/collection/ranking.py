@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.hit import Hit
-from t2i_pipelines.types import Matrix, Vector
+from t2i_pipelines.types import Hit, Matrix, Vector
 
 Search = Callable[[Matrix, int, int], list[list[Hit]]]
 """(N, D) queries, how many hits, and how deep the index is to look for them -> N lists."""

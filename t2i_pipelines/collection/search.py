@@ -19,8 +19,7 @@ from t2i_pipelines.collection.ranking import Rankings, cached
 from t2i_pipelines.config.conditions import check_filter, expression, read_where, template
 from t2i_pipelines.config.search import MAX_LIMIT, SearchOptions
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.hit import Hit
-from t2i_pipelines.types import Matrix, Vector
+from t2i_pipelines.types import Hit, Matrix, Vector
 
 if TYPE_CHECKING:
     from t2i_pipelines.collection.collection import Collection

@@ -19,9 +19,8 @@ from t2i_pipelines.evaluate.directions import Direction, Embedded
 from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, Metric, in_order, judged
 from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.evaluate.ranks import DECIMALS, units
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import path_key
-from t2i_pipelines.types import Matrix, Space
+from t2i_pipelines.types import Hit, Matrix, Space
 
 AT_ONCE = 64
 """Queries of one search."""

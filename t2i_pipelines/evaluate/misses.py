@@ -7,9 +7,9 @@ import numpy as np
 from t2i_pipelines.config.checks import check_whole_number
 from t2i_pipelines.evaluate.directions import Direction
 from t2i_pipelines.evaluate.pairs import Pairs
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import path_key
 from t2i_pipelines.search.results import Hits, ManyHits
+from t2i_pipelines.types import Hit
 
 
 def worst(pairs: Pairs, direction: Direction, count: int, shown: int) -> ManyHits:

@@ -11,12 +11,11 @@ import numpy as np
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.operators.milvus import InCollection
 from t2i_pipelines.search.relevance import rate
 from t2i_pipelines.search.results import Hits, ManyHits
 from t2i_pipelines.search.results.hits import Again
-from t2i_pipelines.types import Matrix, Vector
+from t2i_pipelines.types import Hit, Matrix, Vector
 
 OPTIONS = frozenset(one.name for one in fields(SearchOptions))
 

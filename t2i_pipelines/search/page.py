@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.search.results import Hits
 from t2i_pipelines.search.results.asked import as_text
 from t2i_pipelines.search.results.render import page
 from t2i_pipelines.search.results.view import view
+from t2i_pipelines.types import Hit
 
 
 def render(

@@ -14,7 +14,6 @@ from PIL import Image as Pillow
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import decode
 from t2i_pipelines.images.address import is_http
 from t2i_pipelines.images.fetch import fetch
@@ -28,7 +27,7 @@ from t2i_pipelines.serve.models import FailedInput, Found, Links, Result, Stored
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.serve.roots import Roots
-from t2i_pipelines.types import Outcome
+from t2i_pipelines.types import Hit, Outcome
 
 THUMBNAILS = 64 << 20
 """Bytes of thumbnails that are remembered."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.search.results.asked import as_text
 from t2i_pipelines.search.results.printable import printable
 from t2i_pipelines.search.results.render import fragment, page, save
 from t2i_pipelines.search.results.thumbnails import BUDGET
 from t2i_pipelines.search.results.view import SHOWN, Tile, View, view
+from t2i_pipelines.types import Hit
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]

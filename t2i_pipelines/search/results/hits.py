@@ -13,7 +13,6 @@ from PIL import Image as Pillow
 from t2i_pipelines.config.checks import check_one_of, check_whole_number
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ImageDecodeError, QueryError
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.images import is_remote
 from t2i_pipelines.search.results import table
 from t2i_pipelines.search.results.asked import addresses, as_text
@@ -23,6 +22,7 @@ from t2i_pipelines.search.results.pictures import load, together
 from t2i_pipelines.search.results.render import fragment, page, save
 from t2i_pipelines.search.results.thumbnails import BUDGET, Thumbnail, thumbnail
 from t2i_pipelines.search.results.view import SHOWN, view
+from t2i_pipelines.types import Hit
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -34,7 +34,7 @@ Missing: TypeAlias = Literal["raise", "skip", "none"]
 
 
 class Hits(list[Hit]):
-    """The hits of one query, best first. A list of :class:`~t2i_pipelines.hit.Hit`.
+    """The hits of one query, best first. A list of :class:`~t2i_pipelines.types.Hit`.
 
     :ivar query: what was searched for, as it was given.
     :ivar options: what the search was asked for beside the query; None where no search made the list.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from t2i_pipelines.hit import Hit
 from t2i_pipelines.search.results.address import name_of
 from t2i_pipelines.search.results.asked import Part, parts
 from t2i_pipelines.search.results.printable import percent, printable
 from t2i_pipelines.search.results.thumbnails import BUDGET, Thumbnail, thumbnails
+from t2i_pipelines.types import Hit
 
 if TYPE_CHECKING:
     from t2i_pipelines.search.results.hits import Hits
