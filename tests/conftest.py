@@ -17,6 +17,7 @@ os.environ["HF_ASSETS_CACHE"] = _ASSETS.name
 
 import t2i_pipelines  # noqa: E402
 import t2i_pipelines.testing  # noqa: E402
+from t2i_pipelines.encoders import unload  # noqa: E402
 
 COLOURS = {name: tuple(255 * part for part in parts) for name, parts in t2i_pipelines.testing.COLOURS.items()}
 
@@ -47,6 +48,13 @@ def closed() -> Iterator[None]:
     """Release every database after each test."""
     yield
     t2i_pipelines.close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unloaded() -> Iterator[None]:
+    """Free the models of each module, of which some take a gigabyte."""
+    yield
+    unload()
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_the_paths_that_users_import_from_stay():
         "collection": ["Collection", "close", "open_collection"],
         "config": ["Settings"],
         "distributed": ["embed_batch", "insert_distributed"],
-        "encoders": ["load_encoder", "models", "recommend", "register_encoder"],
+        "encoders": ["load_encoder", "models", "recommend", "register_encoder", "unload"],
         "evaluate": ["compare", "evaluate", "evaluate_many", "published", "read_pairs"],
         "finetune": ["finetune"],
         "hub": [],

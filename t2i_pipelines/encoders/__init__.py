@@ -8,6 +8,7 @@ from t2i_pipelines.encoders.registry import (
     load_space,
     model_of,
     register_encoder,
+    unload,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "models",
     "recommend",
     "register_encoder",
+    "unload",
 ]

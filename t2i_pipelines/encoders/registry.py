@@ -1,14 +1,16 @@
-"""Which models there are, and one loaded encoder per model and process."""
+"""Know models by name, and keep those of a process loaded that were used last."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
+
+from cachetools import LRUCache
 
 from t2i_pipelines.encoders.cached_texts import CachedTexts
 from t2i_pipelines.encoders.models import MODELS, find
@@ -33,7 +35,10 @@ class Loaded(NamedTuple):
 
 
 _factories: dict[str, EncoderFactory] = {}
-_loaded: dict[tuple[str, str | None, Compute], Loaded] = {}
+LOADED_AT_MOST = 4
+"""Models that stay loaded without a pipeline that uses them: those that were used last."""
+
+_loaded: MutableMapping[tuple[str, str | None, Compute], Loaded] = LRUCache(LOADED_AT_MOST)
 _inherited: list[Loaded] = []
 """The parent's models, in a forked child. Kept there: destroying one waits for threads that are gone."""
 _lock = Lock()
@@ -54,8 +59,24 @@ def register_encoder(model_name: str, factory: EncoderFactory) -> None:
     """
     with _lock:
         _factories[model_name] = factory
-        for key in [key for key in _loaded if key[0] == model_name]:
-            del _loaded[key]
+        _unload(model_name)
+
+
+def unload(model_name: str | None = None) -> None:
+    """Free the memory of a model, or of all; the next use loads it again.
+
+    A pipeline that is running keeps its model until it ends.
+
+    :param model_name: as it was given to a pipeline.
+    """
+    info = None if model_name is None else find(model_name)
+    with _lock:
+        _unload(info.name if info else model_name)
+
+
+def _unload(name: str | None) -> None:
+    for key in [key for key in _loaded if name in (None, key[0])]:
+        del _loaded[key]
 
 
 def registered(model_name: str) -> EncoderFactory | None:
