@@ -361,8 +361,7 @@ def test_a_collection_whose_maker_died_before_the_index_is_finished(absent):
     from t2i_pipelines.collection import schema
 
     connection = absent._connection
-    half = schema.creation(MilvusClient, SPACE, "FLAT", is_lite=connection.is_lite(30))
-    half["index_params"] = None
+    half = schema.creation(MilvusClient, SPACE, is_lite=connection.is_lite(30))
     connection.call("create_collection", ABSENT, doing="make", timeout=60, **half)
     absent.prepare(SPACE)
     absent.upsert(rows(5))

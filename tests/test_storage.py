@@ -63,9 +63,10 @@ def test_left_alone_nothing_changes(made):
     from pymilvus import DataType
 
     calls = made((2, 3))
-    assert list(calls) == ["create_collection"]
-    arguments = calls["create_collection"][1]
-    assert set(arguments) == {"schema", "index_params"}
+    assert list(calls) == ["create_collection", "create_index", "load_collection"]
+    assert set(calls["create_collection"][1]) == {"schema"}, "with an index, pymilvus waits half a second"
+    assert calls["create_index"][1]["sync"] is False
+    assert calls["load_collection"][1] == {}
     assert fields(calls)["vector"].dtype == DataType.FLOAT_VECTOR
     assert not any(field.is_partition_key for field in fields(calls).values())
 

@@ -133,15 +133,12 @@ class Catalog:
         ):
             is_lite = self._connection.is_lite(timeout)
             index_type = self._type(storage.index_type, timeout)
-            arguments = schema.creation(MilvusClient, space, index_type, is_lite=is_lite, storage=storage)
-            replicas = creation.load_arguments(storage)
-            if replicas:  # it would be loaded with one
-                del arguments["index_params"]
+            arguments = schema.creation(MilvusClient, space, is_lite=is_lite, storage=storage)
             try:
                 self._call("create_collection", max(seconds, 60.0), **arguments)
-                if replicas:
-                    self._make_index(space, index_type, timeout)
-                    self._call("load_collection", SLOW, **replicas)
+                # apart from it: together they wait half a second for the index, and load one replica
+                self._make_index(space, index_type, timeout)
+                self._call("load_collection", SLOW, **creation.load_arguments(storage))
             except StoreError:
                 if self.find(timeout) is None:
                     raise

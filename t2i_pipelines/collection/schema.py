@@ -57,10 +57,8 @@ def describe(space: Space) -> str:
     return json.dumps({NOTE: {"version": VERSION, "space": asdict(space)}})
 
 
-def creation(
-    client: Any, space: Space, index_type: str, *, is_lite: bool, storage: Storage = PLAIN
-) -> dict[str, Any]:
-    """Arguments of ``create_collection``. Milvus Lite forgets a description but keeps properties.
+def creation(client: Any, space: Space, *, is_lite: bool, storage: Storage = PLAIN) -> dict[str, Any]:
+    """Arguments of ``create_collection`` but the index. Milvus Lite forgets a description, keeps properties.
 
     :param client: the ``MilvusClient`` class, passed in so that this module need not import it.
     :param storage: what it says of the index is overlooked.
@@ -76,11 +74,7 @@ def creation(
     schema.add_field("mtime", DataType.INT64)
     schema.add_field("digest", DataType.VARCHAR, max_length=DIGEST_BYTES)
     kept = properties(storage) | ({NOTE: note} if is_lite else {})
-    return {
-        "schema": schema,
-        "index_params": index(client, space, index_type, is_lite=is_lite),
-        **({"properties": kept} if kept else {}),
-    }
+    return {"schema": schema, **({"properties": kept} if kept else {})}
 
 
 def index(client: Any, space: Space, index_type: str, *, is_lite: bool) -> Any:
