@@ -1,11 +1,11 @@
 """Unit vectors that lie as those of CLIP do, any number of them, for measuring engines on.
 
-The recipe: 500 kinds of pictures have centres in 48 directions that matter less and less (the scale of
-direction r is r to the power of -0.3). A picture is the centre of its kind plus its own deviation, 0.55 times
-as large, in the same directions. Of its squared length, 0.25 is one direction that all pictures share (CLIP's
+The recipe: 500 kinds of images have centres in 48 directions that matter less and less (the scale of
+direction r is r to the power of -0.3). An image is the centre of its kind plus its own deviation, 0.55 times
+as large, in the same directions. Of its squared length, 0.25 is one direction that all images share (CLIP's
 vectors lie in a cone), 0.55 are those directions, mapped to 512 dimensions at random, and 0.20 is noise.
-Words are made in the same way around a shared direction of their own, at right angles to that of pictures:
-the gap between the two that CLIP has. It is what makes indexes miss more for words than for pictures.
+Words are made in the same way around a shared direction of their own, at right angles to that of images:
+the gap between the two that CLIP has. It is what makes indexes miss more for words than for images.
 
 They are not CLIP's. What an index takes in time, memory and disk hardly depends on the vectors; what it
 misses does, so recall on them is a hint.
@@ -28,7 +28,7 @@ Matrix = NDArray[np.float32]
 
 
 class ClipLike:
-    """The same pictures and words every time: chunk ``n`` of the pictures depends on ``n`` alone."""
+    """The same images and words every time: chunk ``n`` of the images depends on ``n`` alone."""
 
     def __init__(self, dim: int = DIM) -> None:
         random = np.random.default_rng(SEED)
@@ -39,7 +39,7 @@ class ClipLike:
         self._kinds = _normal(random, KINDS, DIRECTIONS) * self._scales
 
     def chunks(self, first: int, last: int) -> Iterator[tuple[int, Matrix]]:
-        """Pictures from one number to before another, in pieces of at most 10,000: (number, (N, D))."""
+        """Images from one number to before another, in pieces of at most 10,000: (number, (N, D))."""
         for chunk in range(first // A_CHUNK, -(-last // A_CHUNK)):
             begin = chunk * A_CHUNK
             whole = self._made(np.random.default_rng([SEED, chunk]), A_CHUNK, self._pictures)
@@ -47,7 +47,7 @@ class ClipLike:
             yield since, whole[since - begin : until - begin]
 
     def pictures(self, count: int) -> Matrix:
-        """(count, D) further pictures, for queries."""
+        """(count, D) further images, for queries."""
         return self._made(np.random.default_rng([SEED, 0, 1]), count, self._pictures)
 
     def words(self, count: int) -> Matrix:

@@ -1,6 +1,6 @@
 """How fast, and how small, inserting is: ``python -m benchmarks.ingest``, or ``make bench-ingest``.
 
-For 12-megapixel photos and pictures of 500 x 375, with a CLIP of ViT-B/32's shape and with ``t2i_mini``: each
+For 12-megapixel photos and images of 500 x 375, with a CLIP of ViT-B/32's shape and with ``t2i_mini``: each
 stage alone, files to rows in Milvus Lite, and the loops of the Milvus and the Towhee tutorial over the same
 files with a model of the same size. Each figure is the median of several rounds; in a round each is measured
 once, in a process of its own.
@@ -39,7 +39,7 @@ STAGES = ("decode", "encode", "insert")
 TUTORIALS = ("Milvus tutorial", "Towhee tutorial")
 DRAWN = 64
 PHOTO, WEB = "12 MP", "500 x 375"
-SIDE = 8  # pictures across a photo: 8 x 500 and 8 x 375 pixels
+SIDE = 8  # images across a photo: 8 x 500 and 8 x 375 pixels
 DIFFERENT = 8  # photos; further ones have the pixels of these, and bytes of their own
 SIZES = (PHOTO, WEB)
 MODELS = ("ViT-B/32", "t2i_mini", "tiny")
@@ -52,7 +52,7 @@ MANY = {
 NOTE = (
     "Images a second: medians. / slowest: end to end, to the slowest stage alone, which has all {cores} "
     "cores to itself. of all cores: to what {cores} cores could do at most, that is cores / core-seconds of "
-    "all stages. MB: most RAM over that of the process with the model loaded and one picture embedded."
+    "all stages. MB: most RAM over that of the process with the model loaded and one image embedded."
 )
 
 Figures = dict[str, float]
@@ -61,7 +61,7 @@ Figures = dict[str, float]
 def write_files(folder: Path, size: str, count: int) -> list[str]:
     """Write JPEGs, no two of which have the same bytes, where they are not there yet.
 
-    A photo is a mosaic of 64 drawn pictures, so that it has as much detail as these in each pixel: 5 MB.
+    A photo is a mosaic of 64 drawn images, so that it has as much detail as these in each pixel: 5 MB.
     """
     drawn = folder / "drawn"
     if not (drawn / f"{DRAWN - 1:04}.jpg").is_file():
@@ -74,7 +74,7 @@ def write_files(folder: Path, size: str, count: int) -> list[str]:
         contents = [mosaic(contents, seed) for seed in range(min(count, DIFFERENT))]
     for number, path in enumerate(paths):
         if not path.is_file():
-            # bytes behind a picture's end are not looked at
+            # bytes behind an image's end are not looked at
             path.write_bytes(contents[number % len(contents)] + number.to_bytes(4, "big"))
     return [str(path) for path in paths]
 
@@ -103,9 +103,9 @@ def perform(**job: object) -> Figures:
 class Plan:
     """What is measured.
 
-    :ivar counts: (size, model) -> pictures a measurement.
-    :ivar tutorials: size -> pictures that a tutorial's loop takes at most: one keeps 43 MB of each.
-    :ivar many: numbers of pictures of 500 x 375 that shall take the same memory.
+    :ivar counts: (size, model) -> images a measurement.
+    :ivar tutorials: size -> images that a tutorial's loop takes at most: one keeps 43 MB of each.
+    :ivar many: numbers of images of 500 x 375 that shall take the same memory.
     """
 
     folder: Path
@@ -116,10 +116,10 @@ class Plan:
     rounds: int
 
     def jobs(self) -> Iterator[tuple[str, str, str, int]]:
-        """(what, size, model, pictures) of one round."""
+        """(what, size, model, images) of one round."""
         for model in self.models:
             web = self.counts[WEB, model]
-            yield "encode", WEB, model, web  # of decoded pictures: the size of the files means nothing
+            yield "encode", WEB, model, web  # of decoded images: the size of the files means nothing
             yield "insert", WEB, model, web
             for size in SIZES:
                 count = self.counts[size, model]
@@ -131,7 +131,7 @@ class Plan:
 
 
 class Found:
-    """Median figures, by what was measured, the size of the pictures, and the model."""
+    """Median figures, by what was measured, the size of the images, and the model."""
 
     def __init__(self) -> None:
         self._rounds: defaultdict[tuple[str, str, str], list[Figures]] = defaultdict(list)
@@ -168,7 +168,7 @@ def run(plan: Plan) -> Found:
     found = Found()
 
     def job(what: str, size: str, model: str, count: int) -> Figures:
-        console.err.print(f"  {what}, {size}, {model}, {count:,} pictures", highlight=False)
+        console.err.print(f"  {what}, {size}, {model}, {count:,} images", highlight=False)
         return perform(
             what=what,
             shape=model,
@@ -230,7 +230,7 @@ def show(plan: Plan, found: Found, cores: int) -> None:
         megabytes = ", ".join(
             f"{count:,}: {size:.0f} MB" for count, size in zip(plan.many, sizes, strict=True)
         )
-        name = f"pictures of {WEB}, {plan.models[-1]}, {where}"
+        name = f"images of {WEB}, {plan.models[-1]}, {where}"
         console.out.print(f"{name}: {megabytes}", highlight=False, soft_wrap=True)
         if what != "end to end":
             verdicts.append(
@@ -263,13 +263,13 @@ def _table(title: str, *columns: str) -> Table:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of few pictures, in three minutes")
+    parser.add_argument("--quick", action="store_true", help="one round of few images, in three minutes")
     parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--photos", type=int, help="of 12 MP in each measurement, default 96; 5 MB each")
     parser.add_argument("--pictures", type=int, help="of 500 x 375, default 192; 8 times that with t2i_mini")
     parser.add_argument("--many", type=int, nargs=2, help="shall take the same memory, default 1000 10000")
     parser.add_argument("--model", action="append", choices=MODELS, help="default: ViT-B/32 and t2i_mini")
-    parser.add_argument("--workdir", type=Path, help="keep pictures and models here, for the next time")
+    parser.add_argument("--workdir", type=Path, help="keep images and models here, for the next time")
     given = parser.parse_args()
     usual = (1, 16, 64, (64, 256)) if given.quick else (3, 96, 192, (1000, 10_000))
     asked = (given.rounds, given.photos, given.pictures, given.many)

@@ -75,7 +75,7 @@ def decoding(paths: list[str], model: str, reduce: Any = "auto") -> Callable[[],
 
 
 def encoding(paths: list[str], encoder: Encoder, model: str) -> Callable[[], None]:
-    """Embed pictures that are decoded and fitted."""
+    """Embed images that are decoded and fitted."""
     fitted = ImageDecode(model)(paths[:BATCH])
     encoder.encode_images(fitted)
 

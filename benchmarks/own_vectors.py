@@ -1,4 +1,4 @@
-"""Vectors that ``t2i_mini`` gives real pictures and captions, for measuring search on; made once and kept.
+"""Vectors that ``t2i_mini`` gives real images and captions, for measuring search on; made once and kept.
 
 Random vectors would mislead: an index finds them harder, or with clusters drawn by hand easier, than
 those of a model.
@@ -25,12 +25,12 @@ A_BATCH = 256
 
 
 def own_vectors(count: int, photos: Path | None, workdir: Path) -> tuple[Matrix, Matrix, str]:
-    """``count`` pictures and the gallery's captions as unit vectors, and where the pictures are from.
+    """``count`` images and the gallery's captions as unit vectors, and where the images are from.
 
-    The pictures are the gallery's and, where there is an archive, its photographs, as they are; then random
+    The images are the gallery's and, where there is an archive, its photographs, as they are; then random
     parts of them, at least 0.6 wide and high, half of them mirrored, each a little lighter or darker.
 
-    :param photos: tar.gz of pictures, such as CIFAR-10's training files.
+    :param photos: tar.gz of images, such as CIFAR-10's training files.
     :param workdir: keeps the vectors for the next time.
     :return: (count, D) float32, (Q, D) float32, a line for the reader.
     """
@@ -47,11 +47,11 @@ def own_vectors(count: int, photos: Path | None, workdir: Path) -> tuple[Matrix,
     with np.load(file) as kept:
         vectors, queries = kept["vectors"], kept["queries"]
     note = f"the gallery{' and ' + str(photos) if photos else ''}, as they are and random parts of them"
-    return vectors, queries, f"{count:,} pictures ({note}), {len(queries):,} captions, by {MODEL}"
+    return vectors, queries, f"{count:,} images ({note}), {len(queries):,} captions, by {MODEL}"
 
 
 def captions() -> list[str]:
-    """What the gallery's pictures show, in five languages."""
+    """What the gallery's images show, in five languages."""
     with GALLERY.open(encoding="utf-8", newline="") as file:
         return [row[f"caption_{language}"] for row in csv.DictReader(file) for language in LANGUAGES]
 

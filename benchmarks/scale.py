@@ -3,7 +3,7 @@
 Fills a collection of ours step by step with vectors of 512 numbers (``clip_like.py`` tells how they are
 made), and takes at each number of rows: the rate of inserting, how long indexes take to be built and loaded,
 p50 and p99 of a search for one vector by one client, recall@10 against an exact comparison by NumPy, for
-pictures and for words, memory, and disk. Every measurement is a line of JSON in ``--out`` as soon as it is
+images and for words, memory, and disk. Every measurement is a line of JSON in ``--out`` as soon as it is
 taken. ``--table FILE`` prints tables of such lines, how each figure grows, and sizes
 beside those that ``t2i capacity`` computes.
 
@@ -208,7 +208,7 @@ class Run:
 
 
 def _row(number: int, vector: Matrix) -> dict[str, Any]:
-    """What is stored of a picture: as many bytes as of a real one."""
+    """What is stored of an image: as many bytes as of a real one."""
     path = f"/photos/{number // 1000:06}/{number:09}.jpg"
     digest = f"{number:032x}:{number:030x}"
     about = {"path": path, "size": 100_000, "mtime": 1_700_000_000_000_000_000 + number, "digest": digest}

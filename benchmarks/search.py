@@ -79,7 +79,7 @@ def prepared(model: str, uri: str, token: str, rows: int) -> Place:
 
 
 def row(number: int, vector: Matrix) -> dict[str, Any]:
-    """What is stored of a picture."""
+    """What is stored of an image."""
     return {
         "id": f"{number:032x}",
         "vector": vector / np.linalg.norm(vector),

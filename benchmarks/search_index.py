@@ -4,7 +4,7 @@ Prints recall@10 against an exact search, p50 and p99 of a search for one vector
 of our collection, with its index chosen by the number of rows, beside brute force by NumPy and FAISS on the
 same vectors in the same run. Ends with 1 where the collection's recall is below 0.99.
 
-The vectors are those of ``t2i_mini``, for pictures, and for captions as queries; see ``own_vectors.py``.
+The vectors are those of ``t2i_mini``, for images, and for captions as queries; see ``own_vectors.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAST = 0.99
 
 LIMIT, AT_ONCE, A_BATCH = 10, 100, 5000
 ROUNDING = 1e-5
-"""What float32 sums may differ by: of pictures that are this close, either is right."""
+"""What float32 sums may differ by: of images that are this close, either is right."""
 
 Search = Callable[[Matrix], list[list[int]]]
 """(Q, D) -> the numbers of ten rows for each."""
@@ -101,7 +101,7 @@ def fill(collection: Collection, vectors: Matrix) -> None:
 
 
 def row(number: int, vector: NDArray[np.float32]) -> dict[str, object]:
-    """What is stored of a picture."""
+    """What is stored of an image."""
     path = f"/photos/{number // 1000:03}/{number:06}.jpg"
     about = {"path": path, "size": 10_000, "mtime": number, "digest": ""}
     return {"id": f"{number:08}", "vector": vector, **about}
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     """Measure; gives whether the collection's recall is high enough."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vectors", type=int, default=100_000)
-    parser.add_argument("--photos", type=Path, help="tar.gz of pictures; the gallery alone if left out")
+    parser.add_argument("--photos", type=Path, help="tar.gz of images; the gallery alone if left out")
     parser.add_argument("--uri", help="a Milvus server in place of Milvus Lite")
     parser.add_argument("--token", default="")
     parser.add_argument("--index-type", default=AUTO, help="in place of the one that is chosen")

@@ -4,7 +4,7 @@
    turns in one run, on a model of ViT-B/32's shape. No text is asked for twice, so none comes from the cache.
 2. The queue: as many clients as it has room for see no error, and p99 stays within what the queue may take;
    three times as many get 429 with ``Retry-After``, or an answer, and nothing else.
-3. ``--soak``: searches by words and pictures, pages, thumbnails, inserts and bad requests for so long; memory
+3. ``--soak``: searches by words and images, pages, thumbnails, inserts and bad requests for so long; memory
    must stay flat.
 
 Ends with 1 where a target is missed.

@@ -1,8 +1,8 @@
 """How long sync takes on a folder of which nothing, or little, has changed: ``python -m benchmarks.sync``.
 
-Writes small pictures, stores them in Milvus Lite, and syncs in a fresh process each time. Prints seconds
+Writes small images, stores them in Milvus Lite, and syncs in a fresh process each time. Prints seconds
 of the call (model and database are opened in it), the most memory of the process, and how many
-pictures were opened.
+images were opened.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Wide(ColourEncoder):
         self._axes = np.random.default_rng(0).normal(size=(3, dim)).astype(np.float32)
 
     def encode_images(self, images: list[Image]) -> Matrix:
-        """N pictures -> (N, dim) float32."""
+        """N images -> (N, dim) float32."""
         return super().encode_images(images) @ self._axes
 
 
 def path_of(folder: Path, number: int) -> Path:
-    """Where a picture is: a thousand in each folder."""
+    """Where an image is: a thousand in each folder."""
     return folder / f"{number // A_FOLDER:04}" / f"{number:07}.png"
 
 
 def write(folder: Path, count: int) -> None:
-    """Write pictures, no two of which are the same."""
+    """Write images, no two of which are the same."""
     for number in range(count):
         path = path_of(folder, number)
         if number % A_FOLDER == 0:
@@ -56,7 +56,7 @@ def write(folder: Path, count: int) -> None:
             ".png", np.full((4, 4, 3), (number % 251, number // 251 % 251, 99), np.uint8)
         )
         assert done
-        # bytes behind a picture's end are not looked at
+        # bytes behind an image's end are not looked at
         path.write_bytes(encoded.tobytes() + number.to_bytes(4, "big"))
 
 

@@ -1,4 +1,4 @@
-"""Towhee pipelines for text-to-image search: type words, get the matching pictures."""
+"""Towhee pipelines for text-to-image search: type words, get the matching images."""
 
 from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import close

@@ -8,7 +8,7 @@
     │   └── UnknownOperatorError            a pipeline names an operator that is not registered locally
     ├── QueryError (ValueError)             a query is empty or of the wrong type
     ├── SourceError (ValueError)            nothing to read: missing or empty folder, CSV without `path`
-    ├── ImageDecodeError (ValueError)       one picture cannot be read; names file and cause
+    ├── ImageDecodeError (ValueError)       one image cannot be read; names file and cause
     ├── EncodeError (RuntimeError)          a model cannot embed what it was given
     ├── CheckpointError (ValueError)        weights are missing, truncated or of another model
     ├── FinetuneError (RuntimeError)        training went wrong; says at which step and what to change
@@ -57,7 +57,7 @@ class SourceError(T2IError, ValueError):
 
 
 class ImageDecodeError(T2IError, ValueError):
-    """One picture cannot be read."""
+    """One image cannot be read."""
 
 
 class EncodeError(T2IError, RuntimeError):

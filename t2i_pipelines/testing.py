@@ -28,13 +28,13 @@ COLOURS = {
 
 
 class ColourEncoder:
-    """A three-dimensional CLIP: a picture is its mean colour, a text the sum of its colour words.
+    """A three-dimensional CLIP: an image is its mean colour, a text the sum of its colour words.
 
-    A picture of 255-red is ``(1, 0, 0)``; ``"a red and a blue ball"`` is ``(1, 0, 1)``. A text without a
-    colour word is ``(1, 1, 1)``. A black picture is ``(0, 0, 0)``, which no pipeline accepts: the way to
-    test what happens to a picture that cannot be embedded.
+    An image of 255-red is ``(1, 0, 0)``; ``"a red and a blue ball"`` is ``(1, 0, 1)``. A text without a
+    colour word is ``(1, 1, 1)``. A black image is ``(0, 0, 0)``, which no pipeline accepts: the way to
+    test what happens to an image that cannot be embedded.
 
-    :ivar images: pictures embedded so far; :ivar texts: texts embedded so far.
+    :ivar images: images embedded so far; :ivar texts: texts embedded so far.
     """
 
     space = Space("colour", "mean colour, version 1", "none", 3)
@@ -44,12 +44,12 @@ class ColourEncoder:
         self.texts = 0
 
     def fit(self, image: Image) -> Image:
-        """Any picture -> its (1, 1, 3) mean colour, rounded."""
+        """Any image -> its (1, 1, 3) mean colour, rounded."""
         mean: Image = np.mean(image, axis=(0, 1), keepdims=True).round().astype(np.uint8)
         return mean
 
     def encode_images(self, images: Sequence[Image]) -> Matrix:
-        """N pictures -> (N, 3) float32 in [0, 1]."""
+        """N images -> (N, 3) float32 in [0, 1]."""
         self.images += len(images)
         means = [self.fit(image).reshape(3) for image in images]
         return np.array(means, np.float32).reshape(-1, 3) / np.float32(255)

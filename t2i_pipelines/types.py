@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from t2i_pipelines.stages import Stopwatch
 
 Image: TypeAlias = NDArray[np.uint8]
-"""One picture: (H, W, 3) uint8, RGB."""
+"""One image: (H, W, 3) uint8, RGB."""
 
 Vector: TypeAlias = NDArray[np.float32]
 """One embedding: (D,) float32."""
@@ -71,7 +71,7 @@ class Space:
 
     :ivar model_name: the name that the collection was made with.
     :ivar weights: hex digest of the weights, over every file that decides a vector.
-    :ivar preprocessing: how a picture becomes a tensor, in one line, for example
+    :ivar preprocessing: how an image becomes a tensor, in one line, for example
         ``squash 64 bicubic mean=(0.48, 0.46, 0.41) std=(0.27, 0.26, 0.28)``.
     :ivar dim: length of a vector.
     :ivar metric: always ``COSINE``; vectors are stored with unit length.
@@ -96,17 +96,17 @@ class Record:
     :ivar path: absolute path, URL, or ``tar://member::tar``; what the source gave where it is none of these.
     :ivar id: primary key, the same at every run.
     :ivar metadata: further columns of the source, stored with the vector.
-    :ivar size: bytes; -1 where the source does not tell without opening the picture, as with a URL.
+    :ivar size: bytes; -1 where the source does not tell without opening the image, as with a URL.
     :ivar mtime: ns since 1970; -1 where the source does not tell.
     :ivar content: the file's bytes where they come with the record, as from a tar; until it is decoded.
     :ivar ahead: gives the file's bytes where they are fetched ahead, None if that has not begun.
-    :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the picture
+    :ivar digest: ``content:metadata``, two hex digests. With size and mtime it tells whether the image
         is the one that is stored; the content's part is there once the file has been read.
     :ivar stored_digest: of the row that the collection already has under this id; None without one.
     :ivar image: there from decoding to encoding only.
     :ivar vector: (D,) float32, from encoding on.
-    :ivar twins: finds pictures with the same content, where the run keeps account of them.
-    :ivar twin: a picture with the same content, stored or under way, whose vector is taken over. The
+    :ivar twins: finds images with the same content, where the run keeps account of them.
+    :ivar twin: an image with the same content, stored or under way, whose vector is taken over. The
         record itself where its own stored row is meant.
     :ivar stage: where the record is, or where it failed.
     :ivar reason: why the record failed; names file and cause.
@@ -174,10 +174,10 @@ def content_of(digest: str) -> str:
 
 
 class Twins(Protocol):
-    """Finds pictures with the same content, so that each is decoded and embedded once. Thread-safe."""
+    """Finds images with the same content, so that each is decoded and embedded once. Thread-safe."""
 
     def claim(self, content: str, record: Record) -> Record | None:
-        """A picture with this content, stored or under way; None if ``record`` is the first."""
+        """An image with this content, stored or under way; None if ``record`` is the first."""
 
     def settle(self, record: Record) -> None:
         """Take note that ``record`` has ended."""
@@ -255,7 +255,7 @@ class Batch(list[Record]):
 
 
 class Encoder(Protocol):
-    """A model with one vector space for pictures and words. Thread-safe.
+    """A model with one vector space for images and words. Thread-safe.
 
     Vectors are *not* normalised: that is the pipeline's own, visible step.
     """
@@ -268,7 +268,7 @@ class Encoder(Protocol):
         """(H, W, 3) uint8 -> the (R, R, 3) uint8 that the model sees. ``fit(fit(x))`` is ``fit(x)``."""
 
     def encode_images(self, images: Sequence[Image]) -> Matrix:
-        """N pictures of any size, or fitted ones -> (N, D) float32, one forward pass."""
+        """N images of any size, or fitted ones -> (N, D) float32, one forward pass."""
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, one forward pass. Longer texts than the model reads are cut."""
@@ -279,7 +279,7 @@ class Hit(tuple[Any, ...]):
 
     :ivar id: primary key.
     :ivar score: cosine similarity in [-1, 1], higher is better.
-    :ivar path: where the picture is.
+    :ivar path: where the image is.
     :ivar fields: the further ``output_fields`` that were asked for, in that order.
     :ivar relevance: in [0, 1], calibrated for the model on the collection; None where nothing was calibrated.
     """

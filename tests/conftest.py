@@ -1,4 +1,4 @@
-"""Pictures of one colour, a database of one's own, and nothing left open."""
+"""Images of one colour, a database of one's own, and nothing left open."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ COLOURS = {name: tuple(255 * part for part in parts) for name, parts in t2i_pipe
 
 
 def paint(path: Path, colour: str | tuple[int, int, int], size: tuple[int, int] = (12, 16)) -> Path:
-    """Write a picture of one colour, given by name or as (R, G, B)."""
+    """Write an image of one colour, given by name or as (R, G, B)."""
     rgb = COLOURS[colour] if isinstance(colour, str) else colour
     path.parent.mkdir(parents=True, exist_ok=True)
     done, encoded = cv2.imencode(path.suffix or ".png", np.full((*size, 3), rgb[::-1], np.uint8))

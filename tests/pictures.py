@@ -1,4 +1,4 @@
-"""Pictures, profiles and files for the tests of the decoder; each by hand or by Pillow."""
+"""Images, profiles and files for the tests of the decoder; each by hand or by Pillow."""
 
 import io
 import struct
@@ -8,7 +8,7 @@ from PIL import Image
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
-# how to store an upright picture so that EXIF's orientation, once undone, gives it back
+# how to store an upright image so that EXIF's orientation, once undone, gives it back
 STORED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,7 +67,7 @@ def noise(size, seed=0) -> np.ndarray:
 
 
 def photo_like(picture: Image.Image, size, amplitude=6, seed=0) -> np.ndarray:
-    """A picture enlarged to (height, width), with the 1/f spectrum of photographs and a sensor's noise."""
+    """An image enlarged to (height, width), with the 1/f spectrum of photographs and a sensor's noise."""
     height, width = size
     random = np.random.default_rng(seed)
     large = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), np.float32)

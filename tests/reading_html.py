@@ -45,7 +45,7 @@ class Parsed(HTMLParser):
 
 
 def assert_harmless(page: str) -> Parsed:
-    """Nothing but the tags and attributes of our templates; pictures from the page itself alone."""
+    """Nothing but the tags and attributes of our templates; images from the page itself alone."""
     parsed = Parsed(page)
     assert set(parsed.tags) <= TAGS
     assert {name for _, name, _ in parsed.attributes} <= ATTRIBUTES

@@ -72,7 +72,7 @@ def outputs(notebook: Any) -> Iterator[Any]:
 
 
 def texts(output: Any) -> Iterator[tuple[Any, str]]:
-    """Where the texts of an output are: (mapping, key), pictures left out."""
+    """Where the texts of an output are: (mapping, key), images left out."""
     if "text" in output:
         yield output, "text"
     for kind in output.get("data", {}):
@@ -95,7 +95,7 @@ class Counting(HTMLParser):
 
 
 def shape(output: Any) -> tuple[Any, ...]:
-    """What two runs of an output must have in common, though their numbers and pictures may differ."""
+    """What two runs of an output must have in common, though their numbers and images may differ."""
     if output.output_type == "stream":
         return output.name, len(output.text.splitlines())
     html = Counting()

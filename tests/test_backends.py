@@ -195,13 +195,13 @@ def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache, capl
     assert f"int8 form of t2i_mini: {cost}" in caplog.messages
     assert 0.9 < cost.least_cosine <= cost.mean_cosine < 1
     assert str(cost).startswith(f"cosine to fp32 {cost.mean_cosine:.5f} on average")
-    assert "on 16 pictures; calibrated on 48 others" in str(cost)
+    assert "on 16 images; calibrated on 48 others" in str(cost)
     saved = next(cache.rglob("model.int8.onnx"))
     assert saved.stat().st_size < exact.image_tower.stat().st_size
 
 
 def test_too_few_pictures_are_refused(cache, pictures):
-    with pytest.raises(SourceError, match="7 pictures could be read, and int8 is calibrated on at least 16"):
+    with pytest.raises(SourceError, match="7 images could be read, and int8 is calibrated on at least 16"):
         t2i_pipelines.quantize(pictures, model_name="t2i_mini")
     assert not list(cache.rglob("*.onnx"))
 

@@ -143,7 +143,7 @@ def test_a_target_without_figures_is_not_met():
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A folder that says it holds the inputs for two pictures."""
+    """A folder that says it holds the inputs for two images."""
     np.savez(tmp_path / "right.npz", images=RIGHT, texts=RIGHT)
     (tmp_path / "made.json").write_text(Inputs(tmp_path, 2, TINY).note)
     return tmp_path
@@ -338,13 +338,13 @@ def test_the_command_prints_the_figures_and_by_how_much_targets_are_met(shown):
     ) in lines
     assert "end to end, int8 (ours, openvino int8): wanted 6.00, found 4.50: missed by 25.0 %" in lines
     assert "base install (ONNX Runtime only), int8: wanted 4.50, not measured" in lines
-    assert "Milvus tutorial took 96 pictures: its memory grows with each" in lines
+    assert "Milvus tutorial took 96 images: its memory grows with each" in lines
 
 
 def test_without_the_tutorial_there_are_no_ratios(shown):
     lines = shown([ours("torch", "fp32", speed=27.2)], None, "--only", "ours", "--images", "4")
     assert "ours, torch fp32 27.2 0 % 1.00000 1.00000 0 0.0" in lines
-    assert "ViT-B/32, random weights, 4 pictures, 3 rounds" in lines
+    assert "ViT-B/32, random weights, 4 images, 3 rounds" in lines
 
 
 def test_an_unknown_contender_ends_the_command_in_one_line():

@@ -1,4 +1,4 @@
-"""What pictures need, by formula: beside what FAISS writes, and what a real server took."""
+"""What images need, by formula: beside what FAISS writes, and what a real server took."""
 
 import json
 from pathlib import Path
@@ -173,8 +173,7 @@ def test_the_command_tells_what_to_buy():
     assert "| 100,000,000 | HNSW | 32 bits |  |" in ran.output
     assert "IVF_SQ8" not in ran.output
     assert (
-        "- 100,000,000 pictures: Milvus cluster, 2 machines, index_type='IVF_RABITQ', mmap=True: "
-        in ran.output
+        "- 100,000,000 images: Milvus cluster, 2 machines, index_type='IVF_RABITQ', mmap=True: " in ran.output
     )
 
 

@@ -89,7 +89,7 @@ def test_failures_are_listed_and_exit_with_1(t2i, pictures):
     code, _, err = t2i("insert", "pictures", *COLOUR)
     assert code == 1
     assert "8 images: 7 inserted, 0 unchanged, 1 failed" in err
-    assert f"failed cannot read image {pictures / 'bad.png'}: not a picture in a known format" in err
+    assert f"failed cannot read image {pictures / 'bad.png'}: not an image in a known format" in err
 
 
 def test_only_the_first_twenty_failures_are_listed(t2i, pictures):
@@ -176,7 +176,7 @@ def test_a_terminal_shows_thumbnails_beside_the_paths(t2i, pictures):
     close()
     shown = run_in_terminal(100, "search", "red", "--limit", 1, *COLOUR)
     assert "pictures/red.png" in shown
-    assert "\x1b[38;5;196;48;5;196m▀" in shown, "a half cell of the red picture"
+    assert "\x1b[38;5;196;48;5;196m▀" in shown, "a half cell of the red image"
 
 
 @pytest.mark.slow
@@ -217,8 +217,8 @@ def test_wrong_usage_and_no_service_exit_with_2_in_one_message(t2i, arguments, m
 def test_help_names_the_commands_and_what_they_are_for(t2i):
     code, out, _ = t2i("--help")
     assert code == 0
-    assert "Text-to-image search: type words, get the matching pictures." in out
-    purposes = {"insert": "Insert images.", "search": "Find pictures by words", "demo": "Insert a gallery"}
+    assert "Text-to-image search: type words, get the matching images." in out
+    purposes = {"insert": "Insert images.", "search": "Find images by words", "demo": "Insert a gallery"}
     for command, purpose in purposes.items():
         assert re.search(rf"{command}\s.*{purpose}", out)
 
@@ -257,9 +257,9 @@ def test_in_a_log_each_step_is_a_line(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=log))
     with console.doing() as say:
-        say("making [8] pictures")
+        say("making [8] images")
         say("measuring")
-    assert log.getvalue() == "making [8] pictures\nmeasuring\n"
+    assert log.getvalue() == "making [8] images\nmeasuring\n"
 
 
 def test_help_lists_every_command_in_the_order_of_a_users_day():

@@ -200,7 +200,7 @@ def test_iterating_goes_past_milvus_window_without_a_gap_or_a_repetition(milvus_
     count = 18_000
     collection = emptied(milvus_backend.open("window"))
     vectors = random_units(count, seed=4)
-    vectors[100:150] = vectors[100]  # fifty pictures that are the same
+    vectors[100:150] = vectors[100]  # fifty images that are the same
     for start in range(0, count, 3000):
         collection.upsert(
             [row(f"{at:05}", vectors[at], even=at % 2 == 0) for at in range(start, start + 3000)]

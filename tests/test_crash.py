@@ -80,7 +80,7 @@ def acknowledged(lines: list[str]) -> set[str]:
 
 
 def contents(uri: object) -> list[tuple]:
-    """Every row with all that it says of its picture; a row that is there twice is so here."""
+    """Every row with all that it says of its image; a row that is there twice is so here."""
     fields = ["path", "size", "mtime", "digest", "vector"]
     rows = [row for page in open_collection(uri=uri).scan(fields) for row in page]
     texts = [tuple(str(row[field]) for field in ("id", *fields[:-1])) for row in rows]

@@ -1,4 +1,4 @@
-"""Every picture comes out upright, in RGB, or with a reason."""
+"""Every image comes out upright, in RGB, or with a reason."""
 
 import struct
 import sys
@@ -141,12 +141,12 @@ def test_accepting_what_is_there_still_refuses_what_has_nothing():
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (b"no picture at all", "not a picture in a known format"),
-        (b"abc", "not a picture in a known format"),
+        (b"no picture at all", "not an image in a known format"),
+        (b"abc", "not an image in a known format"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "cannot read image bad"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 40, "cannot read image bad"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not a picture in a known format"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture in a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "not an image in a known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image in a known format"),
     ],
     ids=["words", "three bytes", "PNG", "JPEG", "EPS, which would start Ghostscript", "SVG"],
 )
@@ -231,7 +231,7 @@ def unreadable(path):
         (lambda path: path.touch(), "the file is empty"),
         (dangling, "No such file or directory"),
         (unreadable, "Input/output error"),
-        (lambda path: path.write_text("words"), "not a picture in a known format"),
+        (lambda path: path.write_text("words"), "not an image in a known format"),
     ],
     ids=["missing", "directory", "empty", "dangling link", "unreadable", "text"],
 )
@@ -243,7 +243,7 @@ def test_each_bad_file_fails_alone_and_says_why(tmp_path, settings, make, cause)
     assert [status for _, _, status, _ in rows] == ["failed", "inserted"]
     assert cause in rows[0][3]
     assert "x.png" in rows[0][3]
-    if cause != "not a picture in a known format":
+    if cause != "not an image in a known format":
         with pytest.raises(ImageDecodeError, match=rf"cannot read image .*x\.png: {cause}"):
             read(tmp_path / "x.png")
 

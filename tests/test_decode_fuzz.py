@@ -1,4 +1,4 @@
-"""Whatever the bytes, decoding gives a picture or an ImageDecodeError, and nothing else."""
+"""Whatever the bytes, decoding gives an image or an ImageDecodeError, and nothing else."""
 
 from functools import cache
 

@@ -128,10 +128,10 @@ READY = r"b'\0' * 7 + b'\2' + b'\0' * 8 + b'{}'"
             READY + r" + b'\0' * 7 + b'\4' + b'\0' * 8 + b'{]{]'",
             "the decoder gave a reply that cannot be read",
         ),
-        (READY + r" + b'\0' * 7 + b'\2' + b'\0' * 8 + b'{}'", "the decoder gave no picture"),
+        (READY + r" + b'\0' * 7 + b'\2' + b'\0' * 8 + b'{}'", "the decoder gave no image"),
         (READY + r" + b'\xff' * 16", "decoder gave a reply that cannot be read"),
     ],
-    ids=["letters", "no JSON", "no picture", "more bytes than there are"],
+    ids=["letters", "no JSON", "no image", "more bytes than there are"],
 )
 def test_a_reply_that_makes_no_sense_is_a_failure(monkeypatch, idle, reply, message):
     babble = f"import sys; sys.stdout.buffer.write({reply}); sys.stdout.flush(); sys.stdin.buffer.read()"

@@ -1,4 +1,4 @@
-"""Large pictures are decoded at a fraction of their size only where no vector shows it."""
+"""Large images are decoded at a fraction of their size only where no vector shows it."""
 
 from functools import cache
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_vectors_of_twelve_megapixels_are_those_of_the_exact_way(size):
 @pytest.mark.parametrize("size", [(1801, 2403), (1800, 2400), (2403, 1801), (1795, 2701)], ids=str)
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_what_clip_sees_differs_by_less_than_half_a_step_of_eight_bits(format, size):
-    """Its shorter side becomes 224; the longer one is cut to whole pixels as that of the large picture."""
+    """Its shorter side becomes 224; the longer one is cut to whole pixels as that of the large image."""
     content = encoded(photo(PHOTOS[0], size, 4), format)
     reduced, exact = decode(content, side=lambda: 224), decode(content)
     assert max(reduced.shape) < max(size) / 2 + 1

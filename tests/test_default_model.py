@@ -46,7 +46,7 @@ def fetched(tmp_path, monkeypatch):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The pictures that were read or decoded."""
+    """The images that were read or decoded."""
     paths = []
     monkeypatch.setattr(image_decode, "read", lambda path: paths.append(path) or read(path))
     monkeypatch.setattr(

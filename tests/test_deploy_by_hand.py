@@ -1,4 +1,4 @@
-"""The image's steps, carried out without an engine; what they gave serves, finds a picture, and ends well."""
+"""The image's steps, carried out without an engine; what they gave serves, finds an image, and ends well."""
 
 import json
 import re

@@ -57,7 +57,7 @@ def same(one: dict[str, dict], other: dict[str, dict]) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """A folder with pictures, two of the same bytes, and what is none."""
+    """A folder with images, two of the same bytes, and what is none."""
     folder = tmp_path / "mixed"
     shutil.copytree(Path(__file__).parent.parent / "data" / "gallery", folder)
     some = sorted(folder.rglob("*.*"))
@@ -65,7 +65,7 @@ def mixed(tmp_path: Path) -> Path:
         one.unlink()
     shutil.copy(some[0], folder / f"again{some[0].suffix}")
     (folder / "broken.png").write_bytes(some[0].read_bytes()[:100])
-    (folder / "text.jpg").write_text("no picture")
+    (folder / "text.jpg").write_text("no image")
     (folder / "empty.png").write_bytes(b"")
     return folder
 
@@ -157,8 +157,8 @@ def test_errors_of_ours_arrive_as_ours(pictures, tmp_path, lite_server_backend, 
         insert_distributed(tmp_path / "nothing", **place)
     with pytest.raises(SourceError, match="the source is empty"):
         insert_distributed([], **place)
-    (pictures / "bad.png").write_text("no picture")
-    with pytest.raises(ImageDecodeError, match=r"bad\.png: not a picture"):
+    (pictures / "bad.png").write_text("no image")
+    with pytest.raises(ImageDecodeError, match=r"bad\.png: not an image"):
         insert_distributed(pictures, on_error="raise", **place)
     insert_distributed(pictures, **place)
     with pytest.raises(ModelMismatchError, match="t2i_mini"):
@@ -226,7 +226,7 @@ def test_a_picture_that_ends_its_process_each_time_ends_the_run(pictures, lite_s
 
 
 def test_the_command_ends_as_the_local_one_does(pictures, tmp_path, lite_server_backend, monkeypatch, capsys):
-    (pictures / "bad.png").write_text("no picture")
+    (pictures / "bad.png").write_text("no image")
     settings = ["--model-name", "colour", "--collection-name", "command"]
 
     def t2i(*arguments: object) -> tuple[int, str]:

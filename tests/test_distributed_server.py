@@ -17,7 +17,7 @@ def test_several_writers_fill_a_server_and_what_they_wrote_is_read_at_once(
 ):
     for n in range(120):
         paint(tmp_path / "many" / f"{n:03}.png", (n + 5, 250 - n, 128))
-    (tmp_path / "many" / "bad.png").write_text("no picture")
+    (tmp_path / "many" / "bad.png").write_text("no image")
     backend = milvus_server_backend
     place = {"uri": backend.uri, "token": backend.token, "collection_name": "on_ray"}
     collection = backend.open("on_ray")

@@ -1,4 +1,4 @@
-"""Groups of pictures that are alike, over a whole collection."""
+"""Groups of images that are alike, over a whole collection."""
 
 import subprocess
 import sys

@@ -21,14 +21,14 @@ pytest_plugins = ["ray_here"]
 
 ROOT = Path(__file__).parent.parent
 COLOUR = {"model_name": "colour"}
-NO_PICTURE = "not a picture in a known format"
+NO_PICTURE = "not an image in a known format"
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[str]:
-    """A red and a blue picture, with one that is none between them."""
+    """A red and a blue image, with one that is none between them."""
     broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     return [str(paint(tmp_path / "red.png", "red")), str(broken), str(paint(tmp_path / "blue.png", "blue"))]
 
 

@@ -31,7 +31,7 @@ FEW = {"model_name": "colour", "resamples": 10}
 
 @pytest.fixture
 def pairs(pictures):
-    """Each colour's picture with its name."""
+    """Each colour's image with its name."""
     return Pairs.of([(pictures / f"{name}.png", name) for name in COLOURS], name="colours")
 
 
@@ -69,7 +69,7 @@ def test_what_fails_is_counted_named_and_not_found(pairs, tmp_path):
     found = evaluate(rows, **FEW)
     assert [str(one.reason) for one in found.failed] == [
         "/x.png: it has no caption",
-        f"cannot read image {tmp_path}/broken.png: not a picture in a known format",
+        f"cannot read image {tmp_path}/broken.png: not an image in a known format",
         f"cannot embed image {tmp_path}/black.png: a vector of length 0.0 has no direction",
     ]
     assert found.failed[1].path == str(tmp_path / "broken.png")
@@ -92,7 +92,7 @@ def test_a_text_that_cannot_be_asked_fails_alone(pairs):
 
 def test_nothing_that_can_be_embedded_is_an_error(tmp_path):
     with pytest.raises(
-        SourceError, match="none of 1 pictures could be embedded; the first: cannot read image /x"
+        SourceError, match="none of 1 images could be embedded; the first: cannot read image /x"
     ):
         evaluate([("/x.png", "red")], **FEW)
 
@@ -178,10 +178,10 @@ def test_a_named_collection_is_searched_as_it_is(pairs, pictures, tmp_path):
     assert (index.collection_name, index.rows) == ("mine", 9)
     assert index.missing == (str(pictures / "red.png"),)
     assert found["R@5"].value == 1
-    # others that are as red are not the picture that was meant
+    # others that are as red are not the image that was meant
     assert index["R@10"].value == pytest.approx(6 / 7)
     assert index.recall.value == 1  # what is stored, is found
-    assert "1 pictures are not in the collection" in str(found)
+    assert "1 images are not in the collection" in str(found)
     assert open_collection(settings["uri"], collection_name="mine").count() == 9
 
 
@@ -229,7 +229,7 @@ def test_vectors_of_ones_own_are_evaluated_alike(pairs):
         n: m.value for n, m in asked.main.metrics.items()
     }
     assert (found.label, found.speed, found.space, found.running) == ("mine", None, None, "")
-    with pytest.raises(VectorError, match="the pairs have 7 texts and 7 pictures; got 6 and 7 vectors"):
+    with pytest.raises(VectorError, match="the pairs have 7 texts and 7 images; got 6 and 7 vectors"):
         evaluate_vectors(pairs, texts[:6], seen)
 
 
@@ -243,7 +243,7 @@ def test_vectors_of_ones_own_are_evaluated_alike(pairs):
         ({"directions": "text->image"}, "directions must be some of .* got 'text->image'"),
         (
             {"directions": ["image->image"]},
-            "image->image needs classes of two and more pictures, and colours has none",
+            "image->image needs classes of two and more images, and colours has none",
         ),
         ({"collection_name": "mine"}, "collection_name='mine' needs a uri, such as uri='milvus.db'"),
         (
@@ -275,7 +275,7 @@ def test_a_figure_or_direction_that_there_is_not_is_an_error_that_lists_them(pai
 def test_it_is_a_table_in_every_form(pairs, tmp_path):
     found = evaluate(pairs, **FEW, uri=tmp_path / "milvus.db", label="<b>colours</b>")
     text = str(found)
-    assert text.splitlines()[0] == "<b>colours</b>, on colours: 7 texts, 7 pictures"
+    assert text.splitlines()[0] == "<b>colours</b>, on colours: 7 texts, 7 images"
     assert re.search(r"^R@1 +100\.0 % \(100\.0 to 100\.0\) +100\.0 %", text, re.MULTILINE)
     assert re.search(r"^median rank +1 \(1 to 1\) +1 \(1 to 1\)$", text, re.MULTILINE)
     assert "FLAT over 7 rows in Milvus: recall@10 of the exact best 100.0 %" in text

@@ -33,10 +33,10 @@ def run(*arguments: object, code: int = 0):
 
 def test_one_model_is_a_table_of_its_figures(table):
     done = run(table, "--model-name", "colour")
-    assert "colour, on t.csv: 7 texts, 7 pictures" in done.stdout
+    assert "colour, on t.csv: 7 texts, 7 images" in done.stdout
     assert "100.0 % (100.0 to 100.0)" in done.stdout
     assert "queries a second; one alone" in done.stdout
-    assert done.stderr.splitlines() == ["colour auto auto: 7 pictures", "colour auto auto: 7 texts"]
+    assert done.stderr.splitlines() == ["colour auto auto: 7 images", "colour auto auto: 7 texts"]
 
 
 def test_json_page_and_plot_are_written(table, tmp_path):
@@ -68,7 +68,7 @@ def test_several_models_precisions_and_backends_are_compared(table, tmp_path):
 def test_a_picture_that_fails_is_named_and_the_exit_code_is_one(table):
     Path(table).with_name("red.png").write_bytes(b"no picture")
     done = run(table, "--model-name", "colour", code=1)
-    assert "red.png: not a picture in a known format" in done.stdout
+    assert "red.png: not an image in a known format" in done.stdout
 
 
 def test_class_folders_ask_in_other_directions(tmp_path):

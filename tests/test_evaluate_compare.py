@@ -90,7 +90,7 @@ def test_the_plot_shows_the_numbers_of_the_table():
     assert ends[:, 1] == pytest.approx([low, high])
     (front,) = [line for line in axes.lines if line.get_label() == "Pareto front"]
     assert front.get_xydata()[:, 0].tolist() == [1, 10]
-    assert (axes.get_ylabel(), axes.get_title()) == ("R@5, %", "made: 40 texts, 40 pictures")
+    assert (axes.get_ylabel(), axes.get_title()) == ("R@5, %", "made: 40 texts, 40 images")
     assert axes.get_xscale() == "log"
     assert compare([made(ms=9), made(ms=10, label="b")]).plot().axes[0].get_xscale() == "linear"
     assert plt.get_fignums() == []  # a notebook would show it twice
@@ -133,7 +133,7 @@ def test_without_matplotlib_the_page_lacks_the_plot_and_plot_names_the_extra(mon
 def test_the_table_in_text_and_html():
     table = compare([made(label="first"), made(noise=0.9, label="<i>second")], metric="R@1")
     lines = str(table).splitlines()
-    assert lines[0] == "made: 40 texts, 40 pictures"
+    assert lines[0] == "made: 40 texts, 40 images"
     assert lines[1].split()[:5] == ["R@1", "R@5", "R@10", "MRR", "nDCG@10"]
     assert lines[2].split()[:2] == ["first", "100.0"]
     second = table.differences[1]
@@ -198,13 +198,13 @@ def test_what_cannot_be_compared_is_refused(pictures):
 
 @pytest.fixture(scope="module")
 def split() -> Pairs:
-    """As many pictures and captions as Karpathy's test split of Flickr30k has."""
+    """As many images and captions as Karpathy's test split of Flickr30k has."""
     rows = [(f"/{number}.jpg", [f"{number} {at}" for at in range(5)]) for number in range(1000)]
     return Pairs.of(rows, merge=False, name="dataset_flickr30k.json")
 
 
 def vectors(split: Pairs, right: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of so many captions the own picture comes first, of the others the last."""
+    """Of so many captions the own image comes first, of the others the last."""
     rng = np.random.default_rng(0)
     pictures = rng.normal(size=(1000, 64))
     pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
@@ -242,14 +242,14 @@ def test_published_figures_stand_beside_the_measured_ones(measured):
 
 def test_pairs_that_are_not_the_protocols_are_refused_in_a_sentence(split, measured):
     check_protocol(split, "flickr30k")
-    said = "is not what published figures are of: Karpathy's test split of {} pictures and {} captions, each"
+    said = "is not what published figures are of: Karpathy's test split of {} images and {} captions, each"
     few = split.take(range(999))
     with pytest.raises(
         ConfigError, match=said.format("Flickr30k has 1,000", "5,000") + ".*got 999 .* 4,995 queries"
     ):
         check_protocol(few, "flickr30k")
     with pytest.raises(
-        ConfigError, match=said.format("COCO has 5,000", "25,010") + ".*got 1,000 pictures and 5,000"
+        ConfigError, match=said.format("COCO has 5,000", "25,010") + ".*got 1,000 images and 5,000"
     ):
         compare_to_published("RN50", "coco", measured)
     whole = Pairs.of(split.rows(), merge=False, name="all")
@@ -260,7 +260,7 @@ def test_pairs_that_are_not_the_protocols_are_refused_in_a_sentence(split, measu
         ):
             check_protocol(other, "flickr30k")
     several = Pairs(**{**vars_of(whole), "shown": ((0, 1), *whole.shown[1:])})
-    with pytest.raises(ConfigError, match="of which some have several right pictures"):
+    with pytest.raises(ConfigError, match="of which some have several right images"):
         check_protocol(several, "flickr30k")
 
 
@@ -285,7 +285,7 @@ def test_an_evaluation_that_lacks_pictures_or_a_direction_is_refused(split, meas
 def test_files_that_are_not_there_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ConfigError, match="there is no folder 'coco' here; get the pictures and .*dataset_coco.json"
+        ConfigError, match="there is no folder 'coco' here; get the images and .*dataset_coco.json"
     ):
         compare_to_published("RN50", "coco")
 

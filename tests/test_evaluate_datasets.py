@@ -56,7 +56,7 @@ def test_kaggles_results_are_read_with_the_row_that_lacks_a_bar(flickr):
     pairs = read_pairs(flickr / "results.csv")
     check(pairs, flickr)
     assert [str(one.reason) for one in pairs.failed] == [
-        f"a line of {flickr}/results.csv is no picture and caption: 'nothing\\n'"
+        f"a line of {flickr}/results.csv is no image and caption: 'nothing\\n'"
     ]
 
 
@@ -127,7 +127,7 @@ def test_cocos_own_captions_are_read_beside_their_pictures(tmp_path):
                         {"image_id": key, "id": at, "caption": text}
                         for at, (key, text) in enumerate(captions)
                     ),
-                    {"image_id": 7, "id": 9, "caption": "of no picture"},
+                    {"image_id": 7, "id": 9, "caption": "of no image"},
                 ],
             }
         )
@@ -178,5 +178,5 @@ def test_one_picture_that_is_missing_is_left_for_the_evaluation_to_name(flickr):
 
 def test_a_file_that_names_no_picture_is_an_error(tmp_path):
     (tmp_path / "results.token").write_text("no tab\n")
-    with pytest.raises(SourceError, match="results.token' names no picture"):
+    with pytest.raises(SourceError, match="results.token' names no image"):
         read_pairs(tmp_path / "results.token")

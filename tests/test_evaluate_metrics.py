@@ -30,7 +30,7 @@ def pairs_of(shown: list[list[int]], pictures: int, classes: list[str] | None = 
 
 
 def vectors_of(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Texts and pictures of length 1 whose cosines are these scores, each below 1 / sqrt(N)."""
+    """Texts and images of length 1 whose cosines are these scores, each below 1 / sqrt(N)."""
     pictures = scores.shape[1]
     rest = np.sqrt(1 - (scores**2).sum(axis=1))
     texts = np.hstack([scores, rest[:, None]])
@@ -44,7 +44,7 @@ def text_to_image(scores: np.ndarray, shown: list[list[int]]):
 
 
 def test_figures_are_those_worked_out_by_hand():
-    # 12 pictures in the order of their numbers; right are the 2nd, 5th and 12th, the 11th, and the 1st
+    # 12 images in the order of their numbers; right are the 2nd, 5th and 12th, the 11th, and the 1st
     scores = np.tile(np.linspace(0.24, 0.02, 12), (3, 1))
     found = text_to_image(scores, [[1, 4, 11], [10], [0]])
     assert found.ranks.tolist() == [2, 11, 1]
@@ -174,7 +174,7 @@ def test_for_a_picture_any_of_its_texts_is_right():
 
 
 def test_what_failed_counts_as_not_found():
-    # of three pictures the first has no vector: its text finds nothing, and it finds no text
+    # of three images the first has no vector: its text finds nothing, and it finds no text
     pairs = pairs_of([[0], [1], [0, 2]], 3)
     pictures = Embedded(np.float32([[1, 0], [0, 1]]), np.array([1, 2]), 3)
     texts = Embedded(np.float32([[1, 0], [1, 0]]), np.array([0, 1]), 3)
@@ -234,9 +234,9 @@ def test_wrong_settings_of_the_bootstrap_are_refused(setting, message):
             VectorError,
             "the vector of query 0 has no direction: its length is 0.0",
         ),
-        ([[1, 0]], [[np.nan, 0]], [[0]], VectorError, "the vector of picture 0 has no direction: .* nan"),
-        ([[1, 0]], [[1, 0, 0]], [[0]], VectorError, "queries have 2 dimensions, and pictures 3"),
-        ([[1, 0]], [[1, 0]], [[]], ConfigError, "each of 1 queries needs at least one right picture"),
+        ([[1, 0]], [[np.nan, 0]], [[0]], VectorError, "the vector of image 0 has no direction: .* nan"),
+        ([[1, 0]], [[1, 0, 0]], [[0]], VectorError, "queries have 2 dimensions, and images 3"),
+        ([[1, 0]], [[1, 0]], [[]], ConfigError, "each of 1 queries needs at least one right image"),
         ([1, 0], [[1, 0]], [[0]], VectorError, r"query vectors are an \(N, D\) matrix .* shape \(2,\)"),
     ],
 )

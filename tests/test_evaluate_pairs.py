@@ -1,4 +1,4 @@
-"""Which pictures are right for which texts, however that is told."""
+"""Which images are right for which texts, however that is told."""
 
 import json
 import tarfile
@@ -31,7 +31,7 @@ def test_a_list_of_pairs_is_numbered_in_its_order(here):
         *((str(here / "a.png"), t) for t in ("two", "three")),
     ]
     assert (len(pairs), pairs.classes, pairs.failed) == (3, None, ())
-    assert str(pairs) == "pairs: 3 texts, 2 pictures"
+    assert str(pairs) == "pairs: 3 texts, 2 images"
     assert Pairs.of(pairs) is pairs
 
 
@@ -70,26 +70,26 @@ def test_rows_that_are_no_pair_are_named_and_the_others_stay():
     assert pairs.texts == ("fine",)
     assert [str(one.reason) for one in pairs.failed] == [
         "/a.png: it has no caption",
-        "no picture is named for the caption 'a dog'",
+        "no image is named for the caption 'a dog'",
         "/b.png: a caption is a text or a list of texts, got 7",
-        "neither (picture, caption) nor a row with a `path` and a `caption`: '/c.png'",
+        "neither (image, caption) nor a row with a `path` and a `caption`: '/c.png'",
         "cannot read image file://elsewhere/d.png: 'file://elsewhere/d.png' is a file of the machine "
         "'elsewhere'; write file:///path",
     ]
     assert {one.status for one in pairs.failed} == {"failed"}
-    assert str(pairs) == "pairs: 1 texts, 1 pictures, 5 rows failed"
+    assert str(pairs) == "pairs: 1 texts, 1 images, 5 rows failed"
 
 
 def test_no_pair_at_all_is_an_error_that_says_why():
-    with pytest.raises(SourceError, match="pairs holds no pair of a picture and a text; the first of 1 rows"):
+    with pytest.raises(SourceError, match="pairs holds no pair of an image and a text; the first of 1 rows"):
         Pairs.of([("/a.png", "")])
-    with pytest.raises(SourceError, match="pairs holds no pair of a picture and a text$"):
+    with pytest.raises(SourceError, match="pairs holds no pair of an image and a text$"):
         Pairs.of([])
 
 
 @pytest.mark.parametrize("wrong", [7, {"a.png": "a dog"}, b"a"])
 def test_what_holds_no_pairs_is_refused(wrong):
-    with pytest.raises(ConfigError, match=r"pairs are a list of \(picture, caption\), .*; got "):
+    with pytest.raises(ConfigError, match=r"pairs are a list of \(image, caption\), .*; got "):
         Pairs.of(wrong)
 
 
@@ -102,7 +102,7 @@ def test_a_part_keeps_its_texts_and_renumbers():
     assert part.digest != pairs.digest
     assert pairs.take([0, 1, 2]).digest == pairs.digest
     for wrong in ([3], [-1], [0, 0]):
-        with pytest.raises(ConfigError, match="pictures must be different numbers from 0 to 2, got"):
+        with pytest.raises(ConfigError, match="images must be different numbers from 0 to 2, got"):
             pairs.take(wrong)
 
 
@@ -120,7 +120,7 @@ def test_class_folders_are_classes_and_their_names_texts(here):
         f"{here}/classes/stray.png: it lies in no class folder"
     ]
     assert "{}" not in read_pairs(here / "classes", template="{}, drawn").texts[0]
-    with pytest.raises(SourceError, match="has no class folders, so nothing tells what its pictures show"):
+    with pytest.raises(SourceError, match="has no class folders, so nothing tells what its images show"):
         read_pairs(here / "classes" / "cat")
     with pytest.raises(ConfigError, match="template must be a text with one {} for the class, got 'dog'"):
         read_pairs(here / "classes", template="dog")
@@ -177,11 +177,11 @@ def test_the_captions_of_webdataset_tars_are_read(here):
 def test_hugging_faces_caption_json_is_read_as_it_is(here, lines):
     # as run_clip.py and the deep-dive tutorial have it
     rows = [
-        {"caption_id": 0, "image_id": 0, "caption": "this is a picture of cat.", "image_path": "sub/a.png"},
+        {"caption_id": 0, "image_id": 0, "caption": "this is an image of cat.", "image_path": "sub/a.png"},
         {
             "caption_id": 1,
             "image_id": 1,
-            "caption": "this is a picture of cat.",
+            "caption": "this is an image of cat.",
             "image_path": str(here / "b.png"),
         },
         {"caption_id": 2, "image_id": 2, "caption": "", "image_path": "c.png"},

@@ -1,4 +1,4 @@
-"""Pictures from the web: what is tried again, what is not, and how much is asked at a time."""
+"""Images from the web: what is tried again, what is not, and how much is asked at a time."""
 
 import socket
 import threading

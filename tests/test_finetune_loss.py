@@ -72,12 +72,12 @@ def test_a_caption_that_occurs_twice_in_a_batch_is_true_of_both_pictures():
         [False, False, True, False],
         [False, False, False, True],
     ]
-    # what a perfect model gives, whose vectors of pictures are those of their captions, is no loss
+    # what a perfect model gives, whose vectors of images are those of their captions, is no loss
     captions = torch.eye(16)[:3]
     perfect = contrast(captions[[0, 0, 1, 2]], captions, torch.from_numpy(truth), torch.tensor(100.0))
-    as_negatives = torch.eye(4)[[0, 1, 2, 3]].bool()  # what a loss takes that knows one picture a caption
+    as_negatives = torch.eye(4)[[0, 1, 2, 3]].bool()  # what a loss takes that knows one image a caption
     wrong = contrast(captions[[0, 0, 1, 2]], captions[[0, 0, 1, 2]], as_negatives, torch.tensor(100.0))
-    # half of a caption's right pictures each: log 2, for one caption of three, in one of two directions
+    # half of a caption's right images each: log 2, for one caption of three, in one of two directions
     assert perfect.item() == pytest.approx(np.log(2) / 6, abs=1e-4)
     assert wrong.item() == pytest.approx(np.log(2) / 2, abs=1e-4)
 

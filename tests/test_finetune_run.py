@@ -62,10 +62,10 @@ def test_it_learns_and_the_result_is_a_model_of_its_own(start, pairs, tune):
     config["text_cfg"]["hf_model_pretrained"] = False
     theirs = open_clip.CLIP(**config).eval()
     theirs.load_state_dict(weights_of(result), strict=False)
-    ids = torch.from_numpy(after.tokenizer(["a red picture", "a blue one"]))
+    ids = torch.from_numpy(after.tokenizer(["a red image", "a blue one"]))
     wanted = theirs.encode_text(ids).detach().numpy()
-    np.testing.assert_allclose(after.encode_texts(["a red picture", "a blue one"]), wanted, atol=1e-4)
-    exported = OnnxEncoder(str(result.onnx), "tuned").encode_texts(["a red picture"])
+    np.testing.assert_allclose(after.encode_texts(["a red image", "a blue one"]), wanted, atol=1e-4)
+    exported = OnnxEncoder(str(result.onnx), "tuned").encode_texts(["a red image"])
     np.testing.assert_allclose(exported, wanted[:1], atol=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_a_head_after_its_tower_is_the_whole(resnet, tmp_path):
     clip = Clip(open_start(str(small_clip(tmp_path / "clip", resnet=resnet)), None), "heads", EXACT)
     size = clip.start.preprocess.size
     pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(2))
-    ids = torch.from_numpy(clip.start.tokenizer(["a red picture", "x"]))
+    ids = torch.from_numpy(clip.start.tokenizer(["a red image", "x"]))
     with torch.no_grad():
         whole = clip.see(pixels), clip.read(ids)
         with clip.headless():
@@ -300,7 +300,7 @@ def test_what_is_not_changed_comes_out_as_it_went_in(make, tune, tmp_path):
     make(tmp_path / "start")
     result = tune(model_name=str(tmp_path / "start"), alpha=0.0, max_steps=1)
     before, after = load_exact(str(tmp_path / "start")), load_exact(str(result.path))
-    texts = ["a red picture", "Café"]
+    texts = ["a red image", "Café"]
     np.testing.assert_allclose(after.encode_texts(texts), before.encode_texts(texts), rtol=1e-4, atol=1e-4)
     seen = [one.encode_images(PICTURES) for one in (after, before)]
     np.testing.assert_allclose(*seen, rtol=1e-3, atol=1e-3 * np.abs(seen[0]).max())

@@ -67,21 +67,21 @@ def test_the_defaults_are_options():
 
 
 def test_no_pairs_and_no_pictures_are_told(tune, pairs):
-    with pytest.raises(SourceError, match=r"pairs holds no pair of a picture and a text"):
+    with pytest.raises(SourceError, match=r"pairs holds no pair of an image and a text"):
         tune([])
-    with pytest.raises(SourceError, match=r"12 pictures can be read.*the first: cannot read image .*gone-0"):
+    with pytest.raises(SourceError, match=r"12 images can be read.*the first: cannot read image .*gone-0"):
         tune([(f"/gone-{number}.png", f"a {number}") for number in range(12)])
 
 
 def test_too_few_pictures_to_hold_some_out_are_counted(tune, pairs):
-    with pytest.raises(SourceError, match=r"9 different pictures are too few to hold 10% out.*by valid"):
+    with pytest.raises(SourceError, match=r"9 different images are too few to hold 10% out.*by valid"):
         tune(pairs[:9])
     assert tune(pairs[:9], validation=pairs[20:]).pictures == 9
 
 
 def test_one_caption_for_all_is_refused(tune, pairs):
     with pytest.raises(SourceError, match=r"only one caption to learn from, and nothing to tell it from"):
-        tune([(path, "a picture") for path, _ in pairs])
+        tune([(path, "an image") for path, _ in pairs])
 
 
 def test_broken_pictures_are_failures_and_the_rest_is_learned_from(tune, pairs, tmp_path):
@@ -91,7 +91,7 @@ def test_broken_pictures_are_failures_and_the_rest_is_learned_from(tune, pairs, 
     assert sorted(Path(one.path).name for one in result.failed) == sorted(["", broken.name, "gone.png"])
     assert all(one.status == "failed" and one.reason for one in result.failed)
     assert result.pictures == len(COLOURS) * 4 - 1
-    assert f"{result.pictures} pictures, 3 failed" in str(result)
+    assert f"{result.pictures} images, 3 failed" in str(result)
     assert len(json.loads((result.path / "finetune.json").read_text())["failed"]) == 3
 
 

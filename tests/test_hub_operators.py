@@ -1,4 +1,4 @@
-"""The hub's operators on pictures and vectors: names, arguments and shapes of results."""
+"""The hub's operators on images and vectors: names, arguments and shapes of results."""
 
 import cv2
 import numpy as np
@@ -52,7 +52,7 @@ def test_bgr_is_what_opencv_reads(tmp_path):
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     p = pipe.input("path").map("path", "img", ops.image_decode.cv2("rgb")).output("img")
     for name in ("text.jpg", "missing.jpg"):
         with pytest.raises(ImageDecodeError, match=name):
@@ -112,7 +112,7 @@ def test_the_device_and_the_checkpoint_reach_the_model(hub):
 
 
 def test_clip_refuses_what_it_cannot_embed():
-    with pytest.raises(EncodeError, match="a picture is an"):
+    with pytest.raises(EncodeError, match="an image is an"):
         clip()(np.zeros((3, 3), np.uint8))
     with pytest.raises(QueryError, match="empty"):
         clip("text")(" ")

@@ -167,7 +167,7 @@ def test_a_model_is_trained_and_loaded_as_in_the_tutorial(hub, tmp_path, monkeyp
         {
             "caption_id": number,
             "image_id": number,
-            "caption": f"this is a picture of {name}.",
+            "caption": f"this is an image of {name}.",
             "image_path": str(paint(tmp_path / f"{number}.png", colours[name], size=(32, 32 + number))),
         }
         for number, name in enumerate([*colours] * 5)

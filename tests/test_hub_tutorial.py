@@ -34,7 +34,7 @@ def gallery() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def vectors(gallery):
-    """Of the pictures, computed without Towhee and Milvus."""
+    """Of the images, computed without Towhee and Milvus."""
     encoder = load_encoder("t2i_mini")
     files = [DATA / row["path"] for row in gallery]
     pictures = [decode(file.read_bytes(), str(file)) for file in files]
@@ -43,7 +43,7 @@ def vectors(gallery):
 
 @pytest.fixture
 def notebook(hub, gallery, tmp_path, monkeypatch):
-    """The folder that the tutorial unpacks: pictures, and a table of ``id``, ``path`` and ``label``."""
+    """The folder that the tutorial unpacks: images, and a table of ``id``, ``path`` and ``label``."""
     monkeypatch.chdir(tmp_path)
     Path("train").symlink_to(DATA / "gallery")
     with Path("reverse_image_search.csv").open("w", encoding="utf-8") as file:
@@ -202,7 +202,7 @@ def test_p3_p4_and_the_search_pipeline_find_the_right_pictures(inserted, gallery
         best = np.argsort(-cosines, kind="stable")[:5]
         assert [Path(path).name for path in search(text)] == [Path(gallery[i]["path"]).name for i in best]
     right = [Path(gallery[10 * n]["path"]).name in map(as_name, search(text)) for n, text in enumerate(texts)]
-    assert sum(right) >= 0.9 * len(texts), "the picture of a caption is among the first five"
+    assert sum(right) >= 0.9 * len(texts), "the image of a caption is among the first five"
 
 
 def as_name(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What `make quality` says of fine-tuning, in small: which figures, from which pictures."""
+"""What `make quality` says of fine-tuning, in small: which figures, from which images."""
 
 import io
 import tarfile

@@ -85,7 +85,7 @@ def test_captions_that_share_a_picture_are_no_rivals():
     captions = torch.stack([apart[0], apart[0], apart[1]])
     good = contrast(apart, captions, truth, torch.tensor(100.0))
     bad = contrast(apart, captions.flip(0), truth, torch.tensor(100.0))
-    assert good.item() == pytest.approx(np.log(2) / 4, abs=1e-3)  # two captions share the first picture
+    assert good.item() == pytest.approx(np.log(2) / 4, abs=1e-3)  # two captions share the first image
     assert bad > 10
 
 

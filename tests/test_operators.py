@@ -62,9 +62,9 @@ def test_decode_takes_a_list_and_keeps_its_order(pictures):
 
 def test_decode_names_the_file_that_it_cannot_read(pictures):
     (pictures / "bad.png").write_bytes(b"bad")
-    with pytest.raises(ImageDecodeError, match=r"cannot read image .*bad\.png: not a picture"):
+    with pytest.raises(ImageDecodeError, match=r"cannot read image .*bad\.png: not an image"):
         ops.t2i.image_decode()([str(pictures / "red.png"), str(pictures / "bad.png")])
-    with pytest.raises(ImageDecodeError, match="a picture is a path, .* or an array; got int"):
+    with pytest.raises(ImageDecodeError, match="an image is a path, .* or an array; got int"):
         ops.t2i.image_decode()(5)
 
 
@@ -98,7 +98,7 @@ def test_a_query_that_is_no_text_is_refused():
     [
         (np.zeros((4, 4), np.uint8), r"got uint8 \(4, 4\)"),
         (np.zeros((4, 4, 3), np.float32), r"got float32 \(4, 4, 3\)"),
-        (np.zeros((0, 4, 3), np.uint8), "the picture has no pixels"),
+        (np.zeros((0, 4, 3), np.uint8), "the image has no pixels"),
         ("red.png", "got str; see ops.t2i.image_decode"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Towers that only open_clip can build: timm's pictures, transformers' texts in any language."""
+"""Towers that only open_clip can build: timm's images, transformers' texts in any language."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A picture becomes the tensor that CLIP's own preprocessing makes of it."""
+"""An image becomes the tensor that CLIP's own preprocessing makes of it."""
 
 from pathlib import Path
 

@@ -59,7 +59,7 @@ def check(encoder, model, size=32, ids=None, **kwargs):
     ours = encoder.encode_images(PICTURES), encoder.encode_texts(TEXTS)
     assert cosines(ours[0], images).min() >= LEAST
     assert cosines(ours[1], texts).min() >= LEAST
-    assert spread(ours[0]) < 1 - 1e-5  # two pictures are told apart by more than the tolerance
+    assert spread(ours[0]) < 1 - 1e-5  # two images are told apart by more than the tolerance
     assert spread(ours[1]) < 1 - 1e-5
 
 

@@ -148,7 +148,7 @@ def test_a_bad_picture_neither_stops_the_run_nor_shifts_a_row(pictures, settings
     paint(pictures / "gap.png", (0, 0, 0))
     rows = build_insert_pipeline(**settings, batch_size=4)(pictures).to_list()
     failed = {Path(path).name: reason for path, _, status, reason in rows if status == "failed"}
-    assert failed["bad.jpg"] == f"cannot read image {pictures / 'bad.jpg'}: not a picture in a known format"
+    assert failed["bad.jpg"] == f"cannot read image {pictures / 'bad.jpg'}: not an image in a known format"
     assert failed["gap.png"] == (
         f"cannot embed image {pictures / 'gap.png'}: a vector of length 0.0 has no direction"
     )
@@ -158,7 +158,7 @@ def test_a_bad_picture_neither_stops_the_run_nor_shifts_a_row(pictures, settings
 
 def test_on_error_raise_names_the_file(pictures, settings):
     (pictures / "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(ImageDecodeError, match=r"cannot read image .*bad\.jpg: not a picture"):
+    with pytest.raises(ImageDecodeError, match=r"cannot read image .*bad\.jpg: not an image"):
         build_insert_pipeline(**settings, on_error="raise")(pictures)
 
 
@@ -313,7 +313,7 @@ def test_the_pipelines_have_names_in_towhees_registry(pictures, settings):
 
 
 class Slow(ColourEncoder):
-    """Counts the pictures that are under way: decoded, and not yet embedded."""
+    """Counts the images that are under way: decoded, and not yet embedded."""
 
     space = Space("slow", "slow", "none", 3)
 

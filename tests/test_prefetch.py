@@ -1,4 +1,4 @@
-"""Pictures from the web are asked for across batches, within limits, and never for nothing."""
+"""Images from the web are asked for across batches, within limits, and never for nothing."""
 
 import threading
 
@@ -26,7 +26,7 @@ def statuses(rows) -> list[str]:
 
 
 def test_a_slow_host_does_not_keep_the_next_batches_from_being_fetched(settings, web):
-    """The first picture comes only when those of five later batches have been asked for."""
+    """The first image comes only when those of five later batches have been asked for."""
     picture, others = web.pages["/0.png"], threading.Semaphore(0)
 
     def last(request) -> None:

@@ -129,7 +129,7 @@ def test_other_texts_pass_as_they_are(text):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (7, "a query is words .*, a picture .*, Like.id., or a sum of these; got int"),
+        (7, "a query is words .*, an image .*, Like.id., or a sum of these; got int"),
         (None, "got NoneType"),
         (("dog", "cat"), "got tuple; several queries are a list"),
         ({"dog"}, "got set; several queries are a list"),
@@ -137,7 +137,7 @@ def test_other_texts_pass_as_they_are(text):
         (np.zeros(512, np.float32), r"got float32 \(512,\); a stored vector is Like\(id\)"),
         (np.zeros((4, 4), np.uint8), r"got uint8 \(4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), r"got uint8 \(0, 4, 3\)"),
-        (b"", "the picture of the query is empty: b''"),
+        (b"", "the image of the query is empty: b''"),
     ],
 )
 def test_what_cannot_be_searched_for_is_refused_with_what_can(item, message):
@@ -155,13 +155,13 @@ def test_a_string_is_words_and_never_a_path(tmp_path, monkeypatch):
 
 
 def test_img_and_like_refuse_what_they_are_not_for():
-    with pytest.raises(QueryError, match="a picture is a path, a URL, bytes, .* or a uint8 array; got int"):
+    with pytest.raises(QueryError, match="an image is a path, a URL, bytes, .* or a uint8 array; got int"):
         Img(7)
-    with pytest.raises(QueryError, match="the picture of the query is empty: ''"):
+    with pytest.raises(QueryError, match="the image of the query is empty: ''"):
         Img("")
     with pytest.raises(QueryError, match=r"the id has the control character U\+0000 at position 1"):
         Like("a\0")
-    with pytest.raises(QueryError, match="Like takes the id of a stored picture, a str; got 7"):
+    with pytest.raises(QueryError, match="Like takes the id of a stored image, a str; got 7"):
         Like(7)
     from t2i_pipelines import Hit
 
@@ -234,12 +234,12 @@ def test_quotes_in_two_operands_do_not_meet():
 
 def test_a_picture_without_address_is_described_in_the_line():
     pixels = np.zeros((4, 6, 3), np.uint8)
-    assert str(Q("dog") * 2 - Img(pixels)) == "dog^2 - <picture of 6 x 4 pixels>"
-    assert str(Img(Image.fromarray(pixels))) == "<picture of 6 x 4 pixels>"
+    assert str(Q("dog") * 2 - Img(pixels)) == "dog^2 - <image of 6 x 4 pixels>"
+    assert str(Img(Image.fromarray(pixels))) == "<image of 6 x 4 pixels>"
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
-    assert str(Img(file.getvalue())) == f"<picture of {len(file.getvalue())} bytes>"
-    assert repr(Img(pixels)) == "Img(<picture of 6 x 4 pixels>)"
+    assert str(Img(file.getvalue())) == f"<image of {len(file.getvalue())} bytes>"
+    assert repr(Img(pixels)) == "Img(<image of 6 x 4 pixels>)"
 
 
 def test_templates_are_named_or_ones_own():

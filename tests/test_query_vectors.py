@@ -23,7 +23,7 @@ def by_hand(terms) -> np.ndarray | None:
 
 
 class TestAlgebra:
-    """Of words and pictures."""
+    """Of words and images."""
 
     searcher = Searcher(model_name="colour", uri="never-opened.db")
     weights = st.floats(-100, 100).filter(lambda weight: abs(weight) > 1e-3)
@@ -80,7 +80,7 @@ class TestAlgebra:
         assert one == pytest.approx(other, abs=1e-5)
 
     def test_each_operand_is_normalised_before_it_is_weighed(self):
-        """A white picture's vector is longer than a red one's by the root of 3; in the query it is not."""
+        """A white image's vector is longer than a red one's by the root of 3; in the query it is not."""
         vector = self.searcher.embed(Q("red") + "white")
         assert vector == pytest.approx(by_hand([(1, "red"), (1, "white")]), abs=1e-6)
         assert vector != pytest.approx(unit(2, 1, 1), abs=0.05)

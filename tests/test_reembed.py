@@ -130,7 +130,7 @@ def test_a_missing_file_fails_and_the_name_is_not_moved_unless_by_force(place, p
     (pictures / "cyan.png").unlink()
     report = InsertReport()
     refused = (
-        r"'photos' stays with 'photos_\w{12}', since in 'photos_\w{12}' 1 of 7 pictures failed, which is more"
+        r"'photos' stays with 'photos_\w{12}', since in 'photos_\w{12}' 1 of 7 images failed, which is more"
     )
     with pytest.raises(SwapRefusedError, match=refused):
         reembed(model_name="turned", report=report, **place)
@@ -218,7 +218,7 @@ def test_each_check_has_its_own_refusal():
     good = Checks(1000, 990, 10, 0, 200, 198)
     assert good.refusals(0.02) == []
     assert Checks(1000, 989, 11, 0, 200, 200).refusals(0.02) == [
-        "11 of 1,000 pictures failed, which is more than 1%"
+        "11 of 1,000 images failed, which is more than 1%"
     ]
     assert Checks(1000, 999, 0, 1, 200, 200).refusals(0.02) == ["999 rows are stored, and 1,000 should be"]
     assert Checks(10, 11, 0, 0, 10, 10).refusals(0.02) == ["11 rows are stored, and 10 should be"]
@@ -412,6 +412,6 @@ def test_the_command_says_what_failed_and_what_it_needs(t2i, pictures):  # noqa:
         assert (code, "takes one of --model-name, --roll-back and --drop-old" in err) == (2, True)
     (pictures / "red.png").unlink()
     code, _, err = t2i("reembed", "--model-name", "turned")
-    assert (code, "1 of 7 pictures failed" in err, "--force" in err) == (2, True, True)
+    assert (code, "1 of 7 images failed" in err, "--force" in err) == (2, True, True)
     code, _, err = t2i("reembed", "--model-name", "turned", "--force")
     assert (code, "failed cannot read image" in err) == (1, True)

@@ -136,7 +136,7 @@ def test_searches_go_on_while_everything_is_embedded_moved_and_rolled_back(
 def test_a_name_is_moved_no_sooner_than_another_process_knows_the_names_behind_it(
     lite_server_backend, tmp_path, monkeypatch
 ):
-    """With three pictures all would be done long before."""
+    """With three images all would be done long before."""
     monkeypatch.setattr(catalog, "RECHECK", 2.0)
     for name in ("red", "green", "blue"):
         paint(tmp_path / "few" / f"{name}.png", name)

@@ -14,7 +14,7 @@ from t2i_pipelines.types import Outcome, Reason
 
 @pytest.fixture
 def broken(pictures):
-    """The pictures, and one that fails at each stage but the last."""
+    """The images, and one that fails at each stage but the last."""
     (pictures / "bad.png").write_bytes(b"no picture")
     (pictures / "void.png").write_bytes(b"")
     paint(pictures / "gap.png", (0, 0, 0))

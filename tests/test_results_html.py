@@ -49,7 +49,7 @@ def noise(path: Path, seed: int) -> str:
 
 
 def hostile_hits(red: str) -> Hits:
-    """Each text wherever a text can stand; pictures that are there, gone, and elsewhere."""
+    """Each text wherever a text can stand; images that are there, gone, and elsewhere."""
     hits = [
         Hit(
             text,

@@ -1,4 +1,4 @@
-"""The pictures behind hits: decoded, put together, fetched when asked for."""
+"""The images behind hits: decoded, put together, fetched when asked for."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""`t2i search`: what a line of words, pictures and signs finds."""
+"""`t2i search`: what a line of words, images and signs finds."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from t2i_pipelines.images import path_key
 
 @pytest.fixture
 def found(t2i, pictures):  # noqa: F811
-    """Insert the coloured pictures; search, and give the names that were found, best first."""
+    """Insert the coloured images; search, and give the names that were found, best first."""
     t2i("insert", "pictures", *COLOUR)
 
     def search(*arguments):
@@ -49,7 +49,7 @@ def test_templates_are_named_or_written(found):
     [
         (["dog +"], "nothing stands behind a '+' in the query 'dog +'"),
         (["dog - ./gone.png"], "gone.png: No such file or directory"),
-        (["like:gone"], "no picture has the id 'gone'"),
+        (["like:gone"], "no image has the id 'gone'"),
         (["  "], "the query is empty"),
         (["dog", "--templates", "photos"], "templates must be 'photo' or texts of your own"),
     ],

@@ -1,4 +1,4 @@
-"""Whatever is searched for: words, pictures, stored vectors and sums, one by one and many at once."""
+"""Whatever is searched for: words, images, stored vectors and sums, one by one and many at once."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ from t2i_pipelines.types import Space
 
 @pytest.fixture
 def stored(pictures, settings):
-    """The folder of coloured pictures, inserted."""
+    """The folder of coloured images, inserted."""
     build_insert_pipeline(**settings)(pictures)
     return pictures
 
@@ -111,10 +111,10 @@ def test_a_sum_of_words_pictures_and_stored_vectors_finds_what_is_left(searcher,
 
 def test_an_id_that_is_not_stored_is_named(searcher, settings, tmp_path):
     for id in ("gone", 'x" or id != "', "a\\", "\n", "ü" * 500):
-        with pytest.raises(QueryError, match="no picture has the id '.*' in collection 'image_collection'"):
+        with pytest.raises(QueryError, match="no image has the id '.*' in collection 'image_collection'"):
             searcher(Like(id))
     nowhere = Searcher(**{**settings, "uri": tmp_path / "nowhere.db"})
-    with pytest.raises(QueryError, match=r"no picture has the id 'gone' in .*nowhere\.db"):
+    with pytest.raises(QueryError, match=r"no image has the id 'gone' in .*nowhere\.db"):
         nowhere(["red", Q("red") + Like("gone")])
     assert not (tmp_path / "nowhere.db").exists()
 
@@ -184,7 +184,7 @@ class TestManyAtOnce:
     def test_one_query_that_cannot_be_searched_for_is_named(self, searcher, stored):
         for wrong, message in (
             ("", "the query is empty"),
-            (stored / "gone.png", r"a picture of the query cannot be used: .*gone\.png: No such file"),
+            (stored / "gone.png", r"an image of the query cannot be used: .*gone\.png: No such file"),
             (7, "got int"),
         ):
             with pytest.raises(QueryError, match=message):
@@ -221,14 +221,14 @@ class TestManyAtOnce:
         ("r\udcffed", "half a surrogate pair"),
         (
             b"red",
-            "a picture of the query cannot be used: cannot read image <bytes>: not a picture",
+            "an image of the query cannot be used: cannot read image <bytes>: not an image",
         ),
-        (b"\x89PNG\r\n\x1a\n", "a picture of the query cannot be used: cannot read image <bytes>"),
-        (3.5, "a query is words .a str., a picture .* or a sum of these; got float"),
+        (b"\x89PNG\r\n\x1a\n", "an image of the query cannot be used: cannot read image <bytes>"),
+        (3.5, "a query is words .a str., an image .* or a sum of these; got float"),
         (("red",), "got tuple; several queries are a list"),
         (["red", ["blue"]], "got list"),
         (np.ones(3, np.float32), r"got float32 \(3,\); a stored vector is Like\(id\)"),
-        (Path("no") / "such.png", r"a picture of the query cannot be used: .*no/such\.png: No such file"),
+        (Path("no") / "such.png", r"an image of the query cannot be used: .*no/such\.png: No such file"),
         (Img("xyz://a"), "no protocol 'xyz' is known"),
     ],
 )
@@ -313,7 +313,7 @@ def test_a_collection_that_was_just_made_or_emptied_finds_nothing(pictures, sett
     assert best(searcher("red")) == "red"
     collection.delete([hit.id for hit in searcher("red", limit=100)])
     assert searcher("red") == []
-    with pytest.raises(QueryError, match="no picture has the id"):
+    with pytest.raises(QueryError, match="no image has the id"):
         searcher(Like("any"))
 
 

@@ -1,4 +1,4 @@
-"""Stored pictures over HTTP, inserts as jobs, and what is counted."""
+"""Stored images over HTTP, inserts as jobs, and what is counted."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def test_what_is_deleted_is_found_no_more_and_its_file_stays(http, pictures):
         http.get(f"/v1/images/{id}"),
         http.get(f"/v1/images/{id}/file"),
     ):
-        assert problem(answer, 404, "image_not_found") == f"no picture has the id {id!r}"
+        assert problem(answer, 404, "image_not_found") == f"no image has the id {id!r}"
 
 
 def test_ids_of_all_kinds_have_links_that_lead_there(tmp_path, pictures, settings):

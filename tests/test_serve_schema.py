@@ -36,7 +36,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    """In this process, on a port of its own, with two pictures."""
+    """In this process, on a port of its own, with two images."""
     folder = tmp_path_factory.mktemp("served")
     for name in ("red", "blue"):
         paint(folder / "pictures" / f"{name}.png", name)

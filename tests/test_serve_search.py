@@ -93,7 +93,7 @@ def test_a_sum_of_a_picture_and_words(http, pictures):
 def test_more_like_a_stored_picture(http):
     (red,) = search(http, text="red", limit=1)
     assert names(search(http, like=red["id"], limit=1)) == ["red"]
-    assert "no picture has the id 'nobody'" in problem(
+    assert "no image has the id 'nobody'" in problem(
         http.post("/v1/search", json={"like": "nobody"}), 422, "invalid_query"
     )
 
@@ -133,7 +133,7 @@ def test_a_new_service_finds_nothing(tmp_path):
         ),
         ({"text": "x", "output_fields": ["a"] * 65}, "invalid_request", "at most 64 items"),
         ({"queries": [{"text": "x"}] * 33}, "too_many_queries", "33 queries; a request may have 32"),
-        ({"image": base64.b64encode(b"nothing").decode()}, "unreadable_image", "not a picture"),
+        ({"image": base64.b64encode(b"nothing").decode()}, "unreadable_image", "not an image"),
         ({"image": ""}, "unreadable_image", "cannot read image"),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_picture_of_too_many_pixels_is_422(tmp_path, pictures):
 
 def test_an_expression_names_a_few_pictures_only(http):
     line = " + ".join(["./pictures/red.png"] * 9)
-    assert "8 pictures at most" in problem(
+    assert "8 images at most" in problem(
         http.post("/v1/search", json={"expression": line}), 422, "invalid_query"
     )
     line = " + ".join(["./pictures/red.png"] * 8)

@@ -1,4 +1,4 @@
-"""Pictures on the web: off unless allowed, and then of public places alone."""
+"""Images on the web: off unless allowed, and then of public places alone."""
 
 import socket
 
@@ -143,7 +143,7 @@ def test_urls_are_off_unless_allowed(http):
         http.post("/v1/insert", json={"urls": ["https://example.org/a.png"]}),
         http.post("/v1/search", json={"expression": "https://example.org/a.png + red"}),
     ):
-        assert problem(answer, 403, "urls_not_allowed") == "pictures on the web are not allowed here"
+        assert problem(answer, 403, "urls_not_allowed") == "images on the web are not allowed here"
 
 
 def test_allowed_urls_are_of_public_places(tmp_path, pictures, public, one_is_public, web):

@@ -19,7 +19,7 @@ def names(source) -> list[str]:
 def test_a_folder_is_searched_recursively_in_the_order_of_names(tmp_path):
     for name in ("b.png", "a.JPG", "sub/c.webp"):
         paint(tmp_path / name, "red")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / ".hidden.png").write_bytes(b"x")
     paint(tmp_path / ".cache" / "d.png", "red")
     assert names(tmp_path) == ["a.JPG", "b.png", "c.webp"]

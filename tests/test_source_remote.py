@@ -1,4 +1,4 @@
-"""Folders, globs, tables, tars and pictures on what fsspec opens. The memory filesystem stands for S3."""
+"""Folders, globs, tables, tars and images on what fsspec opens. The memory filesystem stands for S3."""
 
 import datetime
 import sys
@@ -20,7 +20,7 @@ from t2i_pipelines.images.sources.remote import file_row
 
 @pytest.fixture
 def bucket(memory):
-    """Pictures of some bytes under memory://bucket."""
+    """Images of some bytes under memory://bucket."""
     for name in (
         "b.png",
         "a.JPG",
@@ -233,7 +233,7 @@ def test_a_remote_picture_is_missing_or_too_large(bucket, monkeypatch):
 
 
 def test_one_folder_is_held_in_memory_and_no_more(memory, monkeypatch):
-    """A tree of 200 folders with 100 pictures each, made up while it is walked."""
+    """A tree of 200 folders with 100 images each, made up while it is walked."""
 
     def ls(self, path, detail=True, **_):
         depth = path.strip("/").count("/")

@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON lines and Parquet: where the pictures are, and what becomes of the other columns."""
+"""CSV, TSV, JSON lines and Parquet: where the images are, and what becomes of the other columns."""
 
 import datetime
 import decimal

@@ -1,4 +1,4 @@
-"""WebDataset tars: pictures with what lies beside them, read from start to end, and found again."""
+"""WebDataset tars: images with what lies beside them, read from start to end, and found again."""
 
 import gzip
 import io

@@ -33,7 +33,7 @@ sys.addaudithook(lambda event, args: event == "open" and [paths.append(str(args[
 
 @pytest.fixture
 def opened(tmp_path):
-    """The files of the test's pictures that are opened from here on."""
+    """The files of the test's images that are opened from here on."""
 
     class Opened(list):
         def pictures(self):
@@ -183,7 +183,7 @@ def test_a_new_failure_leaves_no_row_and_tells_where_it_failed(pictures, setting
         ("gap.png", "encode"),
         ("void.png", "read"),
     ]
-    assert "not a picture in a known format" in report.failed[1].reason
+    assert "not an image in a known format" in report.failed[1].reason
     assert len(stored()) == 7
 
 
@@ -226,7 +226,7 @@ def test_a_copy_of_a_broken_file_fails_for_the_same_reason(pictures, settings, s
         ("bad.png", "decode"), ("bad2.png", "decode"), ("gap.png", "encode"), ("gap2.png", "encode"),
     ]  # fmt: skip
     for one in report.failed:
-        kind = "read image {}: not a picture in a" if "bad" in one.path else "embed image {}: a vector of le"
+        kind = "read image {}: not an image in a" if "bad" in one.path else "embed image {}: a vector of le"
         assert one.reason.startswith("cannot " + kind.format(one.path))
     assert len(stored()) == 7
 
@@ -256,7 +256,7 @@ def test_a_file_that_became_unreadable_keeps_its_row_until_it_is_mended(pictures
     (pictures / "red.png").write_bytes(b"half a pict")
     report = sync(pictures, **settings)
     assert [one.reason for one in report.failed] == [
-        f"cannot read image {pictures / 'red.png'}: not a picture in a known format; "
+        f"cannot read image {pictures / 'red.png'}: not an image in a known format; "
         f"what was stored of it before is kept"
     ]
     assert stored() == before
@@ -281,7 +281,7 @@ def test_on_error_raise_stops_before_anything_is_deleted(pictures, settings, sto
     before = stored()
     (pictures / "red.png").unlink()
     (pictures / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(ImageDecodeError, match=r"bad\.png: not a picture"):
+    with pytest.raises(ImageDecodeError, match=r"bad\.png: not an image"):
         sync(pictures, on_error="raise", **settings)
     with pytest.raises(SourceError, match=r"none\.png: No such file"):
         sync([pictures / "none.png"], on_error="raise", **settings)

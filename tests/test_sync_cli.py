@@ -38,10 +38,10 @@ def test_too_many_deletions_exit_with_2_and_name_the_way_out(t2i, pictures):  # 
     for name in ("red", "green"):
         (pictures / f"{name}.png").unlink()
     code, _, err = t2i("sync", "pictures", *COLOUR)
-    assert (code, "error: the source lacks 2 of the 7 stored pictures" in err) == (2, True)
+    assert (code, "error: the source lacks 2 of the 7 stored images" in err) == (2, True)
     assert "--force" in err
     code, _, err = t2i("sync", "pictures", "--dry-run", *COLOUR)
-    assert (code, "the source lacks 2 of the 7 stored pictures" in err) == (0, True)
+    assert (code, "the source lacks 2 of the 7 stored images" in err) == (0, True)
     code, _, err = t2i("sync", "pictures", "--force", *COLOUR)
     assert (code, "5 images: 0 inserted, 5 unchanged, 2 deleted, 0 failed" in err) == (0, True)
 

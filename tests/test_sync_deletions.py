@@ -11,7 +11,7 @@ from t2i_pipelines.errors import DeletionRefusedError, SourceError, StoreError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten pictures, each of its own grey."""
+    """Ten images, each of its own grey."""
     for n in range(10):
         paint(tmp_path / "photos" / f"{n}.png", (10 * n + 9,) * 3)
     return tmp_path / "photos"
@@ -41,7 +41,7 @@ def test_more_than_a_fifth_is_refused_before_anything_is_changed(folder, setting
     paint(folder / "new.png", "red")
     paint(folder / "4.png", "blue")
     words = (
-        "the source lacks 3 of the 10 stored pictures, more than a fifth, so nothing is changed; "
+        "the source lacks 3 of the 10 stored images, more than a fifth, so nothing is changed; "
         "is a disk not mounted.*force=True, or --force"
     )
     with pytest.raises(DeletionRefusedError, match=words):
@@ -124,7 +124,7 @@ def test_a_dry_run_says_that_the_run_would_be_refused(folder, settings):
     remove(folder, 1, 2, 3)
     plan = sync(folder, dry_run=True, **settings)
     assert plan.counts["deleted"] == 3
-    assert plan.note.startswith("the source lacks 3 of the 10 stored pictures")
+    assert plan.note.startswith("the source lacks 3 of the 10 stored images")
     assert plan.note in str(plan)
     assert sync(folder, dry_run=True, force=True, **settings).note == ""
     assert len(rows(settings)) == 10
@@ -136,7 +136,7 @@ def test_a_source_with_a_row_that_tells_nothing_deletes_nothing_unless_forced(fo
     for dry_run in (True, False):
         report = sync(listed, dry_run=dry_run, **settings)
         assert (report.counts["failed"], report.counts["deleted"]) == (1, 0)
-        assert report.note.startswith("1 stored pictures were not found in the source, but 1 of its rows")
+        assert report.note.startswith("1 stored images were not found in the source, but 1 of its rows")
     assert len(rows(settings)) == 10
     assert sync([*sorted(folder.iterdir()), {}], **settings).note == ""
     report = sync(listed, force=True, **settings)

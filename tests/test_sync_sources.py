@@ -33,12 +33,12 @@ def paths(settings) -> set[str]:
 
 
 def bitmap(folder: Path, colour: str) -> bytes:
-    """A picture of one colour; those of all colours are as large."""
+    """An image of one colour; those of all colours are as large."""
     return paint(folder / "one.bmp", colour).read_bytes()
 
 
 def pack(file: Path, pictures: dict[str, str], mode: str = "w") -> Path:
-    """A tar with one picture of each colour, all of one time and size."""
+    """A tar with one image of each colour, all of one time and size."""
     with tarfile.open(file, mode) as tar:
         for name, colour in pictures.items():
             content = bitmap(file.parent, colour)

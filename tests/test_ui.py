@@ -259,7 +259,7 @@ def test_a_run_under_way_shows_its_bar(settings):
 
 def test_what_cannot_be_inserted_is_one_sentence_without_a_path(settings, tmp_path):
     page = build_ui(**settings)
-    assert "name a folder, a glob, a table or a picture to insert" in "".join(page._insert("  "))
+    assert "name a folder, a glob, a table or an image to insert" in "".join(page._insert("  "))
     html = "".join(page._insert(str(tmp_path / "nowhere")))
     assert "no such folder or file: &#39;nowhere&#39;" in html
     assert str(tmp_path) not in html

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: queries in five languages, a picture, pages, inserting, keyboard, phone."""
+"""The page in a real Chromium: queries in five languages, an image, pages, inserting, keyboard, phone."""
 
 import csv
 import os
@@ -57,7 +57,7 @@ def visit(browser, served):
 
 
 def captions():
-    """A caption in each of five languages -> the name of the picture in the gallery that it is of."""
+    """A caption in each of five languages -> the name of the image in the gallery that it is of."""
     with SOURCE.with_suffix(".csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     chosen = {"en": 9, "es": 1, "zh": 12, "de": 3, "it": 2}

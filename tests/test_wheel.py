@@ -1,4 +1,4 @@
-"""The wheel alone, in an empty environment outside the checkout, inserts a folder and finds a picture."""
+"""The wheel alone, in an empty environment outside the checkout, inserts a folder and finds an image."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What tests of fine-tuning share: a small CLIP with random weights, and captioned pictures."""
+"""What tests of fine-tuning share: a small CLIP with random weights, and captioned images."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def coloured(folder: Path, each: int = 4) -> list[tuple[str, str]]:
             pixels[:, : int(random.integers(12, 28))] = rgb
             path = folder / f"{name}-{number}.png"
             Image.fromarray(pixels).save(path)
-            pairs.append((str(path), f"a {name} picture"))
+            pairs.append((str(path), f"a {name} image"))
     return pairs
 
 

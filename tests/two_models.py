@@ -1,7 +1,7 @@
 """Models of one size whose vectors must not be compared, and searches that notice when they are.
 
 ``turned`` is ``colour`` with the channels moved on by one: compared with vectors of ``colour``, its red finds
-green. ``blind`` sees no difference between pictures.
+green. ``blind`` sees no difference between images.
 """
 
 import subprocess

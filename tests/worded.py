@@ -1,4 +1,4 @@
-"""A model whose vectors can be thought out, and pictures for it: every word is a direction of its own."""
+"""A model whose vectors can be thought out, and images for it: every word is a direction of its own."""
 
 import re
 from hashlib import blake2b

@@ -23,7 +23,7 @@ from t2i_pipelines.errors import T2IError
 
 TITLES: dict[Mode, str] = {
     "insert": "End to end: files on disk to rows in Milvus Lite",
-    "encode": "Encoding alone: pictures of the model's size to vectors",
+    "encode": "Encoding alone: images of the model's size to vectors",
 }
 COLUMNS = ("", "images/s", "±", "ratio", "cosine", "least", "MB", "text ms")
 NOTE = (
@@ -34,13 +34,13 @@ NOTE = (
 
 
 def bench(
-    images: Annotated[int, typer.Option(min=1, help="Pictures that each contender takes.")] = 128,
+    images: Annotated[int, typer.Option(min=1, help="Images that each contender takes.")] = 128,
     repeat: Annotated[int, typer.Option(min=1, help="Rounds; each measures every contender once.")] = 3,
     only: Annotated[
         list[str] | None, typer.Option(help="Part of a contender's name, for example 'tutorial'; repeatable.")
     ] = None,
     workdir: Annotated[
-        Path | None, typer.Option(help="Keep pictures and models here, for the next time.")
+        Path | None, typer.Option(help="Keep images and models here, for the next time.")
     ] = None,
 ) -> None:
     """Measure encoding, this library's and others', on one CLIP of ViT-B/32's shape."""
@@ -67,9 +67,7 @@ def show_machine(found: Machine) -> None:
 def show_result(plan: Plan, result: Result) -> None:
     """Print a table for each way of measuring, what was not measured and why, and the targets."""
     rounds = f"{plan.rounds} round{'s' if plan.rounds > 1 else ''}"
-    console.out.print(
-        f"{plan.shape.name}, random weights, {plan.images} pictures, {rounds}\n", highlight=False
-    )
+    console.out.print(f"{plan.shape.name}, random weights, {plan.images} images, {rounds}\n", highlight=False)
     for mode, title in TITLES.items():
         if rows := [row for row in result.rows if row.mode == mode and row.is_measured]:
             console.out.print(_table(title, rows, result.base))
@@ -90,7 +88,7 @@ def _note(row: Row, images: int) -> str:
         return f"[yellow]not measured[/] {escape(f'{name}, {row.mode}: {row.reason}')}"
     most = row.contender.most
     if most is not None and most < images:
-        return escape(f"{name} took {most} pictures: its memory grows with each")
+        return escape(f"{name} took {most} images: its memory grows with each")
     return escape(f"{name} ran on {row.running}") if row.running and row.mode == "insert" else ""
 
 

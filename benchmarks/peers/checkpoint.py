@@ -1,8 +1,8 @@
 """A CLIP with random weights, as transformers and as OpenAI store one.
 
-The weights differ from transformers' own random ones, under which any two pictures are nearly one (a
+The weights differ from transformers' own random ones, under which any two images are nearly one (a
 cosine of 0.93 on average, up to 0.997), so that a cosine near 1 would prove little. Here matrices have the
-variance 2 / inputs, biases and the layer norms' weights a deviation of 0.1: at ViT-B/32's size two pictures
+variance 2 / inputs, biases and the layer norms' weights a deviation of 0.1: at ViT-B/32's size two images
 are at 0.61 on average, about where a trained CLIP puts unrelated photographs. All weights are float16
 numbers, as OpenAI's are, so that loaders that go through float16 lose nothing.
 
@@ -73,7 +73,7 @@ def _tower(sizes: tuple[int, int], dim: int) -> dict[str, Any]:
 
 
 def spread_out(model: nn.Module) -> None:
-    """Give a model random weights under which different pictures get different vectors."""
+    """Give a model random weights under which different images get different vectors."""
     random = torch.Generator().manual_seed(SEED + 1)
     with torch.no_grad():
         for name, weight in model.named_parameters():

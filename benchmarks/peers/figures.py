@@ -20,7 +20,7 @@ class Row:
 
     :ivar speed: images a second, median over the rounds.
     :ivar spread: (fastest - slowest) / median of the rounds.
-    :ivar cosine: to the right vectors, mean over the pictures, and the least.
+    :ivar cosine: to the right vectors, mean over the images, and the least.
     :ivar memory: bytes, median over the rounds.
     :ivar text_ms: median over all queries of all rounds.
     """
@@ -45,7 +45,7 @@ class Row:
 def row(contender: Contender, mode: Mode, outcomes: Sequence[Outcome], right: Matrix) -> Row:
     """Sum up the rounds; one that failed makes the row a failed one.
 
-    :param right: (N, D), what the pictures' vectors should be, of any length.
+    :param right: (N, D), what the images' vectors should be, of any length.
     """
     reasons = [outcome.reason for outcome in outcomes if outcome.reason]
     if reasons or not outcomes:

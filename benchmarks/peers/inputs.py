@@ -1,7 +1,7 @@
-"""What every contender gets: pictures, one model in each one's format, and the vectors that are right.
+"""What every contender gets: images, one model in each one's format, and the vectors that are right.
 
 ``python -m benchmarks.peers.inputs FOLDER IMAGES SHAPE`` makes them, in a process of its own. The
-right vectors are transformers', in float32, from pictures that Pillow opened.
+right vectors are transformers', in float32, from images that Pillow opened.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUERIES = tuple(
 class Inputs:
     """Where they are.
 
-    :ivar images: how many pictures, of those that there are, are measured.
+    :ivar images: how many images, of those that there are, are measured.
     """
 
     folder: Path
@@ -42,22 +42,22 @@ class Inputs:
 
     @property
     def paths(self) -> list[str]:
-        """The pictures that are measured."""
+        """The images that are measured."""
         return [str(self.folder / f"pictures/{number:04}.jpg") for number in range(self.images)]
 
     @property
     def warm_paths(self) -> list[str]:
-        """Further pictures, to warm up."""
+        """Further images, to warm up."""
         return [str(self.folder / f"warm/{number:04}.jpg") for number in range(WARM)]
 
     @property
     def calibration(self) -> Path:
-        """A folder of further pictures, to calibrate on."""
+        """A folder of further images, to calibrate on."""
         return self.folder / "calibration"
 
     @property
     def fitted(self) -> Image:
-        """The measured pictures as the model sees them, (N, S, S, 3) uint8."""
+        """The measured images as the model sees them, (N, S, S, 3) uint8."""
         return np.asarray(np.load(self.folder / "fitted.npy")[: self.images])
 
     @property
@@ -76,7 +76,7 @@ class Inputs:
 
     @property
     def right(self) -> tuple[Matrix, Matrix]:
-        """The right vectors of the measured pictures, (N, D), and of ``QUERIES``, (M, D)."""
+        """The right vectors of the measured images, (N, D), and of ``QUERIES``, (M, D)."""
         with np.load(self.folder / "right.npz") as stored:
             return stored["images"][: self.images], stored["texts"]
 

@@ -35,9 +35,9 @@ class Outcome:
     """What one process measured.
 
     :ivar speed: images a second.
-    :ivar memory: bytes, the most that was in RAM while pictures were embedded, over the baseline.
+    :ivar memory: bytes, the most that was in RAM while images were embedded, over the baseline.
     :ivar text_ms: milliseconds that each query took, one at a time.
-    :ivar images: (N, D), the pictures' vectors: of mode ``insert`` those that Milvus Lite gives back.
+    :ivar images: (N, D), the images' vectors: of mode ``insert`` those that Milvus Lite gives back.
     :ivar texts: (M, D), of ``inputs.QUERIES``.
     :ivar running: what the contender says it chose to run on.
     :ivar reason: why nothing was measured; empty if all is well.

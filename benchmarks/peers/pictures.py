@@ -1,4 +1,4 @@
-"""Made pictures with the statistics of photographs: soft light and texture, hard-edged things."""
+"""Made images with the statistics of photographs: soft light and texture, hard-edged things."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUALITY = 90
 
 
 def write_pictures(folder: Path, count: int, first_seed: int) -> None:
-    """Write ``0000.jpg`` and so on, 500 x 375, some 80 kB each; the same seeds draw the same pictures."""
+    """Write ``0000.jpg`` and so on, 500 x 375, some 80 kB each; the same seeds draw the same images."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         path = folder / f"{number:04}.jpg"
@@ -26,7 +26,7 @@ def write_pictures(folder: Path, count: int, first_seed: int) -> None:
 
 
 def draw(seed: int) -> Image:
-    """One picture, (375, 500, 3) uint8 RGB.
+    """One image, (375, 500, 3) uint8 RGB.
 
     Photographs have spectra near 1 / f: D. J. Field, "Relations between the statistics of natural images
     and the response properties of cortical cells", 1987.

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 BATCH = 32
-"""Pictures a pass, for every contender that works in batches."""
+"""Images a pass, for every contender that works in batches."""
 
 WARM = BATCH
-"""Further pictures that each contender takes before the clock starts."""
+"""Further images that each contender takes before the clock starts."""
 
 CALIBRATION = 128
-"""Pictures that int8 is calibrated on; none of them is measured."""
+"""Images that int8 is calibrated on; none of them is measured."""
 
 Mode: TypeAlias = Literal["insert", "encode"]
-"""``insert``: files on disk -> rows in Milvus Lite. ``encode``: pictures of the model's size -> vectors."""
+"""``insert``: files on disk -> rows in Milvus Lite. ``encode``: images of the model's size -> vectors."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ SHAPES = {shape.name: shape for shape in (VIT_B_32, TINY)}
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to embed pictures. A row of data; the code is in ``bench.contenders``.
+    """One way to embed images. A row of data; the code is in ``bench.contenders``.
 
     :ivar module: of ``bench.contenders``.
     :ivar options: arguments of the module's ``start``.
     :ivar packages: what must be importable.
-    :ivar most: pictures that it is given at most, where its memory grows with each.
+    :ivar most: images that it is given at most, where its memory grows with each.
     :ivar ours: this library. Then importing it counts as memory, and the targets apply.
     """
 
@@ -67,7 +67,7 @@ class Contender:
 class Plan:
     """One run.
 
-    :ivar images: how many pictures each contender takes, besides those to warm up.
+    :ivar images: how many images each contender takes, besides those to warm up.
     :ivar rounds: how often; each round measures every contender once, and medians are shown.
     """
 

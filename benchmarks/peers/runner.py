@@ -71,7 +71,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None], perform: Perform |
     perform = perform or in_a_process
     inputs = Inputs(folder.absolute(), plan.images, plan.shape)
     if not inputs.are_made:
-        say(f"making {plan.images} pictures and a CLIP of the shape of {plan.shape.name}")
+        say(f"making {plan.images} images and a CLIP of the shape of {plan.shape.name}")
         _run_module("benchmarks.peers.inputs", str(inputs.folder), str(plan.images), plan.shape.name)
     outcomes = _measure(plan, inputs, say, perform)
     rows = tuple(

@@ -1,4 +1,4 @@
-"""Pipelines as pictures: which operator follows which, and the columns that each takes and gives."""
+"""Pipelines as images: which operator follows which, and the columns that each takes and gives."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ What Towhee does, and what :func:`harden` makes of it:
    that get none. The same cures it.
 3. When a node fails while its producer waits for room, nobody wakes the producer. Here a sealed
    queue lets go.
-4. 1,000 items may wait between two nodes, be they batches of pictures. Here an operator's class says
+4. 1,000 items may wait between two nodes, be they batches of images. Here an operator's class says
    how many of its results may wait (``in_flight``), and the queue after it holds no more.
 5. Any exception becomes ``RuntimeError(text)``. Here an error of ours arrives as itself, and any other
    is the ``__cause__`` of Towhee's.

@@ -1,4 +1,4 @@
-"""The cells of Towhee's tables in notebooks: texts escaped, pictures as they are."""
+"""The cells of Towhee's tables in notebooks: texts escaped, images as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mend_cells(table: Any, to_plain: Callable[[Any], str], media: UnionType) -> 
 
     :param table: Towhee's module that makes the tables.
     :param to_plain: a value as text.
-    :param media: types that Towhee shows as pictures and sounds.
+    :param media: types that Towhee shows as images and sounds.
     """
     if hasattr(table, "_cell_of_media"):
         return

@@ -85,7 +85,7 @@ class InPanels(TyperGroup):
 
 app = typer.Typer(
     cls=InPanels,
-    help="Text-to-image search: type words, get the matching pictures.",
+    help="Text-to-image search: type words, get the matching images.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

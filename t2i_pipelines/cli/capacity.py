@@ -1,4 +1,4 @@
-"""``t2i capacity``: what pictures need of memory, disk and time, and what to choose for them."""
+"""``t2i capacity``: what images need of memory, disk and time, and what to choose for them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def show(
         str | None, typer.Option(help="A metadata field that every search asks for one value of.")
     ] = None,
 ) -> None:
-    """Tell what so many pictures need on a Milvus server, and how to store them. Prints Markdown."""
+    """Tell what so many images need on a Milvus server, and how to store them. Prints Markdown."""
     sizes = SIZES if images is None else (read_number("images", images),)
     release = _read_version(version)
     kinds = KINDS if index_type is None else [one for one in KINDS if one.index_type == index_type.upper()]
@@ -90,10 +90,10 @@ def said(images: int, advice: Advice) -> str:
     how = ", ".join(f"{name}={value!r}" for name, value in advice.storage.chosen.items())
     reasons = "; ".join(advice.reasons)
     if advice.needs is None:
-        return f"{images:,} pictures: {advice.engine}. {reasons[0].upper()}{reasons[1:]}."
+        return f"{images:,} images: {advice.engine}. {reasons[0].upper()}{reasons[1:]}."
     machines = "1 machine" if advice.machines == 1 else f"{advice.machines:,} machines"
     needs = f"{_gigabytes(advice.needs.memory)} GB of memory and {_gigabytes(advice.needs.disk)} GB of disk"
-    chosen = f"{images:,} pictures: {advice.engine}, {machines}, {how}: {needs}"
+    chosen = f"{images:,} images: {advice.engine}, {machines}, {how}: {needs}"
     return f"{chosen}. {reasons[0].upper()}{reasons[1:]}."
 
 

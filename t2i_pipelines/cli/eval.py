@@ -42,9 +42,7 @@ def eval_(
     device: Device = "auto",
     precision: Precisions = None,
     backend: Backends = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, if not beside the file.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the file.")] = None,
     captions: Annotated[list[str] | None, typer.Option(help="Column with texts; repeatable.")] = None,
     split: Annotated[str, typer.Option(help="Of Flickr30k and COCO: test, val, train or all.")] = "test",
     direction: Annotated[
@@ -74,7 +72,7 @@ def eval_(
         Path | None, typer.Option(help="Write quality against milliseconds, as .png, .svg or .pdf.")
     ] = None,
 ) -> None:
-    """Measure how often the right picture is found; compare models, precisions and backends."""
+    """Measure how often the right image is found; compare models, precisions and backends."""
     if checkpoint_path is not None and len(model_name or ()) > 1:
         raise ConfigError("--checkpoint-path is one model's; give paths as --model-name to compare several")
     check_metric(metric, through_index=uri is not None)
@@ -110,7 +108,7 @@ def eval_(
 
 
 def _saying(say: Callable[[str], None], who: str) -> OnProgress:
-    """Tells how far it is: a line that changes, or in a log one line for pictures and one for texts."""
+    """Tells how far it is: a line that changes, or in a log one line for images and one for texts."""
     told: set[str] = set()
 
     def progress(what: str, done: int, of: int) -> None:

@@ -16,7 +16,7 @@ from t2i_pipelines.finetune.result import Progress as Told
 
 PAIRS = (
     "A table with `path` and `caption` (CSV, TSV, JSON lines, Parquet), Hugging Face's caption JSON with "
-    "`image_path` and `caption`, or a folder whose subfolders name what their pictures show."
+    "`image_path` and `caption`, or a folder whose subfolders name what their images show."
 )
 _DEFAULT = FinetuneOptions()
 
@@ -47,7 +47,7 @@ def tune(
     ] = None,
     augment: Annotated[str, typer.Option(help="none, crop or crop+flip.")] = _DEFAULT.augment,
     validation_share: Annotated[
-        float, typer.Option(help="Of the pictures, held out without --validation.")
+        float, typer.Option(help="Of the images, held out without --validation.")
     ] = _DEFAULT.validation_share,
     recall_at: Annotated[int, typer.Option(help="The k of the R@k that is watched.")] = _DEFAULT.recall_at,
     patience: Annotated[
@@ -60,7 +60,7 @@ def tune(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished model.")] = False,
     export: Annotated[bool, typer.Option(help="Write the ONNX folder, too.")] = True,
 ) -> None:
-    """Train a CLIP further on your own pictures and captions, and say what it gained and lost."""
+    """Train a CLIP further on your own images and captions, and say what it gained and lost."""
     with _bar() as bar:
         result = finetune(
             pairs,

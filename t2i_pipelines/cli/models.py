@@ -127,12 +127,12 @@ def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
 
 
 def make_int8(
-    source: Annotated[str, typer.Argument(help="Pictures like those that will be inserted.")],
+    source: Annotated[str, typer.Argument(help="Images like those that will be inserted.")],
     model_name: Annotated[str, typer.Option(help="A known model, or the path of an ONNX folder.")] = (
         DEFAULT_MODEL
     ),
     checkpoint_path: Annotated[Path | None, typer.Option(help="Folder with the model's files.")] = None,
-    pictures: Annotated[int, typer.Option(help="How many pictures to use, at least 16.")] = 256,
+    pictures: Annotated[int, typer.Option(help="How many images to use, at least 16.")] = 256,
 ) -> None:
     """Make a model's int8 form, which --precision int8 runs, and say what it costs."""
     cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, pictures=pictures)

@@ -28,25 +28,25 @@ Source = Annotated[
     str,
     typer.Argument(
         help="A folder, a quoted glob, a table with a `path` or `url` column (CSV, TSV, JSON lines, "
-        "Parquet), WebDataset tars, a picture; here, at http(s)://, or where fsspec opens it, such as s3://."
+        "Parquet), WebDataset tars, an image; here, at http(s)://, or where fsspec opens it, such as s3://."
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8, which `t2i quantize` prepares.")]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")]
-BatchSize = Annotated[int, typer.Option(help="Pictures a batch.")]
+BatchSize = Annotated[int, typer.Option(help="Images a batch.")]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(help="Glob of files or folders to skip, such as 'drafts' or '2019/*'; repeatable."),
 ]
 Refresh = Annotated[
-    bool, typer.Option("--refresh", help="Read every picture and fetch every URL again; contents decide.")
+    bool, typer.Option("--refresh", help="Read every image and fetch every URL again; contents decide.")
 ]
-StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad picture.")]
+StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad image.")]
 Asked = Annotated[
     str,
     typer.Argument(
-        help="What the pictures show, for example 'a white dog'; or a sum of words, pictures and like:ID, "
+        help="What the images show, for example 'a white dog'; or a sum of words, images and like:ID, "
         "for example 'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
     ),
 ]
@@ -69,7 +69,7 @@ RangeFilter = Annotated[float | None, typer.Option(help="Only hits of at most th
 GroupBy = Annotated[str | None, typer.Option(help="A column: of rows with one value only the best.")]
 Collapse = Annotated[
     float | None,
-    typer.Option(help="Of pictures alike, at this cosine or more, only the best: 0.94."),
+    typer.Option(help="Of images alike, at this cosine or more, only the best: 0.94."),
 ]
 Diversity = Annotated[
     float, typer.Option(help="0 by score alone, 1 as different from one another as can be.")
@@ -79,12 +79,12 @@ MinRelevance = Annotated[
     float, typer.Option(help="Leave out hits of a lower relevance, 0 to 1; below 0.5 a hit is one by chance.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the pictures.")]
-Fetch = Annotated[bool, typer.Option("--fetch", help="Get pictures that are on the web for the page.")]
+Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the images.")]
+Fetch = Annotated[bool, typer.Option("--fetch", help="Get images that are on the web for the page.")]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]
-IndexType = Annotated[str, typer.Option(help="Of a new collection: AUTO follows the number of pictures.")]
+IndexType = Annotated[str, typer.Option(help="Of a new collection: AUTO follows the number of images.")]
 VectorType = Annotated[
     str, typer.Option(help="Of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on.")
 ]

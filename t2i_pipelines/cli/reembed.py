@@ -26,7 +26,7 @@ from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
 
 NewModel = Annotated[str, typer.Option(help="The new model: a name (see `t2i models`) or a path.")]
 Pairs = Annotated[
-    Path | None, typer.Option(help="Pictures and captions: recall@10 of both models is measured on them.")
+    Path | None, typer.Option(help="Images and captions: recall@10 of both models is measured on them.")
 ]
 Tolerance = Annotated[float, typer.Option(help="By how much recall@10 may fall, 0 to 1.")]
 Force = Annotated[bool, typer.Option("--force", help="Move the name whatever the checks find.")]

@@ -69,7 +69,7 @@ def search(
     html: Html = None,
     fetch: Fetch = False,
 ) -> None:
-    """Find pictures by words, pictures, or a sum of these; best first."""
+    """Find images by words, images, or a sum of these; best first."""
     query = parse(text)
     if html is not None:
         console.check_writable(html)

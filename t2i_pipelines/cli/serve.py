@@ -37,12 +37,12 @@ Roots = Annotated[
     ),
 ]
 AllowUrls = Annotated[
-    bool, typer.Option("--allow-urls", help="Let clients insert and ask for pictures on the web.")
+    bool, typer.Option("--allow-urls", help="Let clients insert and ask for images on the web.")
 ]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Refuse to insert and to delete.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one call to Milvus may take.")]
 MaxBody = Annotated[int, typer.Option(help="Bytes of a request.")]
-MaxPixels = Annotated[int, typer.Option(help="Pixels of a picture.")]
+MaxPixels = Annotated[int, typer.Option(help="Pixels of an image.")]
 MaxQuery = Annotated[int, typer.Option(help="Characters of a text.")]
 MaxPage = Annotated[int, typer.Option(help="Hits of a query.")]
 MaxQueue = Annotated[int, typer.Option(help="Queries that wait; more get 429.")]

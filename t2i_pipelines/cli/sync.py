@@ -29,7 +29,7 @@ from t2i_pipelines.jobs.sync import sync
 from t2i_pipelines.pipelines.report import InsertReport
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Delete any number of pictures, not only a fifth.")]
+Force = Annotated[bool, typer.Option("--force", help="Delete any number of images, not only a fifth.")]
 
 
 @decoding_options

@@ -65,7 +65,7 @@ def ui(
     page = build_ui(search, insert=not no_insert)
     with console.doing() as say:
         say(f"loading {search.settings['model_name']}")
-        search.embed("a picture")  # without a model there is no use in a page
+        search.embed("an image")  # without a model there is no use in a page
     page.launch(server_port=port, inbrowser=open_browser, prevent_thread_lock=True)
     try:
         console.err.print(f"{page.local_url} (Ctrl-C ends it)", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""The store: one Milvus collection of pictures, on Milvus Lite or on a server, the same code.
+"""The store: one Milvus collection of images, on Milvus Lite or on a server, the same code.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Which engine, index and machines a number of pictures asks for."""
+"""Which engine, index and machines a number of images asks for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from t2i_pipelines.config.storage import SINCE, Storage, Version
 from t2i_pipelines.errors import ConfigError
 
 LITE_UP_TO = 50_000
-"""Pictures that Milvus Lite searches while one waits; measured: docs/scale.md."""
+"""Images that Milvus Lite searches while one waits; measured: docs/scale.md."""
 
 FLAT_UP_TO, FULL_UP_TO, HELD_UP_TO = 100_000, 1_000_000, 100_000_000
-"""Pictures of which all are compared; over which a graph keeps whole numbers; that are held in memory. By the
-first two AUTO chooses. The third is an opinion: beyond it, machines for each 20 million pictures are dearer
+"""Images of which all are compared; over which a graph keeps whole numbers; that are held in memory. By the
+first two AUTO chooses. The third is an opinion: beyond it, machines for each 20 million images are dearer
 than waiting for a disk."""
 
 KEYED_FROM = 1_000_000
-"""Pictures from which a partition key is worth while: with fewer, a filter is quick anyway."""
+"""Images from which a partition key is worth while: with fewer, a filter is quick anyway."""
 
 USABLE = 0.8
 """Of a machine's memory: the rest is the operating system's, and for building the index of a segment."""
@@ -70,7 +70,7 @@ def advise(
     searches: float = 10.0,
     filtered_by: str | None = None,
 ) -> Advice:
-    """Choose for that many pictures.
+    """Choose for that many images.
 
     :param version: of the server.
     :param memory: bytes that there may be in all; None for as many as it takes.
@@ -83,7 +83,7 @@ def advise(
     check_whole_number("machine", machine, 10**15, lowest=10**9)
     check_whole_number("cores", cores, 4096)
     if images <= LITE_UP_TO and searches <= cores and memory is None:
-        reason = f"up to {LITE_UP_TO:,} pictures, Milvus Lite answers at once and needs no server"
+        reason = f"up to {LITE_UP_TO:,} images, Milvus Lite answers at once and needs no server"
         return Advice(engine="Milvus Lite", storage=Storage(), machines=1, needs=None, reasons=(reason,))
     needs = _first_that_fits(images, dim, version, memory)
     reasons = [_why(needs, memory)]
@@ -117,7 +117,7 @@ def _first_that_fits(images: int, dim: int, version: Version, memory: int | None
             return tried[-1]
     least = min(one.memory for one in tried)
     raise ConfigError(
-        f"memory {memory} is too little for {images} pictures of {dim} numbers: "
+        f"memory {memory} is too little for {images} images of {dim} numbers: "
         f"Milvus {version[0]}.{version[1]} needs {least / 1e9:,.1f} GB at least"
     )
 
@@ -141,9 +141,9 @@ def _why(needs: Capacity, memory: int | None) -> str:
     if memory is not None:
         return f"the quickest that keeps within {memory / 1e9:,.0f} GB"
     if needs.storage.index_type == "FLAT":
-        return f"below {FLAT_UP_TO:,} pictures, comparing all is quick and misses none"
+        return f"below {FLAT_UP_TO:,} images, comparing all is quick and misses none"
     if needs.images < FULL_UP_TO:
         return "a graph, over the vectors as they are"
     if needs.images < HELD_UP_TO:
-        return f"a graph, held in memory, which is affordable below {HELD_UP_TO:,} pictures"
-    return f"from {HELD_UP_TO:,} pictures on, memory costs more than waiting for a disk"
+        return f"a graph, held in memory, which is affordable below {HELD_UP_TO:,} images"
+    return f"from {HELD_UP_TO:,} images on, memory costs more than waiting for a disk"

@@ -1,7 +1,7 @@
 """One name for several collections in turn, each for another model.
 
 An alias stands for one collection, and the collection notes beside which others it stands, of the same
-pictures for other models. Vectors of a model are searched for in the collection of that model alone, whatever
+images for other models. Vectors of a model are searched for in the collection of that model alone, whatever
 the alias stands for at that moment: who searches goes on undisturbed when it is moved, with the model that he
 has. Milvus moves an alias at once; others notice within :data:`~.catalog.RECHECK` seconds.
 

@@ -77,7 +77,7 @@ def capacity(
     replica_number: int = 1,
     row_bytes: int = 0,
 ) -> Capacity:
-    """Memory, disk and time of that many pictures.
+    """Memory, disk and time of that many images.
 
     Memory is the server's own, and for each replica the index and the rows beside it. With ``mmap``, a
     quarter of these. Disk is the rows, as often as they are kept there, and the index, in storage; and on
@@ -139,18 +139,18 @@ def _index(images: int, dim: int, index_type: str, number: int) -> tuple[int, in
 
 
 def _links(degree: int) -> int:
-    """Bytes of a picture's links in HNSW.
+    """Bytes of an image's links in HNSW.
 
     2 M on the ground, M on each layer above, of which it reaches 1 / (M - 1) on average; 4 B each, and 12 B
     for layer and place. Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using
-    Hierarchical Navigable Small World graphs", 4.1 and 4.2.3 (a layer has an M-th of the pictures of the one
+    Hierarchical Navigable Small World graphs", 4.1 and 4.2.3 (a layer has an M-th of the images of the one
     below). Milvus's page "Index Explained" counts links x 4 B, too.
     """
     return round(4 * degree * (2 + 1 / (degree - 1))) + 12
 
 
 def _on_sectors(vector: int) -> int:
-    """Bytes of a picture in DISKANN's file: vector, number of links, and links, whole ones in a sector.
+    """Bytes of an image in DISKANN's file: vector, number of links, and links, whole ones in a sector.
 
     Subramanya et al., "DiskANN: Fast Accurate Billion-point Nearest Neighbor Search on a Single Node", 3.2,
     and the layout of microsoft/DiskANN.

@@ -1,4 +1,4 @@
-"""A collection of pictures in Milvus: rows in, hits out, and the space that its vectors live in."""
+"""A collection of images in Milvus: rows in, hits out, and the space that its vectors live in."""
 
 from __future__ import annotations
 

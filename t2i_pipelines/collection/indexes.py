@@ -1,7 +1,7 @@
 """Which index a collection has at which size, and how deep it is searched.
 
-Measured on 100,000 pictures as ``t2i_mini`` embeds them, for captions (``benchmarks/search_index.py``):
-vectors of words lie beside those of pictures, not among them, and an index that is built for neighbours finds
+Measured on 100,000 images as ``t2i_mini`` embeds them, for captions (``benchmarks/search_index.py``):
+vectors of words lie beside those of images, not among them, and an index that is built for neighbours finds
 them badly. HNSW with the usual ``ef`` of 64 has a recall@10 of 0.83, IVF that probes a tenth of its lists one
 of 0.93. So all rows are compared where that is quick, and a graph is denser and searched deeper than usual.
 """

@@ -37,7 +37,7 @@ def exists(path: Path) -> bool:
     if path.is_file():
         raise StoreFormatError(
             f"{path} is a file, and a Milvus Lite 3 database is a directory; if Milvus Lite 2 made "
-            f"it, it cannot be read any more: choose another uri and insert the pictures again"
+            f"it, it cannot be read any more: choose another uri and insert the images again"
         )
     if not path.is_dir():
         return False

@@ -50,7 +50,7 @@ class SearchOptions:
     :ivar range_filter: hits of at most this cosine only, -1 to 1; needs ``radius``.
     :ivar group_by: a field; of the rows that share its value only the best is a hit. A row without the field
         shares it with none.
-    :ivar collapse: of pictures that are alike, at a cosine of at least this, only the best is a hit; 0 to 1.
+    :ivar collapse: of images that are alike, at a cosine of at least this, only the best is a hit; 0 to 1.
     :ivar diversity: 0 is by score alone, 1 as different from one another as can be
         (maximal marginal relevance). Hits then come in the order in which they were chosen.
     :ivar min_relevance: of the hits that all this chose, leave out those of a lower relevance, 0 to 1; what

@@ -20,7 +20,7 @@ DEFAULT_MODEL = "clip_vit_base_patch32"
 MAX_BATCH_SIZE = 4096
 MAX_DECODE_WORKERS = 256
 MAX_PIXELS = 178_956_970
-"""Twice Pillow's ``MAX_IMAGE_PIXELS``: a picture of 512 MiB as 24-bit RGB."""
+"""Twice Pillow's ``MAX_IMAGE_PIXELS``: an image of 512 MiB as 24-bit RGB."""
 MAX_BYTES = 512 << 20
 """An uncompressed image of ``MAX_PIXELS`` in 24 bits."""
 
@@ -76,16 +76,16 @@ class Decoding:
         of up to 8 frames, evenly spaced.
     :ivar truncated: ``refuse`` a file that is cut off, or ``accept`` what is there, over
         black in most formats.
-    :ivar max_pixels: width times height at most, 1 to 2**40; larger pictures are refused undecoded.
+    :ivar max_pixels: width times height at most, 1 to 2**40; larger images are refused undecoded.
     :ivar max_bytes: size of a local file at most, 1 to 2**40; larger files are refused unread. A remote file
         and a member of a tar have at most :data:`t2i_pipelines.images.limits.MAX_BYTES`.
-    :ivar reduce: ``auto`` decodes a picture much larger than the model's input at a half, a quarter or an
+    :ivar reduce: ``auto`` decodes an image much larger than the model's input at a half, a quarter or an
         eighth of its size (cosine to the exact vector above 0.999); ``never`` computes as the reference.
     :ivar isolate: decode in processes of their own: a file that crashes or hangs its decoder then fails
         alone. Otherwise a crash ends the program, and a file that hangs can only be ended with it. A
         500 x 375 JPEG takes 1.5 to 1.8 times as long to read and fit, a 12-megapixel one up to 1.4 times.
     :ivar decode_timeout: seconds that one file may take when isolated.
-    :ivar decode_workers: pictures decoded at the same time, 1 to 256; None is one a core.
+    :ivar decode_workers: images decoded at the same time, 1 to 256; None is one a core.
     """
 
     background: str = option("white", "Colour under transparent parts: a name, or #rrggbb.")
@@ -147,7 +147,7 @@ class Settings:
     :ivar precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; ``auto`` is bf16 where that is fast, else
         fp32. ``int8`` needs a model that :func:`t2i_pipelines.encoders.quantize` has calibrated.
     :ivar backend: ``auto``, ``onnxruntime``, ``openvino`` or ``torch``; ``auto`` takes the fastest installed.
-    :ivar batch_size: insert: pictures a batch, 1 to 4,096.
+    :ivar batch_size: insert: images a batch, 1 to 4,096.
     :ivar limit: search; with ``offset``, ``filter``, ``where``, ``output_fields``, ``radius``,
         ``range_filter``, ``group_by``, ``collapse``, ``diversity`` and ``min_relevance``, see
         :class:`~t2i_pipelines.config.SearchOptions`.
@@ -155,13 +155,13 @@ class Settings:
         ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.templates`.
     :ivar exclude: insert: globs of files and folders that a folder, a glob, a bucket or a tar skips, such as
         ``("drafts", "2019/*")``; see :class:`t2i_pipelines.images.sources.listing.Listing`.
-    :ivar on_error: insert: ``record`` gives a bad picture a row of its own, ``raise`` stops at the first.
-    :ivar refresh: insert: read every picture again, even where size and time are those that are stored,
-        and fetch every URL again. Pictures whose content is the same are not embedded again.
+    :ivar on_error: insert: ``record`` gives a bad image a row of its own, ``raise`` stops at the first.
+    :ivar refresh: insert: read every image again, even where size and time are those that are stored,
+        and fetch every URL again. Images whose content is the same are not embedded again.
     :ivar timeout: seconds that one call to Milvus may take.
     :ivar index_type: insert, of a collection that is not there yet; with ``vector_type``, ``mmap``,
         ``partition_key`` and ``replica_number``, see :class:`~t2i_pipelines.config.Storage`.
-    :ivar background: insert, and pictures that are searched for; with ``frames``, ``truncated``,
+    :ivar background: insert, and images that are searched for; with ``frames``, ``truncated``,
         ``max_pixels``, ``max_bytes``, ``reduce``, ``isolate``, ``decode_timeout`` and ``decode_workers``, see
         :class:`Decoding`.
     """

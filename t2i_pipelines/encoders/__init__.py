@@ -1,4 +1,4 @@
-"""Models with one space for pictures and words. One door: :func:`load_encoder`."""
+"""Models with one space for images and words. One door: :func:`load_encoder`."""
 
 from t2i_pipelines.encoders.models import ModelInfo, models, recommend
 from t2i_pipelines.encoders.registry import (

@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a picture becomes a tensor."""
+        """How an image becomes a tensor."""
         size = self.config["vision_cfg"]["image_size"]
         defaults = {"size": size, "mean": CLIP_MEAN, "std": CLIP_STD}
         given = {name: value for name, value in self.preprocessing.items() if value is not None}

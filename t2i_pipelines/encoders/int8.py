@@ -1,6 +1,6 @@
-"""The int8 form of an image tower: where it is kept, and how it is made from pictures.
+"""The int8 form of an image tower: where it is kept, and how it is made from images.
 
-Weights are rounded channel by channel, activations by the range that calibration pictures give them
+Weights are rounded channel by channel, activations by the range that calibration images give them
 (static QDQ, `ONNX Runtime's quantizer <https://onnxruntime.ai/docs/performance/model-optimizations/
 quantization.html>`_). Three parts stay as they are, 4 % of a ViT-B/32's work: products of two activations,
 inside attention, which are the most sensitive, and the first and the last layer, whose error goes through
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Int8Cost:
-    """What int8 costs, measured on pictures that were not used to calibrate.
+    """What int8 costs, measured on images that were not used to calibrate.
 
     :ivar mean_cosine: of int8 to fp32 vectors, 1 is the same.
-    :ivar least_cosine: of the worst picture.
-    :ivar calibrated_on: number of pictures.
-    :ivar measured_on: number of pictures.
+    :ivar least_cosine: of the worst image.
+    :ivar calibrated_on: number of images.
+    :ivar measured_on: number of images.
     """
 
     mean_cosine: float
@@ -48,7 +48,7 @@ class Int8Cost:
     def __str__(self) -> str:
         return (
             f"cosine to fp32 {self.mean_cosine:.5f} on average and {self.least_cosine:.5f} at least, on "
-            f"{self.measured_on} pictures; calibrated on {self.calibrated_on} others"
+            f"{self.measured_on} images; calibrated on {self.calibrated_on} others"
         )
 
 
@@ -72,7 +72,7 @@ def int8_tower(space: Space, folder: Path) -> Path:
             return place / NAME
     raise CheckpointError(
         f"no int8 form of {space.model_name} (looked in {folder} and {int8_folder(space)}); make it from "
-        f"pictures like yours: t2i quantize FOLDER --model-name {space.model_name}, or "
+        f"images like yours: t2i quantize FOLDER --model-name {space.model_name}, or "
         "t2i_pipelines.quantize(...)"
     )
 
@@ -86,7 +86,7 @@ def calibrate(tower: Path, tensors: Sequence[NDArray[np.float32]], path: Path) -
     """Write the int8 form of an image tower.
 
     :param tower: the fp32 tower.
-    :param tensors: N pictures (3, S, S) float32, preprocessed; they set the ranges of activations.
+    :param tensors: N images (3, S, S) float32, preprocessed; they set the ranges of activations.
     :param path: where to write it.
     :raises MissingExtraError: If ``onnx`` is not installed.
     """
@@ -115,7 +115,7 @@ def calibrate(tower: Path, tensors: Sequence[NDArray[np.float32]], path: Path) -
 
 
 def _layers(graph: Any) -> list[str]:
-    """The nodes that multiply by weights, in order from the picture to the vector."""
+    """The nodes that multiply by weights, in order from the image to the vector."""
     weights = {one.name for one in graph.initializer}
     return [
         node.name

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 class OnnxEncoder:
-    """Pictures and texts to vectors. Thread-safe; files are read when they are first needed.
+    """Images and texts to vectors. Thread-safe; files are read when they are first needed.
 
     :param scripts: writing systems that the model learned, see :class:`TextTokenizer`.
     """
@@ -120,7 +120,7 @@ class OnnxEncoder:
 
     @cached_property
     def _textual(self) -> Tower:
-        # int8 is for pictures: a text takes milliseconds, and is not what calibration has seen
+        # int8 is for images: a text takes milliseconds, and is not what calibration has seen
         running = self.running
         if running.precision == "int8":
             running = choose_onnx(replace(running, precision="auto"))
@@ -148,11 +148,11 @@ class OnnxEncoder:
         return self._preprocess.fit(image)
 
     def tensor(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """N pictures -> (N, 3, S, S) float32, what the image tower takes."""
+        """N images -> (N, 3, S, S) float32, what the image tower takes."""
         return self._preprocess.tensor(images)
 
     def encode_images(self, images: Sequence[Image]) -> Matrix:
-        """N pictures -> (N, D) float32, not normalised."""
+        """N images -> (N, D) float32, not normalised."""
         if not len(images):
             return np.empty((0, self._dim), np.float32)
         return self._run(self._visual, [self.tensor(images)])

@@ -57,7 +57,7 @@ class Towers:
     reads_ended: bool = False
 
     def sample_pixels(self) -> torch.Tensor:
-        """Made pictures of several shapes, one of them of one colour: (N, 3, S, S) float32."""
+        """Made images of several shapes, one of them of one colour: (N, 3, S, S) float32."""
         return torch.from_numpy(self.preprocess.tensor(_pictures()))
 
     def sample_ids(self) -> torch.Tensor:
@@ -164,7 +164,7 @@ def write_settings(towers: Towers, place: Path, config: Mapping[str, Any], weigh
 
 
 def lowest_cosine(towers: Towers, place: Path) -> float:
-    """Read a written folder back, and compare its vectors of made pictures and of ``TEXTS`` with torch's.
+    """Read a written folder back, and compare its vectors of made images and of ``TEXTS`` with torch's.
 
     :raises CheckpointError: If a cosine is below 0.9999.
     """

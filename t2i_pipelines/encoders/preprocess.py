@@ -1,4 +1,4 @@
-"""How a picture becomes the tensor that a model sees: resize, then scale by mean and deviation."""
+"""How an image becomes the tensor that a model sees: resize, then scale by mean and deviation."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Preprocess:
         return f"{self.resize_mode} {self.size} {self.interpolation} mean {mean} std {std}"
 
     def fit(self, image: Image) -> Image:
-        """(H, W, 3) uint8 -> (size, size, 3) uint8. A fitted picture comes back as it is."""
+        """(H, W, 3) uint8 -> (size, size, 3) uint8. A fitted image comes back as it is."""
         height, width = image.shape[:2]
         if height == width == self.size:
             return image
@@ -107,7 +107,7 @@ class Preprocess:
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def tensor(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """N pictures -> (N, 3, size, size) float32."""
+        """N images -> (N, 3, size, size) float32."""
         tensor = np.empty((len(images), 3, self.size, self.size), np.float32)
         for planes, image in zip(tensor, images, strict=True):
             fitted = self.fit(image)

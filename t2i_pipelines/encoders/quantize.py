@@ -1,4 +1,4 @@
-"""The int8 form of a model, calibrated on pictures like those it will see."""
+"""The int8 form of a model, calibrated on images like those it will see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from t2i_pipelines.types import Compute, Encoder, Image
 
 FEWEST = 16
 HELD_OUT = 4
-"""One picture in so many measures; the others calibrate."""
+"""One image in so many measures; the others calibrate."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +36,20 @@ def quantize(
     It is kept in the assets cache of ``huggingface_hub`` (``HF_ASSETS_CACHE``), under the digest of the
     model's weights. Texts are embedded as before, into the same space.
 
-    :param source: pictures like those that will be inserted; what the insert pipeline takes.
+    :param source: images like those that will be inserted; what the insert pipeline takes.
     :param model_name: a known model, or the path of an ONNX folder.
     :param pictures: how many to use, at least 16: evenly from the first 8 times as many of the source. Three
         quarters calibrate; on the last quarter the cost is measured, by the backend that will run it.
     :raises CheckpointError: If the model is no ONNX folder.
-    :raises SourceError: If fewer than 16 pictures can be read.
+    :raises SourceError: If fewer than 16 images can be read.
     :raises MissingExtraError: If ``onnx`` is not installed.
     """
     encoder = _onnx(load_encoder(model_name, checkpoint_path, "cpu", "fp32"), model_name)
     found = list(islice(_pictures(source, encoder, pictures), pictures))
     if len(found) < FEWEST:
         raise SourceError(
-            f"{len(found)} pictures could be read, and int8 is calibrated on at least {FEWEST}; "
-            "name a source of more pictures"
+            f"{len(found)} images could be read, and int8 is calibrated on at least {FEWEST}; "
+            "name a source of more images"
         )
     measured = found[::HELD_OUT]
     calibrating = [image for at, image in enumerate(found) if at % HELD_OUT]
@@ -71,7 +71,7 @@ def _onnx(encoder: Encoder, model_name: str) -> OnnxEncoder:
 
 
 def _pictures(source: object, encoder: Encoder, wanted: int) -> Iterator[Image]:
-    """Fitted pictures; of a source that has more, every second, third, ... eighth."""
+    """Fitted images; of a source that has more, every second, third, ... eighth."""
     # paths only: records of a tar carry their bytes
     paths = [record.path for record in islice(records(source), 8 * wanted) if record.status is None]
     for path in paths[:: max(1, len(paths) // wanted)]:

@@ -53,7 +53,7 @@ class TorchModel:
 
 
 class TorchEncoder:
-    """Pictures and texts to vectors. Thread-safe; weights are read when they are first needed.
+    """Images and texts to vectors. Thread-safe; weights are read when they are first needed.
 
     :param path: a checkpoint file, or the folder that it is in.
     :param info: the model that it should be; sizes that differ are refused.
@@ -129,7 +129,7 @@ class TorchEncoder:
         return self.model.checkpoint.preprocess.fit(image)
 
     def encode_images(self, images: Sequence[Image]) -> Matrix:
-        """N pictures -> (N, D) float32, not normalised."""
+        """N images -> (N, D) float32, not normalised."""
         if not len(images):
             return np.empty((0, self.space.dim), np.float32)
         pixels = torch.from_numpy(self.model.checkpoint.preprocess.tensor(images))

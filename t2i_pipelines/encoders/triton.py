@@ -5,7 +5,7 @@ The layout, and the fields of ``config.pbtxt``, are those of Triton's documents 
 
     image_tower/config.pbtxt             backend onnxruntime, dynamic batching, inputs and outputs
     image_tower/1/model.onnx             (N, 3, S, S) float32 -> (N, D) float32, not normalised
-    image_tower/preprocess_cfg.json      how a picture becomes the (3, S, S) that the tower takes
+    image_tower/preprocess_cfg.json      how an image becomes the (3, S, S) that the tower takes
     text_tower/config.pbtxt
     text_tower/1/model.onnx              (N, L) integers -> (N, D) float32, not normalised
     text_tower/tokenizer.json            how a text becomes the L ids that the tower takes; also config.json

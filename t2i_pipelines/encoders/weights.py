@@ -96,7 +96,7 @@ class HubEncoder:
         return self.opened.fit(image)
 
     def encode_images(self, images: Sequence[Image]) -> Matrix:
-        """N pictures -> (N, D) float32, not normalised."""
+        """N images -> (N, D) float32, not normalised."""
         return self.opened.encode_images(images)
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:

@@ -1,4 +1,4 @@
-"""How well a model finds the right pictures, and what an index loses of that.
+"""How well a model finds the right images, and what an index loses of that.
 
 ::
 

@@ -40,7 +40,7 @@ FOLDERS = (
     *("../val2017", "../train2017", "../val2014", "../train2014"),
     *("..", "../images", "../flickr30k-images", "../flickr30k_images"),
 )
-"""Where the pictures are, seen from the file: COCO has ``annotations/`` beside ``val2017/``."""
+"""Where the images are, seen from the file: COCO has ``annotations/`` beside ``val2017/``."""
 
 _KAGGLE = re.compile(r"([^|]+)\|\s*\d+\s*\|?\s*(.*)")
 """One row of Kaggle's file lacks its second bar."""
@@ -59,7 +59,7 @@ class Known(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """The name of a picture in the file, and its captions."""
+    """The name of an image in the file, and its captions."""
 
     name: str
     captions: list[Any]
@@ -74,7 +74,7 @@ def file_in(folder: Path) -> Path | None:
 def read(path: Path, images: str | os.PathLike[str] | None, split: str) -> Known | None:
     """The pairs of a caption file; None if it is none of these.
 
-    :raises SourceError: If it is one, and has no such split, or its pictures are not found.
+    :raises SourceError: If it is one, and has no such split, or its images are not found.
     """
     if not path.is_file():
         return None
@@ -176,13 +176,13 @@ def _placed(
     seen = list(told)
     first = next((one for one in seen if one.name), None)
     if first is None:
-        raise SourceError(f"{str(path)!r} names no picture")
+        raise SourceError(f"{str(path)!r} names no image")
     folder = _folder(first.name, path, images)
 
     def rows() -> Iterator[Row | Outcome]:
         for one in seen:
             if not one.name:
-                yield refused("", f"a line of {path} is no picture and caption: {str(one.captions[0])!r:.80}")
+                yield refused("", f"a line of {path} is no image and caption: {str(one.captions[0])!r:.80}")
             else:
                 yield pair(str(folder / _inner(one.name, folder)), one.captions)
 
@@ -198,7 +198,7 @@ def _folder(name: str, path: Path, images: str | os.PathLike[str] | None) -> Pat
         if (place / _inner(name, place)).is_file():
             return place
     raise SourceError(
-        f"the pictures of {str(path)!r} are not found: no {name!r} in {', '.join(map(str, places[:3]))}"
+        f"the images of {str(path)!r} are not found: no {name!r} in {', '.join(map(str, places[:3]))}"
         f"{' and the other usual folders' if len(places) > 3 else ''}; name their folder by images="
     )
 

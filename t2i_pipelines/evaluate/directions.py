@@ -17,7 +17,7 @@ from t2i_pipelines.evaluate.ranks import Ranking, rank_units
 from t2i_pipelines.types import Matrix
 
 Way: TypeAlias = Literal["text->image", "image->text", "image->image"]
-"""``image->image``: pictures of one class are right for each other; a picture does not look for itself."""
+"""``image->image``: images of one class are right for each other; an image does not look for itself."""
 
 TEXT_TO_IMAGE: Way = "text->image"
 DEFAULT: tuple[Way, ...] = (TEXT_TO_IMAGE, "image->text")
@@ -50,7 +50,7 @@ class Direction:
     and its rank is one beyond the last.
 
     :ivar name: ``text->image``, ``image->text`` or ``image->image``.
-    :ivar numbers: (Q,) which text or picture of the pairs each query is.
+    :ivar numbers: (Q,) which text or image of the pairs each query is.
     :ivar right: for each query the numbers of what is right.
     :ivar metrics: by name, in the order of :data:`~t2i_pipelines.evaluate.METRICS`.
     :ivar per_query: name -> (Q,) float64: the figure of each query.
@@ -97,7 +97,7 @@ def check_ways(ways: Sequence[str], pairs: Pairs) -> tuple[Way, ...]:
         raise ConfigError(f"directions must be some of {', '.join(known)}, got {ways!r}")
     if "image->image" in ways and not _alike(pairs):
         raise ConfigError(
-            f"image->image needs classes of two and more pictures, and {pairs.name} has none; "
+            f"image->image needs classes of two and more images, and {pairs.name} has none; "
             "give class folders, or a column `class`"
         )
     return tuple(way for way in known if way in ways)
@@ -117,7 +117,7 @@ def measure(way: Way, pairs: Pairs, texts: Embedded, pictures: Embedded, bootstr
 
 
 def _alike(pairs: Pairs) -> dict[int, list[int]]:
-    """For each picture the others of its class, where there are any."""
+    """For each image the others of its class, where there are any."""
     members: dict[str, list[int]] = {}
     for number, kind in enumerate(pairs.classes or ()):
         members.setdefault(kind, []).append(number)

@@ -1,4 +1,4 @@
-"""Pictures and texts of pairs to vectors, by the steps of the insert and search pipelines."""
+"""Images and texts of pairs to vectors, by the steps of the insert and search pipelines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Texts(NamedTuple):
 def embed_pictures(
     pairs: Pairs, model: dict[str, Any], batch_size: int, on_progress: OnProgress | None
 ) -> tuple[Embedded, list[Outcome]]:
-    """Read, decode, embed and normalise every picture; the outcomes of those that failed."""
+    """Read, decode, embed and normalise every image; the outcomes of those that failed."""
     steps = (ImageDecode(**model), Clip(**model, modality="image"), Normalize())
     numbers: list[int] = []
     vectors: list[Vector] = []

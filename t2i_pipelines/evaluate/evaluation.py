@@ -30,7 +30,7 @@ class Speed:
     :ivar queries_a_second: many at once, 64 texts a pass.
     :ivar ms_a_query: milliseconds of one alone: ``encode_ms + search_ms``.
     :ivar encode_ms: of embedding one text, median of up to 32.
-    :ivar search_ms: of comparing one vector with every picture's, median of up to 32.
+    :ivar search_ms: of comparing one vector with every image's, median of up to 32.
     """
 
     queries_a_second: float
@@ -45,7 +45,7 @@ class Speed:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """How well a model finds the right pictures of some pairs. Made by :func:`evaluate`.
+    """How well a model finds the right images of some pairs. Made by :func:`evaluate`.
 
     :ivar label: what it is called in tables.
     :ivar model_name: as it was given; empty where vectors were.
@@ -53,7 +53,7 @@ class Evaluation:
     :ivar space: what the vectors mean; None where vectors were given.
     :ivar pairs: what was asked and what is right.
     :ivar directions: name -> its figures.
-    :ivar failed: pictures and texts that could not be embedded, and rows that were no pair; each with its
+    :ivar failed: images and texts that could not be embedded, and rows that were no pair; each with its
         reason. What could not be embedded counts as not found.
     :ivar cut: texts that are longer than the model reads, and were cut; None if the model does not tell.
     :ivar speed: None where vectors were given.
@@ -92,14 +92,14 @@ class Evaluation:
 
     @cached_property
     def misses(self) -> ManyHits:
-        """The ten worst misses of text->image as grids: what was found, then the right picture."""
+        """The ten worst misses of text->image as grids: what was found, then the right image."""
         return self.worst()
 
     def worst(self, count: int = 10, shown: int = 4) -> ManyHits:
-        """The worst misses of text->image: the queries whose right picture comes last, the worst first.
+        """The worst misses of text->image: the queries whose right image comes last, the worst first.
 
-        Each is a list of hits: the best that was found, last the right picture. Fields say ``rank``, and
-        ``right`` for the right one. Queries that found a right picture first are no misses.
+        Each is a list of hits: the best that was found, last the right image. Fields say ``rank``, and
+        ``right`` for the right one. Queries that found a right image first are no misses.
 
         :param count: how many queries at most.
         :param shown: of each, how many that were found.
@@ -133,7 +133,7 @@ class Evaluation:
         return report.html(self)
 
     def save_html(self, path: str | os.PathLike[str], title: str = "") -> Path:
-        """Write a page that needs nothing else: the figures, and the worst misses with their pictures.
+        """Write a page that needs nothing else: the figures, and the worst misses with their images.
 
         :return: where it is.
         """

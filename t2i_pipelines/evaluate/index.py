@@ -53,7 +53,7 @@ class IndexFigures:
 
     :ivar index: its type, such as ``FLAT`` or ``HNSW``.
     :ivar rows: of the collection.
-    :ivar missing: pictures of the pairs that are not in it; they count as not found.
+    :ivar missing: images of the pairs that are not in it; they count as not found.
     :ivar recall: recall@10 of the index: the share of what it finds that is as good as the exact best 10.
     :ivar metrics: of text->image through the index; of ranks up to 10 only, so there is no MRR.
     :ivar per_query: name -> (Q,) float64: the figure of each query.
@@ -155,14 +155,14 @@ def _stored(collection: Collection) -> tuple[Matrix, list[str]]:
     """Every row: unit vectors, and paths."""
     rows = [row for page in collection.scan(["vector", "path"]) for row in page]
     if not rows:
-        raise SourceError(f"{collection} is empty; insert the pictures first")
+        raise SourceError(f"{collection} is empty; insert the images first")
     return units(np.array([row["vector"] for row in rows], np.float32), "row"), [row["path"] for row in rows]
 
 
 def _recalls(queries: Matrix, hits: Sequence[Sequence[Hit]], stored: Matrix) -> NDArray[np.float64]:
     """For each query the share of the exact best that was found.
 
-    What was found counts if its cosine is that of the last of the exact best, or higher: of pictures that are
+    What was found counts if its cosine is that of the last of the exact best, or higher: of images that are
     equally near any will do. So counts ann-benchmarks.
     """
     depth = min(DEPTH, len(stored))

@@ -13,7 +13,7 @@ from t2i_pipelines.types import Hit
 
 
 def worst(pairs: Pairs, direction: Direction, count: int, shown: int) -> ManyHits:
-    """See :meth:`Evaluation.worst`; of equal ranks, the higher score of the wrong picture comes first."""
+    """See :meth:`Evaluation.worst`; of equal ranks, the higher score of the wrong image comes first."""
     check_whole_number("count", count, 1000)
     check_whole_number("shown", shown, direction.found.shape[1])
     missed = np.flatnonzero(direction.ranks > 1)

@@ -1,4 +1,4 @@
-"""Which pictures are right for which texts."""
+"""Which images are right for which texts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ AnyPairs: TypeAlias = "Pairs | str | os.PathLike[str] | Iterable[Any]"
 
 
 class Row(NamedTuple):
-    """A picture and its texts, as a source tells it.
+    """An image and its texts, as a source tells it.
 
-    :ivar kind: the class of the picture; empty without one.
+    :ivar kind: the class of the image; empty without one.
     """
 
     path: str
@@ -35,12 +35,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which pictures are right for which texts. Made by :meth:`of` or :func:`read_pairs`.
+    """Which images are right for which texts. Made by :meth:`of` or :func:`read_pairs`.
 
     :ivar pictures: their addresses, absolute, each once.
     :ivar texts: the queries, in the order of the source.
-    :ivar shown: for each text the numbers of the pictures that are right, in order; never empty.
-    :ivar classes: the class of each picture; None where there are none.
+    :ivar shown: for each text the numbers of the images that are right, in order; never empty.
+    :ivar classes: the class of each image; None where there are none.
     :ivar failed: rows of the source that are no pair, each with its reason.
     :ivar name: what they were read from.
     :ivar dataset: ``flickr30k`` or ``coco`` where the form of the file tells; else empty.
@@ -61,10 +61,10 @@ class Pairs:
         """Take pairs in any form.
 
         :param pairs: pairs, which are given back as they are; what :func:`read_pairs` reads; or an iterable
-            of (picture, text or list of texts), or of mappings with a ``path`` (``url``, ``image_path``,
+            of (image, text or list of texts), or of mappings with a ``path`` (``url``, ``image_path``,
             ``image``), a ``caption`` (``captions``, ``text``) and perhaps a ``class`` (``label``).
-        :param merge: texts that are the same are one query, and each of their pictures is right. False lets
-            each be a query of its own with its own picture. None: merged, but for Flickr30k and COCO, whose
+        :param merge: texts that are the same are one query, and each of their images is right. False lets
+            each be a query of its own with its own image. None: merged, but for Flickr30k and COCO, whose
             published figures take each caption for a query of its own.
         :param name: what they are called in reports.
         :raises SourceError: If there is no pair among them.
@@ -78,7 +78,7 @@ class Pairs:
             return read_pairs(pairs, merge=merge)
         if isinstance(pairs, (Mapping, bytes)) or not isinstance(pairs, Iterable):
             raise ConfigError(
-                f"pairs are a list of (picture, caption), a file of captions or a folder of classes; "
+                f"pairs are a list of (image, caption), a file of captions or a folder of classes; "
                 f"got {type(pairs).__name__}"
             )
         return gather(map(row_of, pairs), merge=merge is not False, name=name or "pairs")
@@ -89,13 +89,13 @@ class Pairs:
 
     def __str__(self) -> str:
         failed = f", {len(self.failed):,} rows failed" if self.failed else ""
-        return f"{self.name}: {len(self.texts):,} texts, {len(self.pictures):,} pictures{failed}"
+        return f"{self.name}: {len(self.texts):,} texts, {len(self.pictures):,} images{failed}"
 
     def __repr__(self) -> str:
         return f"<Pairs {self}>"
 
     def captions(self) -> list[list[str]]:
-        """The texts of each picture, in the order of the source."""
+        """The texts of each image, in the order of the source."""
         told: list[list[str]] = [[] for _ in self.pictures]
         for text, right in zip(self.texts, self.shown, strict=True):
             for number in right:
@@ -103,7 +103,7 @@ class Pairs:
         return told
 
     def rows(self) -> list[tuple[str, str]]:
-        """Each picture with each of its texts, in the order of the texts."""
+        """Each image with each of its texts, in the order of the texts."""
         return [
             (self.pictures[number], text)
             for text, right in zip(self.texts, self.shown, strict=True)
@@ -111,16 +111,16 @@ class Pairs:
         ]
 
     def take(self, pictures: Sequence[int]) -> Pairs:
-        """A part: those pictures, and the texts that are right for one of them.
+        """A part: those images, and the texts that are right for one of them.
 
-        :param pictures: numbers of pictures; their order is kept.
-        :raises ConfigError: If a number is no picture's, or comes twice.
+        :param pictures: numbers of images; their order is kept.
+        :raises ConfigError: If a number is no image's, or comes twice.
         """
         new = {int(number): at for at, number in enumerate(pictures)}
         if len(new) < len(pictures) or not all(0 <= number < len(self.pictures) for number in new):
             last = len(self.pictures) - 1
             raise ConfigError(
-                f"pictures must be different numbers from 0 to {last}, got {list(pictures)!r:.80}"
+                f"images must be different numbers from 0 to {last}, got {list(pictures)!r:.80}"
             )
         kept = [
             (text, tuple(sorted(new[number] for number in right if number in new)))
@@ -137,7 +137,7 @@ class Pairs:
 
     @cached_property
     def digest(self) -> str:
-        """32 hex digits, the same for the same pictures and texts in the same order."""
+        """32 hex digits, the same for the same images and texts in the same order."""
         told = json.dumps([self.pictures, self.texts, self.shown, self.classes])
         return hashlib.blake2b(told.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
@@ -145,7 +145,7 @@ class Pairs:
 def gather(
     rows: Iterable[Row | Outcome], *, merge: bool, name: str, dataset: str = "", split: str = ""
 ) -> Pairs:
-    """Number pictures and texts. A picture that comes again is the same one.
+    """Number images and texts. An image that comes again is the same one.
 
     :raises SourceError: If no row is a pair.
     """
@@ -171,7 +171,7 @@ def gather(
                 shown[at].append(number)
     if not texts:
         why = f"; the first of {len(failed)} rows that failed: {failed[0].reason}" if failed else ""
-        raise SourceError(f"{name} holds no pair of a picture and a text{why}")
+        raise SourceError(f"{name} holds no pair of an image and a text{why}")
     return Pairs(
         tuple(pictures),
         tuple(texts),
@@ -192,16 +192,14 @@ def row_of(item: Any) -> Row | Outcome:
     elif isinstance(item, (tuple, list)) and len(item) in (2, 3):
         given, told, kind = (*item, None)[:3]
     else:
-        return refused(
-            "", f"neither (picture, caption) nor a row with a `path` and a `caption`: {item!r:.80}"
-        )
+        return refused("", f"neither (image, caption) nor a row with a `path` and a `caption`: {item!r:.80}")
     return pair(given, told, kind)
 
 
 def pair(given: Any, told: Any, kind: Any = None) -> Row | Outcome:
-    """A row of a picture's address and its texts, or why it is none."""
+    """A row of an image's address and its texts, or why it is none."""
     if not given or not isinstance(given, (str, os.PathLike)):
-        return refused("", f"no picture is named for the caption {told!r:.80}")
+        return refused("", f"no image is named for the caption {told!r:.80}")
     try:
         address = normal(given)
     except SourceError as err:

@@ -6,7 +6,7 @@ Sources, by the names that ``published.csv`` uses:
 * ``big_vision``: google-research/big_vision, issue 166, which quotes the SigLIP 2 paper.
 
 The protocol is theirs: Karpathy's test split, every caption a query of its own. A caption finds if its own
-picture is among the first k; a picture finds if any of its captions is.
+image is among the first k; an image finds if any of its captions is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.3
 """Points by which two careful measurements of one model may differ: open_clip's table and CLIP_benchmark's
-agree within 0.2, and half precision and the resizing of pictures add some."""
+agree within 0.2, and half precision and the resizing of images add some."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class PublishedComparison:
         protocol = PROTOCOLS[self.published.dataset]
         notes = [
             f"published: {self.published.model}, {self.published.source}; {protocol.title}, Karpathy's test "
-            "split, every caption a query, any of a picture's captions right",
+            "split, every caption a query, any of an image's captions right",
             f"{'agrees' if self.agrees else 'differs'}, at a tolerance of {self.tolerance:g} points",
         ]
         return Grid(
@@ -223,7 +223,7 @@ def compare_to_published(
     :param dataset: ``flickr30k`` or ``coco``.
     :param pairs: the test split, its file or folder, or an evaluation of it; None reads the folder of the
         dataset's name, here.
-    :param images: the folder of the pictures, if it is not beside the file.
+    :param images: the folder of the images, if it is not beside the file.
     :param tolerance: points within which figures agree.
     :param settings: of :func:`evaluate`, such as ``precision``.
     :raises ConfigError: If nothing is published of the model, the pairs are not the protocol's, or not all of
@@ -263,12 +263,12 @@ def check_protocol(pairs: Pairs, dataset: str) -> None:
     alone = all(len(right) == 1 for right in pairs.shown)
     if told == (dataset, "test") and counts == (protocol.pictures, protocol.captions) and alone:
         return
-    got = f"{counts[0]:,} pictures and {counts[1]:,} queries"
+    got = f"{counts[0]:,} images and {counts[1]:,} queries"
     of = f" of {told[0]} {told[1]}" if told != (dataset, "test") else ""
-    merged = "" if alone else ", of which some have several right pictures"
+    merged = "" if alone else ", of which some have several right images"
     raise ConfigError(
         f"{pairs.name} is not what published figures are of: Karpathy's test split of {protocol.title} has "
-        f"{protocol.pictures:,} pictures and {protocol.captions:,} captions, each a query of its own; got "
+        f"{protocol.pictures:,} images and {protocol.captions:,} captions, each a query of its own; got "
         f"{got}{of}{merged}; read {protocol.file} with split='test'"
     )
 
@@ -279,8 +279,8 @@ def _split_of(dataset: str, pairs: AnyPairs | None, images: str | os.PathLike[st
         file = PROTOCOLS[dataset].file
         if pairs is None and not Path(place).is_dir():
             raise ConfigError(
-                f"there is no folder {dataset!r} here; get the pictures and Karpathy's {file}, and name the "
-                "file by pairs= and, if the pictures lie elsewhere, their folder by images="
+                f"there is no folder {dataset!r} here; get the images and Karpathy's {file}, and name the "
+                "file by pairs= and, if the images lie elsewhere, their folder by images="
             )
         return read_pairs(place, images=images, split="test")
     return Pairs.of(place, merge=False)

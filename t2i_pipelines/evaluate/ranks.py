@@ -1,8 +1,8 @@
 """Exact ranks: every query against every vector, by cosine.
 
 Cosines count to six decimals, about what float32 tells: the last bits of a matrix product depend on what
-stands beside a row, and would decide between equal pictures. Of equals, the right ones come last, so that
-neither the order of the pairs nor a model that gives every picture the same vector makes a figure look good.
+stands beside a row, and would decide between equal images. Of equals, the right ones come last, so that
+neither the order of the pairs nor a model that gives every image the same vector makes a figure look good.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def rank_units(
 ) -> Ranking:
     """As :func:`rank`, of vectors of length 1."""
     if asked.shape[1] != stored.shape[1]:
-        raise VectorError(f"queries have {asked.shape[1]} dimensions, and pictures {stored.shape[1]}")
+        raise VectorError(f"queries have {asked.shape[1]} dimensions, and images {stored.shape[1]}")
     if len(right) != len(asked) or not all(map(len, right)):
-        raise ConfigError(f"each of {len(asked)} queries needs at least one right picture")
+        raise ConfigError(f"each of {len(asked)} queries needs at least one right image")
     depth = min(depth, len(stored) - (without is not None))
     step = max(1, BLOCK // len(stored))
     parts = []

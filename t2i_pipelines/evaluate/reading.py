@@ -46,11 +46,11 @@ def read_pairs(
     * Anything that :func:`t2i_pipelines.images.records` reads, such as CSV, JSON lines, Parquet, WebDataset
       tars, with a column ``caption``, ``captions`` or ``text``, or columns ``caption_*``; perhaps ``class``.
 
-    :param images: the folder of the pictures; if left out, one of the usual names beside the file.
+    :param images: the folder of the images; if left out, one of the usual names beside the file.
     :param captions: the columns of a table that hold texts.
     :param split: of the datasets whose file tells it: ``test``, ``val``, ``train``, or ``all``.
     :param template: a text with ``{}`` for the name of a class folder, whose underscores are spaces.
-    :param merge: texts that are the same are one query, and each of their pictures is right. None: so it is,
+    :param merge: texts that are the same are one query, and each of their images is right. None: so it is,
         but for Flickr30k and COCO, whose published figures take each caption for a query of its own.
     :raises SourceError: If nothing can be read, or no pair is in it.
     :raises ConfigError: If an option is wrong.
@@ -85,11 +85,11 @@ def _rows(
 
 
 def _of_folders(folder: Path, template: str) -> Iterator[Row | Outcome]:
-    """Pictures below class folders; those that lie beside the class folders have no class."""
+    """Images below class folders; those that lie beside the class folders have no class."""
     classes = [one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
     if not classes:
         raise SourceError(
-            f"{str(folder)!r} has no class folders, so nothing tells what its pictures show; give a "
+            f"{str(folder)!r} has no class folders, so nothing tells what its images show; give a "
             "table with the columns `path` and `caption`"
         )
     base = os.path.abspath(folder)  # noqa: PTH100 - links stay as the user named them

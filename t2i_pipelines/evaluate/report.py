@@ -82,7 +82,7 @@ def notes(evaluation: Evaluation) -> list[str]:
             f"one search alone {few(index.search_ms)} ms"
         )
         if index.missing:
-            lines.append(f"{len(index.missing):,} pictures are not in the collection and count as not found")
+            lines.append(f"{len(index.missing):,} images are not in the collection and count as not found")
     if evaluation.cut:
         lines.append(f"{evaluation.cut:,} texts are longer than the model reads and were cut")
     if evaluation.failed:
@@ -111,7 +111,7 @@ def html(evaluation: Evaluation) -> str:
 def as_html(grids: Sequence[Grid], figure: str = "") -> str:
     """A part of a page with tables.
 
-    :param figure: a picture as a data URI; empty without one.
+    :param figure: an image as a data URI; empty without one.
     """
     return fragment(TEMPLATE, grids=grids, figure=figure, views=[])
 

@@ -53,20 +53,20 @@ def evaluate(
     label: str = "",
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Measure how well a model finds the right pictures: ``print(evaluate("data/gallery.csv"))``.
+    """Measure how well a model finds the right images: ``print(evaluate("data/gallery.csv"))``.
 
-    Pictures and texts are embedded as by the pipelines, and every query is compared with every picture: that
+    Images and texts are embedded as by the pipelines, and every query is compared with every image: that
     tells what the model knows. With a ``uri`` the same queries go through Milvus too: that tells what
     the index loses. What cannot be embedded counts as not found, and is named in ``failed``.
 
-    :param pairs: what :meth:`Pairs.of` takes, such as a list of (picture, caption), a table, a file of
+    :param pairs: what :meth:`Pairs.of` takes, such as a list of (image, caption), a table, a file of
         captions as Flickr30k and COCO have it, or a folder of class folders.
     :param model_name: with ``checkpoint_path``, ``device``, ``precision``, ``backend``, ``templates`` and
         ``batch_size``, see :class:`~t2i_pipelines.config.Settings`.
     :param directions: some of ``text->image``, ``image->text`` and ``image->image``, the last by class.
     :param uri: of a Milvus Lite file or server; None leaves Milvus out.
-    :param collection_name: None makes a collection of these pictures, and drops it at the end. A name takes
-        that one as it is: nothing is written, and its other pictures are found too.
+    :param collection_name: None makes a collection of these images, and drops it at the end. A name takes
+        that one as it is: nothing is written, and its other images are found too.
     :param index_type: of the collection that is made.
     :param confidence: of the bootstrap intervals, between 0 and 1.
     :param resamples: of the bootstrap, 10 to 100,000.
@@ -74,7 +74,7 @@ def evaluate(
     :param label: what it is called in tables; made of model and precision, if left out.
     :param on_progress: called with ``pictures`` or ``texts``, how many are done, and how many there are.
     :raises ConfigError: If a setting is wrong.
-    :raises SourceError: If there are no pairs, or no picture at all can be embedded; names the first failure.
+    :raises SourceError: If there are no pairs, or no image at all can be embedded; names the first failure.
     :raises MissingExtraError: If ``ir_measures`` is not installed.
     """
     asked, bootstrap = Pairs.of(pairs), Bootstrap(confidence, resamples, seed)
@@ -99,9 +99,7 @@ def evaluate(
     encoder = load_encoder(**model)
     pictures, failed = embed_pictures(asked, model, batch_size, on_progress)
     if not len(pictures.vectors):
-        raise SourceError(
-            f"none of {len(failed):,} pictures could be embedded; the first: {failed[0].reason}"
-        )
+        raise SourceError(f"none of {len(failed):,} images could be embedded; the first: {failed[0].reason}")
     texts = embed_texts(asked, encoder, templates, on_progress)
     found: dict[str, Direction] = {
         way: measure(way, asked, texts.embedded, pictures, bootstrap) for way in ways
@@ -155,7 +153,7 @@ def evaluate_vectors(
     ways = check_ways(directions, asked)
     if (len(texts), len(pictures)) != (len(asked.texts), len(asked.pictures)):
         raise VectorError(
-            f"the pairs have {len(asked.texts):,} texts and {len(asked.pictures):,} pictures; "
+            f"the pairs have {len(asked.texts):,} texts and {len(asked.pictures):,} images; "
             f"got {len(texts):,} and {len(pictures):,} vectors"
         )
     require_library()

@@ -1,6 +1,6 @@
-"""Fine-tune a CLIP on one's own pictures and captions: ``finetune(pairs, model_name=...)``.
+"""Fine-tune a CLIP on one's own images and captions: ``finetune(pairs, model_name=...)``.
 
-The loss counts every caption that is known to be true of a picture as right, so that captions which
+The loss counts every caption that is known to be true of an image as right, so that captions which
 occur twice in a batch are no negatives of each other; see :mod:`t2i_pipelines.finetune.loss`. Needs the
 extra ``torch``; importing this does not import torch.
 """
@@ -31,25 +31,25 @@ def finetune(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[FinetuneArgs],
 ) -> FinetuneResult:
-    """Train a CLIP further, on pairs of pictures and captions.
+    """Train a CLIP further, on pairs of images and captions.
 
-    A picture that cannot be read is one entry of ``failed``, and no reason to stop.
+    An image that cannot be read is one entry of ``failed``, and no reason to stop.
 
     :param pairs: what :func:`~t2i_pipelines.evaluate.evaluate` takes: a table with ``path`` and ``caption``
         columns, Hugging Face's caption JSON (a list or lines of ``image_path`` and ``caption``), a folder
-        whose subfolders name what their pictures show, or an iterable of (picture, caption) pairs.
+        whose subfolders name what their images show, or an iterable of (image, caption) pairs.
     :param model_name: where to start: a known model, such as ``t2i_mini``, or the path of one. It must be of
         OpenAI's architecture, and its weights torch's or exported by this library with their names.
     :param checkpoint_path: the model's file or folder, in place of what the name stands for.
     :param output_dir: new folder for the result; while the run lasts, for its checkpoint, too.
-    :param validation: pairs that are only measured; None holds out ``validation_share`` of the pictures.
+    :param validation: pairs that are only measured; None holds out ``validation_share`` of the images.
     :param outside: pairs outside the domain, which are only measured: the report tells what was lost there.
     :param replay: pairs to learn along with ``pairs``, so that what they show is not forgotten.
     :param progress: called after each step; the logger ``t2i_pipelines.finetune`` has each evaluation.
     :param options: see :class:`FinetuneOptions`.
     :raises ConfigError: If an option is wrong, or ``output_dir`` holds a finished model, or the checkpoint of
         a run with other settings.
-    :raises SourceError: If there are no pairs, or too few pictures to hold some out; says how many.
+    :raises SourceError: If there are no pairs, or too few images to hold some out; says how many.
     :raises CheckpointError: If the model is none that can be trained.
     :raises FinetuneError: If the loss is not a number; says at which step and what to change.
     :raises MissingExtraError: If torch or towhee.models is not installed.

@@ -1,4 +1,4 @@
-"""What a model learns from, or is measured on: numbered pictures and captions, and which belong together."""
+"""What a model learns from, or is measured on: numbered images and captions, and which belong together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Material:
     """Pairs as numbers of a :class:`Store` and of :class:`Texts`.
 
     :ivar name: for messages.
-    :ivar rows: (M, 2) int64: picture and caption of each pair; each pair once.
+    :ivar rows: (M, 2) int64: image and caption of each pair; each pair once.
     """
 
     def __init__(self, name: str, rows: NDArray[np.int64], groups: NDArray[np.int64] | None = None) -> None:
@@ -55,9 +55,9 @@ class Material:
 
     @classmethod
     def of(cls, pairs: Pairs, store: Store, texts: Texts) -> Material:
-        """Read the pictures, which are open to failures, and the captions.
+        """Read the images, which are open to failures, and the captions.
 
-        :raises SourceError: If not one picture can be read.
+        :raises SourceError: If not one image can be read.
         """
         pictures = store.add(pairs.pictures)
         captions = texts.add(pairs.texts)
@@ -69,14 +69,14 @@ class Material:
         }
         if not known:
             raise SourceError(
-                f"{pairs.name}: none of {len(pairs.pictures)} pictures can be read, so there is nothing to "
+                f"{pairs.name}: none of {len(pairs.pictures)} images can be read, so there is nothing to "
                 f"learn from; the first: {store.failed[-len(pairs.pictures)].reason}"
             )
         return cls(pairs.name, np.array(list(known), np.int64), store.groups())
 
     @property
     def pictures(self) -> NDArray[np.int64]:
-        """The pictures' numbers, ascending."""
+        """The images' numbers, ascending."""
         return np.unique(self.rows[:, 0])
 
     @property
@@ -100,7 +100,7 @@ class Material:
         count = round(share * len(pictures))
         if count < 2 or len(pictures) - count < 2:
             raise SourceError(
-                f"{self.name}: {len(pictures)} different pictures are too few to hold {share:.0%} out for "
+                f"{self.name}: {len(pictures)} different images are too few to hold {share:.0%} out for "
                 "validation: at least 2, and 2 to learn from; give more, change validation_share, or give "
                 "pairs of their own by validation="
             )
@@ -121,19 +121,19 @@ class Material:
 
 
 class Truth:
-    """Which captions are known to be true of which pictures, over all that a run learns from."""
+    """Which captions are known to be true of which images, over all that a run learns from."""
 
     def __init__(self, rows: NDArray[np.int64]) -> None:
         self._width = int(rows[:, 0].max()) + 1
         self._known = np.unique(rows[:, 1] * self._width + rows[:, 0])
 
     def __call__(self, captions: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(C, N) bool for C captions and N pictures."""
+        """(C, N) bool for C captions and N images."""
         return np.isin(captions[:, None] * self._width + pictures[None, :], self._known)
 
 
 def digest_of(materials: Sequence[Material], store: Store, ids: NDArray[np.int64]) -> str:
-    """32 hex digits: the same for the same contents of pictures, tokens and pairs, in the same order."""
+    """32 hex digits: the same for the same contents of images, tokens and pairs, in the same order."""
     digest = hashlib.blake2b(digest_size=16)
     for one in materials:
         digest.update(one.rows.tobytes())
@@ -143,7 +143,7 @@ def digest_of(materials: Sequence[Material], store: Store, ids: NDArray[np.int64
 
 
 def _places(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of pictures and captions -> their places among the different ones."""
+    """Numbers of images and captions -> their places among the different ones."""
     pictures = np.unique(rows[:, 0], return_inverse=True)[1]
     captions = np.unique(rows[:, 1], return_inverse=True)[1]
     return pictures, captions

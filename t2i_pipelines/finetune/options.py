@@ -61,10 +61,10 @@ class FinetuneOptions:
         Wortsman et al. 2022, arXiv:2109.01903). None takes 1, and where ``outside`` pairs are given, the
         first of 1.0, 0.9, ... 0.1 that loses at most 2 points of recall there, or a lower one that is
         better inside.
-    :ivar augment: ``crop`` shows the image tower at least 70 % of a picture's area, another part each time;
+    :ivar augment: ``crop`` shows the image tower at least 70 % of an image's area, another part each time;
         ``crop+flip`` mirrors half of them, too, which is wrong where captions tell left from right.
     :ivar replay_share: share of a batch that comes from ``replay``, where that is given; 0 to 1.
-    :ivar validation_share: share of the pictures that is held out where ``validation`` is not given.
+    :ivar validation_share: share of the images that is held out where ``validation`` is not given.
     :ivar recall_at: the k of the R@k that is watched, the mean of text to image and image to text. Take 1
         where there are few captions, as labels: of ten captions, half are among the best five.
     :ivar patience: stop after so many evaluations without a higher R@k; None never stops early. The weights

@@ -16,7 +16,7 @@ DOMAIN, REPLAY = 1, 2
 
 
 class Batch(NamedTuple):
-    """What one step learns from, each picture and each caption once.
+    """What one step learns from, each image and each caption once.
 
     :ivar step: 1 and up.
     :ivar epoch: 1 and up.
@@ -47,7 +47,7 @@ class Order:
     def __post_init__(self) -> None:
         """Refuse what teaches nothing.
 
-        :raises SourceError: If there is only one picture, or one caption.
+        :raises SourceError: If there is only one image, or one caption.
         :raises ConfigError: If a batch has no room for the pairs themselves.
         """
         if self.size <= self.replayed:

@@ -47,7 +47,7 @@ class FinetuneResult:
     :ivar path: the checkpoint folder, which ``model_name=`` and ``checkpoint_path=`` take.
     :ivar onnx: its ONNX export, which runs without torch; None without ``export``.
     :ivar before: of the starting model, metric -> value from 0 to 1, on the validation pairs: ``R@1``,
-        ``R@5``, ``R@10`` and that of ``recall_at``, of texts that ask for pictures; ``P@10`` where each text
+        ``R@5``, ``R@10`` and that of ``recall_at``, of texts that ask for images; ``P@10`` where each text
         has ten right ones or more; ``image to text R@1`` and so on.
     :ivar after: of the result, likewise.
     :ivar outside_before: on the pairs outside the domain; empty where none were given.
@@ -58,7 +58,7 @@ class FinetuneResult:
     :ivar steps: how many were done.
     :ivar stopped_early: whether ``patience`` ended the run.
     :ivar pictures: how many different ones were learned from; likewise ``captions``.
-    :ivar failed: pictures that could not be read, as :class:`~t2i_pipelines.types.Outcome`.
+    :ivar failed: images that could not be read, as :class:`~t2i_pipelines.types.Outcome`.
     :ivar history: one entry for each evaluation.
     :ivar seconds: of the whole run.
     """
@@ -95,7 +95,7 @@ class FinetuneResult:
         stopped = ", stopped early" if self.stopped_early else ""
         failed = f", {len(self.failed):,} failed" if self.failed else ""
         lines = [
-            f"{self.pictures:,} pictures{failed}, {self.captions:,} captions: {self.steps:,} steps in "
+            f"{self.pictures:,} images{failed}, {self.captions:,} captions: {self.steps:,} steps in "
             f"{self.seconds:,.0f} s{stopped}; weights of step {self.best_step:,}, alpha {self.alpha:g}",
             *_table("validation", self.before, self.after),
             *_table("outside", self.outside_before, self.outside_after),

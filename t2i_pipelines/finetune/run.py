@@ -94,7 +94,7 @@ def _materials(given: list[Pairs | None], store: Store, texts: Texts, options: F
         random = np.random.default_rng([options.seed, SPLIT])
         domain, validation = domain.split(options.validation_share, random)
     elif both := len(np.intersect1d(domain.pictures, validation.pictures)):
-        log.warning("%d pictures of %s are learned from, too: it tells too much", both, validation.name)
+        log.warning("%d images of %s are learned from, too: it tells too much", both, validation.name)
     return Materials(domain, validation, outside, replay)
 
 

@@ -1,4 +1,4 @@
-"""How well pictures and captions find each other, on pairs that are not learned from."""
+"""How well images and captions find each other, on pairs that are not learned from."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scoring:
     read: Side
 
     def vectors(self) -> tuple[Matrix, Matrix]:
-        """Vectors of the different (captions, pictures), in float32.
+        """Vectors of the different (captions, images), in float32.
 
         :raises FinetuneError: If the model gives something that is not a number.
         """
@@ -99,7 +99,7 @@ class Scoring:
 
 
 def _other_way(right: list[list[int]], count: int) -> list[list[int]]:
-    """Of each picture the captions that are right."""
+    """Of each image the captions that are right."""
     found: list[list[int]] = [[] for _ in range(count)]
     for caption, pictures in enumerate(right):
         for picture in pictures:

@@ -1,4 +1,4 @@
-"""Pictures and captions to vectors, each side no more often than what learns makes necessary."""
+"""Images and captions to vectors, each side no more often than what learns makes necessary."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Cached:
 
 
 def sides_of(clip: Clip, store: Store, ids: NDArray[np.int64], augment: Augment) -> tuple[Side, Side]:
-    """(pictures, captions) for all pictures of a store and all captions."""
+    """(images, captions) for all images of a store and all captions."""
 
     def see(numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
         kind: Augment = "none" if seed is None else augment

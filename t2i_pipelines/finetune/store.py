@@ -1,4 +1,4 @@
-"""The pictures of a run: each content once, fitted to the model, as many in memory as there is room for."""
+"""The images of a run: each content once, fitted to the model, as many in memory as there is room for."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from t2i_pipelines.images import decode, digest, path_key, read
 from t2i_pipelines.types import Image, Outcome, Reason
 
 ROOM = 2 << 30
-"""Bytes of fitted pictures that are kept; those beyond are read again each time."""
+"""Bytes of fitted images that are kept; those beyond are read again each time."""
 
 AHEAD = 256
 
 LEAST_AREA = 0.7
-"""Of a picture, in a crop. RandomResizedCrop's 0.08 (torchvision) would cut away what captions name."""
+"""Of an image, in a crop. RandomResizedCrop's 0.08 (torchvision) would cut away what captions name."""
 
 
 COPY = 2.5
@@ -37,7 +37,7 @@ def thumbnail(image: Image) -> Image:
 
 
 class Opened(NamedTuple):
-    """A picture that was read, or why it was not."""
+    """An image that was read, or why it was not."""
 
     digest: str
     fitted: Image | None
@@ -45,7 +45,7 @@ class Opened(NamedTuple):
 
 
 class Store:
-    """Pictures by number. Adding a content that is there already gives its number.
+    """Images by number. Adding a content that is there already gives its number.
 
     :ivar failed: those that could not be read.
     :ivar digests: of the contents, by number.
@@ -63,7 +63,7 @@ class Store:
         self._threads = ThreadPoolExecutor(os.cpu_count(), "t2i-finetune")
 
     def add(self, paths: Sequence[str]) -> list[int | None]:
-        """The number of each picture; None for one that cannot be read, which is then in ``failed``."""
+        """The number of each image; None for one that cannot be read, which is then in ``failed``."""
         numbers: list[int | None] = []
         for path, opened in self._opened(paths):
             if opened.failed is not None:
@@ -105,7 +105,7 @@ class Store:
         return found
 
     def _opened(self, paths: Sequence[str]) -> Iterator[tuple[str, Opened]]:
-        """Each picture; not more than ``AHEAD`` of them are open at the same time."""
+        """Each image; not more than ``AHEAD`` of them are open at the same time."""
         for at in range(0, len(paths), AHEAD):
             some = paths[at : at + AHEAD]
             yield from zip(some, self._threads.map(self._open, some), strict=True)
@@ -119,8 +119,8 @@ class Store:
     ) -> np.ndarray:
         """(N, 3, S, S) float32, what the image tower takes.
 
-        :param seed: with a picture's number it decides its crop.
-        :raises FinetuneError: If a picture that could be read before cannot be read now.
+        :param seed: with an image's number it decides its crop.
+        :raises FinetuneError: If an image that could be read before cannot be read now.
         """
         images = list(self._threads.map(self._get, numbers))
         if augment != "none":
@@ -137,7 +137,7 @@ class Store:
         if opened.fitted is None or opened.digest != self.digests[number]:
             why = opened.failed.reason if opened.failed else "its content is another now"
             raise FinetuneError(
-                f"{self._paths[number]} changed while the run lasted: {why}; leave the pictures as they are, "
+                f"{self._paths[number]} changed while the run lasted: {why}; leave the images as they are, "
                 "and run it again"
             )
         return opened.fitted
@@ -152,7 +152,7 @@ class Store:
 
 
 def vary(image: Image, augment: Augment, random: np.random.Generator) -> Image:
-    """A part of a square picture, in its proportions, mirrored or not: (S, S, 3) -> (s, s, 3) uint8."""
+    """A part of a square image, in its proportions, mirrored or not: (S, S, 3) -> (s, s, 3) uint8."""
     size = len(image)
     side = round(size * random.uniform(LEAST_AREA, 1) ** 0.5)
     top, left = random.integers(0, size - side + 1, 2)

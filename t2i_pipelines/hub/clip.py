@@ -19,7 +19,7 @@ FORMATS = {"onnx": "onnx", "pytorch": "torch"}
 
 
 class HubClip(Clip):
-    """Pictures or texts -> vectors (D,) float32, not normalised; a list -> a list, of one item, too.
+    """Images or texts -> vectors (D,) float32, not normalised; a list -> a list, of one item, too.
 
     :param model_name: the hub's ``clip_vit_base_patch16`` and so on, or any other that
         :class:`~t2i_pipelines.config.Settings` takes, ``t2i_mini`` for one.
@@ -44,10 +44,10 @@ class HubClip(Clip):
         super().__init__(**self._start, modality=modality)
 
     def many(self, items: Sequence[Any]) -> list[Any]:
-        """N pictures or N texts -> N vectors. An ``Image`` of mode BGR is put in order first.
+        """N images or N texts -> N vectors. An ``Image`` of mode BGR is put in order first.
 
         :raises QueryError: If a text is none.
-        :raises EncodeError: If a picture is not an (H, W, 3) uint8 array.
+        :raises EncodeError: If an image is not an (H, W, 3) uint8 array.
         """
         return super().many([_rgb(item) for item in items])
 

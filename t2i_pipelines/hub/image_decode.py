@@ -17,7 +17,7 @@ MODES = ("BGR", "RGB")
 class Cv2(ImageDecode):
     """A path, URL or bytes -> ``towhee.types.Image``, (H, W, 3) uint8, at full size; a list -> a list.
 
-    Pictures come upright, in sRGB, over white: see :mod:`t2i_pipelines.operators.image_decode`.
+    Images come upright, in sRGB, over white: see :mod:`t2i_pipelines.operators.image_decode`.
 
     :param mode: order of the channels, ``BGR`` or ``RGB``, in capitals or not.
     :raises ConfigError: If it is another.
@@ -30,7 +30,7 @@ class Cv2(ImageDecode):
             raise ConfigError(f"mode must be {' or '.join(MODES)}, got {mode!r}")
 
     def many(self, items: Sequence[Any]) -> list[Any]:
-        """N of what ``ops.t2i.image_decode`` reads -> N pictures.
+        """N of what ``ops.t2i.image_decode`` reads -> N images.
 
         :raises ImageDecodeError: At the first that cannot be read.
         """

@@ -1,4 +1,4 @@
-"""Where pictures come from, and how they are read."""
+"""Where images come from, and how they are read."""
 
 from t2i_pipelines.images.address import is_remote, normal
 from t2i_pipelines.images.decode import checked_array, decode, pixels_of

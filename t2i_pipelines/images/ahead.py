@@ -1,7 +1,7 @@
-"""Remote pictures on their way before they are needed, as many as wait in the pipeline and fit in memory.
+"""Remote images on their way before they are needed, as many as wait in the pipeline and fit in memory.
 
 Without this, each batch would wait for its slowest host before the next batch is asked for.
-Whoever needs a picture and finds that nobody has begun to fetch it fetches it himself.
+Whoever needs an image and finds that nobody has begun to fetch it fetches it himself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from t2i_pipelines.images.read import read
 from t2i_pipelines.locks import Lock, in_forked_child
 
 THREADS = 64
-"""Pictures that are fetched ahead at the same time, of all hosts together."""
+"""Images that are fetched ahead at the same time, of all hosts together."""
 
 BYTES = 512 << 20
-"""Of pictures that have come and are not decoded yet. When they are as many, no further one is begun."""
+"""Of images that have come and are not decoded yet. When they are as many, no further one is begun."""
 
 
 class _Content:
-    """The bytes of a picture, counted for as long as anybody holds them."""
+    """The bytes of an image, counted for as long as anybody holds them."""
 
     held = 0
     _lock = Lock()  # re-entrant: a collection of garbage may come in between
@@ -37,7 +37,7 @@ class _Content:
 
 
 class Ahead:
-    """One picture on its way. Nothing is fetched any more once this object is gone."""
+    """One image on its way. Nothing is fetched any more once this object is gone."""
 
     def __init__(self, address: str) -> None:
         self._future: Future[_Content | None] = _threads().submit(_fetch, weakref.ref(self), address)

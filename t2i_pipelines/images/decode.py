@@ -33,17 +33,17 @@ _DEFAULT = Decoding()
 def decode(
     content: bytes, name: str = "<bytes>", decoding: Decoding = _DEFAULT, side: Side | None = None
 ) -> Image:
-    """Decode a picture.
+    """Decode an image.
 
-    :param name: what error messages call the picture.
-    :param side: tells the side of the square that a model will see, in pixels. A much larger picture may
+    :param name: what error messages call the image.
+    :param side: tells the side of the square that a model will see, in pixels. A much larger image may
         then come back at a half, a quarter or an eighth of its size, unless ``decoding.reduce`` is ``never``.
     :return: (H, W, 3) uint8 RGB. With ``frames="mean"`` an animation gives (F, H, W, 3), F up to 8.
-    :raises ImageDecodeError: Whatever is wrong with the bytes; names the picture and the cause.
+    :raises ImageDecodeError: Whatever is wrong with the bytes; names the image and the cause.
     """
     try:
         return _decode(content, decoding, side if decoding.reduce == "auto" else None)
-    except Exception as err:  # decoders meet hostile bytes in many ways: each is this picture's failure
+    except Exception as err:  # decoders meet hostile bytes in many ways: each is this image's failure
         raise ImageDecodeError(f"cannot read image {name}: {cause(err)}") from err
 
 
@@ -91,7 +91,7 @@ def _decode(content: bytes, decoding: Decoding, side: Side | None) -> Image:
 
 
 def _is_ycbcr_tiff(header: ImageFile.ImageFile) -> bool:
-    """Of one picture, and not compressed as JPEG, which Pillow reads."""
+    """Of one image, and not compressed as JPEG, which Pillow reads."""
     if not isinstance(header, TiffImagePlugin.TiffImageFile) or header.info.get("compression") == "jpeg":
         return False
     return header.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _YCBCR and not is_animation(
@@ -142,7 +142,7 @@ def _load(header: ImageFile.ImageFile, decoding: Decoding) -> None:
     except Exception:
         if decoding.truncated == "refuse":
             raise
-        header.tile = []  # nothing is left to load: what has been decoded is the picture
+        header.tile = []  # nothing is left to load: what has been decoded is the image
         with suppress(Exception):
             header.load()
             return

@@ -1,6 +1,6 @@
 """HTTP: patient with servers, and never more of one than it may bear.
 
-Each picture is one GET. What may pass is tried again: no connection, no answer in time, a broken-off
+Each image is one GET. What may pass is tried again: no connection, no answer in time, a broken-off
 answer, 429, 5xx; ``Retry-After`` is honoured. Each host gets ``HOST_LIMIT`` requests at a time.
 """
 
@@ -36,7 +36,7 @@ FIRST_WAIT = 0.5
 """Seconds to wait before the second try, at most; twice that before the next."""
 
 LONGEST_WAIT = 60.0
-"""Seconds to wait if the server asks for it; if it asks for more, the picture has failed."""
+"""Seconds to wait if the server asks for it; if it asks for more, the image has failed."""
 
 REDIRECTS = 5
 HOST_LIMIT = 8
@@ -121,7 +121,7 @@ def _new_session() -> Session:
 
     session = requests.Session()
     session.headers.update(
-        # bytes as they are stored: a picture gains nothing from gzip, and a bomb is counted as what it is
+        # bytes as they are stored: an image gains nothing from gzip, and a bomb is counted as what it is
         {"User-Agent": f"t2i-pipelines/{version('t2i-pipelines')}", "Accept-Encoding": "identity"}
     )
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -15,7 +15,7 @@ _ANIMATIONS = {"GIF", "PNG", "WEBP", "AVIF"}
 
 
 def is_animation(header: Pillow.Image) -> bool:
-    """Whether the picture has frames to choose from."""
+    """Whether the image has frames to choose from."""
     return header.format in _ANIMATIONS and bool(getattr(header, "is_animated", False))
 
 

@@ -1,4 +1,4 @@
-"""Which format bytes are in, how large the picture is, and which way is up; no pixel is decoded."""
+"""Which format bytes are in, how large the image is, and which way is up; no pixel is decoded."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def image_suffixes() -> frozenset[str]:
 
 
 def identify(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Read a picture's header.
+    """Read an image's header.
 
     :param max_pixels: width times height at most. Pillow's own limit, ``MAX_IMAGE_PIXELS``, is not asked.
-    :raises ImageDecodeError: If the format is unknown or lacks its package, or the picture is too large.
+    :raises ImageDecodeError: If the format is unknown or lacks its package, or the image is too large.
     """
     if _ODD_METADATA not in warnings.filters:  # for the process: `catch_warnings` is not for threads
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     silence_decoders()
     header = _open(content)
     if header is None:
-        raise ImageDecodeError("not a picture in a known format")
+        raise ImageDecodeError("not an image in a known format")
     check_size(header, max_pixels)
     return header
 
 
 def check_size(header: Pillow.Image, max_pixels: int) -> None:
-    """Refuse a picture, or a frame of it, that is too large.
+    """Refuse an image, or a frame of it, that is too large.
 
     :raises ImageDecodeError: With its size and the option that sets the limit.
     """

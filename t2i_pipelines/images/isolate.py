@@ -36,7 +36,7 @@ from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.types import Image
 
 Message: TypeAlias = tuple[dict[str, Any], bytearray]
-"""What it is about, as JSON, and a picture's bytes or pixels."""
+"""What it is about, as JSON, and an image's bytes or pixels."""
 
 START = 60.0
 """Seconds that a worker may take to start; its imports take less than one."""
@@ -69,7 +69,7 @@ def decode_isolated(
     try:
         return np.frombuffer(pixels, np.uint8).reshape(reply["shape"])
     except (KeyError, TypeError, ValueError) as err:
-        raise ImageDecodeError(f"cannot read image {name}: the decoder gave no picture") from err
+        raise ImageDecodeError(f"cannot read image {name}: the decoder gave no image") from err
 
 
 class Worker:

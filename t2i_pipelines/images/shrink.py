@@ -1,4 +1,4 @@
-"""Large pictures at a fraction of their size, where the model cannot tell the difference.
+"""Large images at a fraction of their size, where the model cannot tell the difference.
 
 A model sees a square of a few hundred pixels. Decoding 12 megapixels, and resizing all of them, costs a
 multiple of decoding at half or a quarter. JPEG gives these sizes while it decodes; others are averaged.
@@ -33,7 +33,7 @@ a pixel."""
 
 
 class Plan(NamedTuple):
-    """How a picture becomes smaller.
+    """How an image becomes smaller.
 
     :ivar by: 1, 2, 4 or 8.
     :ivar grid: (width, height) that it then has.
@@ -44,11 +44,11 @@ class Plan(NamedTuple):
 
 
 SMALLEST = 64
-"""A model that sees less is treated as if it saw this many pixels: small pictures are decoded fast anyway."""
+"""A model that sees less is treated as if it saw this many pixels: small images are decoded fast anyway."""
 
 
 def factor(size: tuple[int, int], seen: int) -> int:
-    """How many times smaller a picture may become: 1, 2, 4 or 8.
+    """How many times smaller an image may become: 1, 2, 4 or 8.
 
     :param size: (width, height).
     :param seen: side of the square that the model sees, in pixels.
@@ -59,10 +59,10 @@ def factor(size: tuple[int, int], seen: int) -> int:
 
 
 def plan(size: tuple[int, int], side: Side | None) -> Plan:
-    """How a picture becomes smaller.
+    """How an image becomes smaller.
 
     :param size: (width, height).
-    :param side: asked only where the picture is large; None for no reduction.
+    :param side: asked only where the image is large; None for no reduction.
     """
     margin = 1 if size[0] * size[1] > MANY else MARGIN
     seen = side() if side and min(size) >= 2 * margin * SMALLEST else None
@@ -74,7 +74,7 @@ def _grid(size: tuple[int, int], by: int, seen: int) -> tuple[int, int]:
     """Whole pixels, as near as may be to a size that is perhaps not whole.
 
     Preprocessing makes the shorter side ``seen`` and cuts the longer one to whole pixels; where there is a
-    choice, it is cut as that of the large picture would be.
+    choice, it is cut as that of the large image would be.
     """
 
     def longer(width: int, height: int) -> int:
@@ -104,7 +104,7 @@ def regrid(image: Image, size: tuple[float, float], grid: tuple[int, int]) -> Im
     Decoders fill up the last pixel. Taken for a whole one, it would move all others by up to a tenth of a
     pixel that the model sees, which shows in its vectors.
 
-    :param size: (width, height), how much of ``image`` the picture truly covers.
+    :param size: (width, height), how much of ``image`` the image truly covers.
     :param grid: (width, height) of the result.
     """
     if grid == size == (image.shape[1], image.shape[0]):

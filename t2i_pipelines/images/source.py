@@ -55,11 +55,11 @@ def records(
 
     A source is one of:
 
-    * a folder, searched recursively; a glob such as ``photos/**/*.jpg``; one picture;
+    * a folder, searched recursively; a glob such as ``photos/**/*.jpg``; one image;
     * a table with a column ``path`` or ``url``: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``. Relative
       paths start where the table is;
     * WebDataset tars, ``shard-{000..099}.tar`` for many;
-    * any of these on what fsspec opens, such as ``s3://bucket/photos``; a picture, a table or a tar at
+    * any of these on what fsspec opens, such as ``s3://bucket/photos``; an image, a table or a tar at
       ``http(s)://``;
     * an iterable of paths and URLs, also of tables and tars, or of rows (mappings with a ``path`` or a
       ``url``).
@@ -129,7 +129,7 @@ def _without_repeats(found: Iterator[Record], skipped: Skipped) -> Iterator[Reco
 def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
     """How many records a source has; None where only reading all of it would tell.
 
-    Opens no picture, lists nothing that is remote, and reads of a Parquet file only its end. Local
+    Opens no image, lists nothing that is remote, and reads of a Parquet file only its end. Local
     folders are listed, and local text tables read, once.
 
     :raises SourceError: As :func:`records` does.

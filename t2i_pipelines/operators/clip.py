@@ -1,4 +1,4 @@
-"""Pictures and words to vectors."""
+"""Images and words to vectors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from t2i_pipelines.types import (
 )
 
 PICTURES_A_PASS = 64
-"""Pictures of queries that are embedded at once."""
+"""Images of queries that are embedded at once."""
 
 
 class Clip(ItemOperator):
-    """``ops.t2i.clip``: pictures or texts -> vectors, not normalised.
+    """``ops.t2i.clip``: images or texts -> vectors, not normalised.
 
-    :param modality: ``image``, or ``text``, which takes what ``ops.t2i.read_query`` gives, pictures included.
+    :param modality: ``image``, or ``text``, which takes what ``ops.t2i.read_query`` gives, images included.
     :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.templates`.
     """
 
@@ -63,20 +63,20 @@ class Clip(ItemOperator):
         return load(*self._model).encoder
 
     def many(self, items: Sequence[Any]) -> list[Any]:
-        """N pictures ((H, W, 3) uint8 RGB) or N texts -> N vectors (D,) float32, one forward pass.
+        """N images ((H, W, 3) uint8 RGB) or N texts -> N vectors (D,) float32, one forward pass.
 
         An (F, H, W, 3) array is F frames of one animation; its vector is the mean of their unit vectors.
         Of a text that was embedded lately the vector is still known.
 
         :raises QueryError: If a text is none, see :func:`t2i_pipelines.search.query.check_text`.
-        :raises EncodeError: If a picture is not an (H, W, 3) or (F, H, W, 3) uint8 array.
+        :raises EncodeError: If an image is not an (H, W, 3) or (F, H, W, 3) uint8 array.
         """
         if self._modality == "text":
             return each_operand([_checked(item) for item in items], self._queries)
         return self._pictures(items)
 
     def _queries(self, operands: list[Any]) -> list[Any]:
-        """Texts and pictures to vectors; one pass of texts, one of pictures."""
+        """Texts and images to vectors; one pass of texts, one of images."""
         operands = replaced(operands, lambda one: isinstance(one, str), self._texts)
         return replaced(operands, lambda one: one.dtype == np.uint8, self._pictures_of_queries)
 
@@ -84,7 +84,7 @@ class Clip(ItemOperator):
         return load(*self._model).texts(texts, self._templates)
 
     def _pictures_of_queries(self, pictures: list[Image]) -> list[Vector]:
-        """Several queries may share a picture."""
+        """Several queries may share an image."""
         different = {id(picture): picture for picture in pictures}
         images = list(different.values())
         vectors = [
@@ -112,7 +112,7 @@ class Clip(ItemOperator):
         return [mean_direction(several) for several in np.split(vectors, ends)]
 
     def fill(self, records: list[Record]) -> None:
-        """Embed the pictures of a batch in one forward pass, and let go of the pixels."""
+        """Embed the images of a batch in one forward pass, and let go of the pixels."""
         for record in records:
             record.stage = "encode"
         vectors = self.many([record.image for record in records]) if records else []
@@ -134,7 +134,7 @@ def _image(item: Any) -> Image:
         or item.shape[-1] != 3
     ):
         got = f"{item.dtype} {item.shape}" if isinstance(item, np.ndarray) else type(item).__name__
-        raise EncodeError(f"a picture is an (H, W, 3) uint8 array, RGB; got {got}; see ops.t2i.image_decode")
+        raise EncodeError(f"an image is an (H, W, 3) uint8 array, RGB; got {got}; see ops.t2i.image_decode")
     if not item.size:
-        raise EncodeError(f"the picture has no pixels: shape {item.shape}")
+        raise EncodeError(f"the image has no pixels: shape {item.shape}")
     return np.asarray(item)

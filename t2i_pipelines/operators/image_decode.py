@@ -31,7 +31,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 
 FETCHES = 32
-"""Remote pictures that are waited for at the same time, and held in memory."""
+"""Remote images that are waited for at the same time, and held in memory."""
 
 
 @cache
@@ -64,11 +64,11 @@ def _threads(items: Iterable[Any], count: int) -> ThreadPoolExecutor:
 
 
 class ImageDecode(ItemOperator):
-    """``ops.t2i.image_decode``: a path, bytes, a PIL image, or a list of these -> RGB pictures.
+    """``ops.t2i.image_decode``: a path, bytes, a PIL image, or a list of these -> RGB images.
 
-    :param model_name: shrink each picture to what this model sees, right after decoding. A batch of
+    :param model_name: shrink each image to what this model sees, right after decoding. A batch of
         12-megapixel photos is then held as kilobytes.
-    :param decoding: see :class:`t2i_pipelines.config.Decoding`. Without a ``model_name``, pictures have
+    :param decoding: see :class:`t2i_pipelines.config.Decoding`. Without a ``model_name``, images have
         their full size, whatever ``reduce`` says.
     :raises ConfigError: If a setting is wrong.
     """
@@ -139,7 +139,7 @@ class ImageDecode(ItemOperator):
         if isinstance(item, (str, os.PathLike)):
             return self._decode(read(item, self._decoding.max_bytes), os.fspath(item), side)
         raise ImageDecodeError(
-            f"a picture is a path, bytes, a PIL image or an array; got {type(item).__name__}"
+            f"an image is a path, bytes, a PIL image or an array; got {type(item).__name__}"
         )
 
     def _decode(self, content: bytes, name: str, side: Side) -> Image:
@@ -159,7 +159,7 @@ class ImageDecode(ItemOperator):
         return load_encoder(model_name, checkpoint_path, device, precision, backend)
 
     def _side(self) -> int | None:
-        """Found out by fitting a picture that is no square; None where that gives no square."""
+        """Found out by fitting an image that is no square; None where that gives no square."""
         encoder = self._encoder()
         if encoder is None:
             return None

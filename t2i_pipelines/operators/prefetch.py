@@ -1,4 +1,4 @@
-"""Remote pictures are asked for as soon as it is known that they are needed."""
+"""Remote images are asked for as soon as it is known that they are needed."""
 
 from __future__ import annotations
 

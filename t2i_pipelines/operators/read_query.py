@@ -22,7 +22,7 @@ DECODING = frozenset(one.name for one in fields(Decoding))
 class ReadQuery(InCollection):
     """``ops.t2i.read_query``: a query, or a list of queries -> what ``ops.t2i.clip(modality="text")`` takes.
 
-    A text passes as it is. Pictures are decoded as they are when they are inserted; of ``Like(id)`` the
+    A text passes as it is. Images are decoded as they are when they are inserted; of ``Like(id)`` the
     stored vector is looked up. See :mod:`t2i_pipelines.search.query`.
 
     :param arguments: those of :class:`t2i_pipelines.config.Decoding`, and the collection's and the model's.
@@ -37,7 +37,7 @@ class ReadQuery(InCollection):
     def __call__(self, data: Any) -> Any:
         """A str -> the same; another query -> its :class:`~t2i_pipelines.search.query.Blend`; N of them -> N.
 
-        :raises QueryError: If it is nothing that can be searched for, a picture of it cannot be read, or
+        :raises QueryError: If it is nothing that can be searched for, an image of it cannot be read, or
             an id of it is not stored.
         :raises ModelMismatchError: If an id is to be looked up in the collection of another model.
         """
@@ -52,7 +52,7 @@ class ReadQuery(InCollection):
         return replaced(operands, lambda one: isinstance(one, Q), lambda some: [one.text for one in some])
 
     def _pixels(self, operands: list[Img]) -> list[Image]:
-        """Several queries may share a picture."""
+        """Several queries may share an image."""
         different = list(dict.fromkeys(operands))
         try:
             pictures = [
@@ -60,7 +60,7 @@ class ReadQuery(InCollection):
             ]
             images = dict(zip(different, self._decode.many(pictures), strict=True))
         except (ImageDecodeError, SourceError) as err:
-            raise QueryError(f"a picture of the query cannot be used: {err}") from err
+            raise QueryError(f"an image of the query cannot be used: {err}") from err
         return [images[one] for one in operands]
 
     def _stored(self, operands: list[Like]) -> list[Vector]:
@@ -69,7 +69,7 @@ class ReadQuery(InCollection):
         rows = collection.rows(ids, ["vector"]) if collection.verify(self.space) else {}
         if unknown := [id for id in ids if id not in rows]:
             name, uri = self._place["collection_name"], self._place["uri"]
-            raise QueryError(f"no picture has the id {unknown[0]!r} in collection {name!r} at {uri}")
+            raise QueryError(f"no image has the id {unknown[0]!r} in collection {name!r} at {uri}")
         return [np.asarray(rows[one.id]["vector"], np.float32) for one in operands]
 
 

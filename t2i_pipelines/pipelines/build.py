@@ -44,7 +44,7 @@ def shows_settings(build: _Build) -> _Build:
 
 @shows_settings
 def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
-    """Build the pipeline that inserts pictures: ``insert(source)``.
+    """Build the pipeline that inserts images: ``insert(source)``.
 
     A source is a folder (searched recursively), a glob, a table (CSV, TSV, JSON lines, Parquet) with a
     ``path`` or ``url`` column, WebDataset tars, a URL, or a list of paths, URLs or rows; see
@@ -59,9 +59,9 @@ def build_insert_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
 
 @shows_settings
 def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
-    """Build the pipeline that finds pictures: ``search("a white dog").get()``.
+    """Build the pipeline that finds images: ``search("a white dog").get()``.
 
-    A query is words (a str), a picture (a ``Path``, bytes, a PIL image or a uint8 array), the ``Like(id)`` of
+    A query is words (a str), an image (a ``Path``, bytes, a PIL image or a uint8 array), the ``Like(id)`` of
     a stored one, or a sum of these; see :mod:`t2i_pipelines.search.query`. The result is ``[query, hits]``,
     hits best first, ``[]`` where nothing is stored. A list of queries is embedded and searched at once and
     gives a list of lists. :class:`t2i_pipelines.Searcher` is the same without Towhee's pipeline around it.

@@ -33,7 +33,7 @@ Templates: TypeAlias = "str | Sequence[str] | None"
 
 
 class Searcher:
-    """Finds pictures: ``searcher("a white dog", limit=5)``. Thread-safe.
+    """Finds images: ``searcher("a white dog", limit=5)``. Thread-safe.
 
     It calls the operators of :func:`~t2i_pipelines.build_search_pipeline` itself, so it finds the same. Every
     searcher and pipeline of a process shares one model, one connection, and the texts embedded lately.
@@ -144,7 +144,7 @@ class Searcher:
 
         :param threshold: -1 to 1. Without it, one that fits model and images, see
             :func:`~t2i_pipelines.collection.duplicates.usual_threshold`.
-        :param filter: with ``where``, which pictures; as for a search.
+        :param filter: with ``where``, which images; as for a search.
         :raises ConfigError: If one of them is wrong.
         """
         return self.collection.duplicates(threshold, filter=filter, where=where)

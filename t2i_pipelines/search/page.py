@@ -17,9 +17,9 @@ def render(
     note: str = "",
     steps: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Render pairs of query and hits. All text is escaped; pictures are embedded as WebP.
+    """Render pairs of query and hits. All text is escaped; images are embedded as WebP.
 
-    Nothing leaves this machine for it: pictures on the web are shown where the hits have fetched them.
+    Nothing leaves this machine for it: images on the web are shown where the hits have fetched them.
 
     :param title: a heading above the queries.
     :param note: a paragraph below the title.

@@ -18,7 +18,7 @@ from t2i_pipelines.serve.problems import add_handlers
 from t2i_pipelines.serve.service import Service
 
 DESCRIPTION = """
-Type words, get the matching pictures.
+Type words, get the matching images.
 
 Errors are problem details (RFC 9457); `code` tells what went wrong, and stays the same. Paths begin with the
 name of a folder that is served. Where a key is needed, send it as `Authorization: Bearer KEY`.

@@ -26,7 +26,7 @@ from t2i_pipelines.stages import Skipped
 from t2i_pipelines.types import Record
 
 PICTURES = 8
-"""Pictures that an expression may name."""
+"""Images that an expression may name."""
 
 CONDITIONS = 1 << 16
 """Characters of JSON that ``where`` may have: some thousand ids to choose from."""
@@ -47,10 +47,10 @@ class Reader:
         self._options, self._roots, self._decode = options, roots, decode
 
     def query(self, asked: Asked) -> str | Query:
-        """A query, its pictures decoded.
+        """A query, its images decoded.
 
-        :raises QueryError: If it is none, or names a picture that it may not.
-        :raises ImageDecodeError: If the picture that came with it cannot be read.
+        :raises QueryError: If it is none, or names an image that it may not.
+        :raises ImageDecodeError: If the image that came with it cannot be read.
         :raises Refusal: If it is too long.
         """
         parts: list[Query] = []
@@ -70,11 +70,11 @@ class Reader:
         return reduce(add, parts)
 
     def _named(self, text: str, left: Iterator[int]) -> Img | None:
-        """The picture that an expression names; None where it is words. Files elsewhere are not looked at."""
+        """The image that an expression names; None where it is words. Files elsewhere are not looked at."""
         if not is_address(text):
             return None
         if next(left, None) is None:
-            raise QueryError(f"an expression may name {PICTURES} pictures at most")
+            raise QueryError(f"an expression may name {PICTURES} images at most")
         if is_http(text):
             self._check_urls()
             content = fetch(text, only_public=True)
@@ -82,7 +82,7 @@ class Reader:
             content = self._roots.read(self._roots.locate(text))
         else:
             raise QueryError(
-                f"{text!r:.80} is no picture that may be searched for; those in a folder that is served are "
+                f"{text!r:.80} is no image that may be searched for; those in a folder that is served are "
                 "./NAME/file.jpg; words go into double quotes"
             )
         return self._img(content)
@@ -92,7 +92,7 @@ class Reader:
 
     def _check_urls(self) -> None:
         if not self._options.allow_urls:
-            raise Refusal(403, "pictures on the web are not allowed here", code="urls_not_allowed")
+            raise Refusal(403, "images on the web are not allowed here", code="urls_not_allowed")
 
     def check_length(self, name: str, text: str) -> None:
         """Pass a text that is short enough.

@@ -24,7 +24,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get(
         "/v1/images/{id:path}/thumbnail",
-        summary="A small picture",
+        summary="A small image",
         response_class=Response,
         responses={200: {"content": {"image/webp": BINARY}}},
     )
@@ -36,7 +36,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get(
         "/v1/images/{id:path}/file",
-        summary="The picture",
+        summary="The image",
         response_class=Response,
         responses={200: {"content": {"image/*": BINARY}}},
     )
@@ -45,14 +45,14 @@ def router(service: Service) -> APIRouter:
         found = await service.run(service.pictures.file, id)
         return Response(found.content, media_type=found.media_type, headers=CONTENT)
 
-    @routes.get("/v1/images/{id:path}", summary="What is stored of a picture", response_model=StoredImage)
+    @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
     async def image(id: str) -> StoredImage:
         """Its path, its metadata, and where its file and thumbnail are."""
         return await service.run(service.pictures.stored, id)
 
     @routes.delete(
         "/v1/images/{id:path}",
-        summary="Take a picture out of the collection",
+        summary="Take an image out of the collection",
         status_code=204,
         responses=problems(403),
     )

@@ -19,7 +19,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/v1/insert",
-        summary="Insert pictures",
+        summary="Insert images",
         status_code=202,
         response_model=JobReport,
         responses=problems(401, 403, 408, 413, 422, 429),

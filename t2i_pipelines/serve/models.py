@@ -28,17 +28,17 @@ class Condition(_Strict):
 
 
 class Asked(_Strict):
-    """A query: words, an expression, a stored picture, a picture of your own, or the sum of several."""
+    """A query: words, an expression, a stored image, an image of your own, or the sum of several."""
 
     text: str | None = Field(None, description="Words, as they are.", examples=["a white dog"])
     expression: str | None = Field(
         None,
-        description="A sum of words, pictures and `like:ID`; double quotes protect words. Pictures are "
+        description="A sum of words, images and `like:ID`; double quotes protect words. Images are "
         "`./NAME/file.jpg` in a folder that is served and, where URLs are allowed, `https://...`.",
         examples=["golden retriever^2 + ./photos/pool.jpg - fruit"],
     )
-    like: str | None = Field(None, description="The id of a stored picture: more like it.")
-    image: Base64Bytes | None = Field(None, description="A picture's file, in base64.")
+    like: str | None = Field(None, description="The id of a stored image: more like it.")
+    image: Base64Bytes | None = Field(None, description="An image's file, in base64.")
 
     @property
     def is_empty(self) -> bool:
@@ -76,7 +76,7 @@ class SearchRequest(Asked):
     range_filter: Finite | None = Field(None, description="Only hits of at most this cosine; needs `radius`.")
     group_by: str | None = Field(None, description="A field: of the rows with one value only the best.")
     collapse: Finite | None = Field(
-        None, description="Of pictures alike, at this cosine or more, only the best."
+        None, description="Of images alike, at this cosine or more, only the best."
     )
     diversity: Finite = Field(0.0, description="0 by score alone, 1 as different from one another as can be.")
     min_relevance: Finite = Field(0.0, description="Only hits of at least this relevance, 0 to 1.")
@@ -99,7 +99,7 @@ class SearchRequest(Asked):
 
 
 class Links(BaseModel):
-    """Where more of a picture is."""
+    """Where more of an image is."""
 
     image: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9"])
     file: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9/file"])
@@ -116,7 +116,7 @@ class Found(BaseModel):
         description="The file, by the name of its folder, or its URL; null if in no folder that is served.",
         examples=["photos/2024/dog.jpg"],
     )
-    fields: dict[str, Any] = Field(description="The `output_fields` that the picture has.")
+    fields: dict[str, Any] = Field(description="The `output_fields` that the image has.")
     links: Links
 
 
@@ -134,7 +134,7 @@ class SearchResponse(BaseModel):
 
 
 class StoredImage(BaseModel):
-    """What is stored of a picture."""
+    """What is stored of an image."""
 
     id: str
     path: str | None = Field(description="As in a hit.")
@@ -143,7 +143,7 @@ class StoredImage(BaseModel):
 
 
 class InsertRequest(_Strict):
-    """What to insert: what a path names, or pictures on the web."""
+    """What to insert: what a path names, or images on the web."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -157,7 +157,7 @@ class InsertRequest(_Strict):
         "by that folder's name.",
     )
     urls: list[str] | None = Field(
-        None, description="Pictures on the web, if URLs are allowed.", min_length=1, max_length=10_000
+        None, description="Images on the web, if URLs are allowed.", min_length=1, max_length=10_000
     )
     refresh: bool = Field(False, description="Look again at what counts as unchanged.")
 

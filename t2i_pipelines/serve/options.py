@@ -25,11 +25,11 @@ class ServeOptions:
     :ivar port: 1 to 65,535; 0 is any that is free.
     :ivar roots: folders, or ``NAME=FOLDER``. Only files in them, links followed, can be inserted or shown;
         clients call them by name, ``photos/2024/a.jpg``. A folder's name is its own unless given.
-    :ivar allow_urls: let clients insert and search for pictures on the web, on public addresses.
+    :ivar allow_urls: let clients insert and search for images on the web, on public addresses.
     :ivar read_only: refuse to insert and to delete.
     :ivar api_key: what clients must know; from the environment, ``T2I_API_KEY``, and shown nowhere.
     :ivar max_body: bytes of a request (413).
-    :ivar max_pixels: width times height of an uploaded or inserted picture (422).
+    :ivar max_pixels: width times height of an uploaded or inserted image (422).
     :ivar max_query: characters of a text, an expression or a filter (422).
     :ivar max_page: hits of a query (422).
     :ivar max_queries: queries of a request (422).

@@ -1,4 +1,4 @@
-"""Stored pictures, as far as they may be shown."""
+"""Stored images, as far as they may be shown."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ UNSIGNED = "TGA"
 
 
 class File(NamedTuple):
-    """A picture's own bytes."""
+    """An image's own bytes."""
 
     content: bytes
     media_type: str
 
 
 class Pictures:
-    """Reads pictures that are stored and in a root, or on the web where URLs are allowed. Thread-safe.
+    """Reads images that are stored and in a root, or on the web where URLs are allowed. Thread-safe.
 
     :param collection: gives the one that is searched.
     :ivar hits: thumbnails that were remembered; :ivar misses: those that were made.
@@ -69,7 +69,7 @@ class Pictures:
         return StoredImage(id=id, path=self._roots.shown(row["path"]), fields=fields, links=links(id))
 
     def delete(self, id: str) -> None:
-        """Take a picture out of the collection; its file stays.
+        """Take an image out of the collection; its file stays.
 
         :raises Refusal: If there is none.
         """
@@ -77,21 +77,21 @@ class Pictures:
         self._collection().delete([id])
 
     def file(self, id: str) -> File:
-        """The bytes of a stored picture.
+        """The bytes of a stored image.
 
-        :raises Refusal: If there is none, or it may not be shown, or is no picture any more.
+        :raises Refusal: If there is none, or it may not be shown, or is no image any more.
         """
         content = self._content(self._row(id, ["path"])["path"])
         try:
             kind = identify(content, self._decoding.max_pixels).format or ""
-        except Exception as err:  # whatever the header has: it is no picture
+        except Exception as err:  # whatever the header has: it is no image
             raise _not_shown() from err
         if kind == UNSIGNED or kind not in Pillow.MIME:
             raise _not_shown()
         return File(content, Pillow.MIME[kind])
 
     def thumbnail(self, id: str) -> bytes:
-        """A small picture, WebP, its longer side 256 pixels at most.
+        """A small image, WebP, its longer side 256 pixels at most.
 
         :raises Refusal: As :meth:`file` does.
         """
@@ -137,7 +137,7 @@ class Pictures:
     def _row(self, id: str, fields: list[str]) -> dict[str, Any]:
         row = self._collection().rows([id], fields).get(id)
         if row is None:
-            raise Refusal(404, f"no picture has the id {id!r:.140}", code="image_not_found")
+            raise Refusal(404, f"no image has the id {id!r:.140}", code="image_not_found")
         return row
 
     def _content(self, address: str) -> bytes:
@@ -150,7 +150,7 @@ class Pictures:
 
 
 def links(id: str) -> Links:
-    """Where a picture is served."""
+    """Where an image is served."""
     image = f"/v1/images/{quote(id, safe='')}"
     return Links(image=image, file=f"{image}/file", thumbnail=f"{image}/thumbnail")
 
@@ -158,6 +158,6 @@ def links(id: str) -> Links:
 def _not_shown() -> Refusal:
     return Refusal(
         404,
-        "this picture cannot be shown: its file is gone, is no picture, or is in no folder that is served",
+        "this image cannot be shown: its file is gone, is no image, or is in no folder that is served",
         code="image_not_shown",
     )

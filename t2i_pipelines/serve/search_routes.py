@@ -1,4 +1,4 @@
-"""``POST /v1/search``, as JSON or as a form with a picture's file."""
+"""``POST /v1/search``, as JSON or as a form with an image's file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["search"])
     form = schema_of(SearchRequest)
     form["properties"] = {
-        name: {"type": "string", "format": "binary", "description": "A picture's file."}
+        name: {"type": "string", "format": "binary", "description": "An image's file."}
         if name == "image"
         else {"type": "string", "contentMediaType": JSON, "description": one.get("description", "")}
         if name in STRUCTURED
@@ -41,13 +41,13 @@ def router(service: Service) -> APIRouter:
         "/v1/search",
         response_model=SearchResponse,
         responses=problems(401, 408, 413, 415, 422, 429, 500, 503),
-        summary="Find pictures",
+        summary="Find images",
         openapi_extra={"requestBody": {"required": True, "content": content}},
     )
     async def search(request: Request) -> SearchResponse:
-        """Hits of words, an expression, a stored picture or one of your own; or of several queries at once.
+        """Hits of words, an expression, a stored image or one of your own; or of several queries at once.
 
-        As JSON, or as a form whose `image` is a picture's file. What comes at the same time with the same
+        As JSON, or as a form whose `image` is an image's file. What comes at the same time with the same
         options is embedded and searched at once. `429` tells after how many seconds to try again.
         """
         found = await service.find(await read(request))

@@ -30,7 +30,7 @@ from t2i_pipelines.serve.roots import Roots
 
 _T = TypeVar("_T")
 
-WARM = "a picture"
+WARM = "an image"
 """Searched for before the service is ready: that loads the model and calibrates relevance."""
 
 LOOK_AGAIN = 2.0

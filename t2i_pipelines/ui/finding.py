@@ -1,4 +1,4 @@
-"""Searches as the page asks for them: words, a picture, what is like a hit, and the pages of each."""
+"""Searches as the page asks for them: words, an image, what is like a hit, and the pages of each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Found:
 
     :ivar asked: the query, for the heading.
     :ivar query: the query.
-    :ivar without: id of the picture that others are to be like; empty without one.
+    :ivar without: id of the image that others are to be like; empty without one.
     :ivar pages: those that were looked at, from the first on.
     :ivar at: which of them is shown, from 0.
     """
@@ -75,7 +75,7 @@ class Finder:
         return self._find(text, wanted, tuple(parts(text)))
 
     def picture(self, content: bytes, name: str, wanted: Wanted) -> Found:
-        """The hits for a picture.
+        """The hits for an image.
 
         :param content: of its file.
         :param name: what it is called, for the heading and for errors.
@@ -137,6 +137,6 @@ class Finder:
 
 
 def _like(asked: list[Part], name: str) -> tuple[Part, ...]:
-    """A picture as it is asked for: shown, and named."""
+    """An image as it is asked for: shown, and named."""
     shown = [part for part in asked if part.picture is not None and part.picture.uri]
     return Part("Like"), *shown, Part(name)

@@ -51,7 +51,7 @@ def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:
     """
     source = source.strip()
     if not source:
-        raise SourceError("name a folder, a glob, a table or a picture to insert")
+        raise SourceError("name a folder, a glob, a table or an image to insert")
     run = Run(source, count(source))
     Thread(target=_go, args=(run, settings), name="t2i-ui-insert", daemon=True).start()
     while not run.ended.wait(EVERY):

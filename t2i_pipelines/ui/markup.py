@@ -1,4 +1,4 @@
-"""Results and runs as HTML. All text is escaped, pictures are thumbnails, nothing leads elsewhere."""
+"""Results and runs as HTML. All text is escaped, images are thumbnails, nothing leads elsewhere."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def welcome(insert: bool) -> str:
 
 
 def found(shown: Found) -> str:
-    """Hits, each with its picture, score, relevance and path; pages; and that nothing matches."""
+    """Hits, each with its image, score, relevance and path; pages; and that nothing matches."""
     hits = shown.hits
     return _html(
         "found.html",

@@ -22,7 +22,7 @@ def plainly(reason: object, settings: Mapping[str, Any], path: str = "") -> str:
     """A reason or an error in one sentence. Of a path or an address only its last part is named.
 
     :param settings: of what failed: their ``token`` is a secret, and so is what their ``uri`` holds of one.
-    :param path: of the picture that failed, where it is known; may hold blanks.
+    :param path: of the image that failed, where it is known; may hold blanks.
     """
     text = printable(reason)
     for secret in _secrets(settings):

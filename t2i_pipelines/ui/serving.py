@@ -16,7 +16,7 @@ from t2i_pipelines.images.limits import MAX_BYTES
 from t2i_pipelines.ui.gate import LOOPBACK, Gate
 
 SESSIONS = 100
-"""Open pages whose last result is kept; each may hold an uploaded picture."""
+"""Open pages whose last result is kept; each may hold an uploaded image."""
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Each way to embed pictures is one module with ``start(inputs, uri, **options) -> Started``.
+"""Each way to embed images is one module with ``start(inputs, uri, **options) -> Started``.
 
 ``prepare(inputs, **options)``, if there is one, is called once before the first round, in a process of its
 own and outside every measurement.
@@ -8,7 +8,7 @@ from benchmarks.peers.plan import Contender
 
 _OPENAI = ("torch", "torchvision", "clip")
 
-# 43 MB a picture, see there
+# 43 MB an image, see there
 MILVUS_TUTORIAL = Contender(
     "Milvus tutorial", "milvus_tutorial", packages=_OPENAI, modes=("insert",), most=96
 )

@@ -43,7 +43,7 @@ class FastEmbed(Batched):
         return np.stack(list(self._images.embed(list(paths), batch_size=BATCH)))
 
     def embed_pictures(self, pictures: Image) -> Matrix:
-        """One batch of pictures."""
+        """One batch of images."""
         from PIL import Image as Pillow
 
         opened = [Pillow.fromarray(picture) for picture in pictures]

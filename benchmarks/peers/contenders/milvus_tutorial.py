@@ -1,8 +1,8 @@
-"""The loop of Milvus's "Text-to-Image Search with Milvus": OpenAI's ``clip``, one picture a forward pass.
+"""The loop of Milvus's "Text-to-Image Search with Milvus": OpenAI's ``clip``, one image a forward pass.
 
 As in the tutorial, gradients are recorded, and all rows are inserted by one call at the end. Dividing in
 place by a norm that was recorded makes a cycle that torch never frees: a ViT-B/32's activations, 43 MB,
-stay with every picture.
+stay with every image.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class OpenClip(Batched):
         return self._embed([Pillow.open(path) for path in paths])
 
     def embed_pictures(self, pictures: Image) -> Matrix:
-        """One batch of pictures."""
+        """One batch of images."""
         from PIL import Image as Pillow
 
         return self._embed([Pillow.fromarray(picture) for picture in pictures])

@@ -36,7 +36,7 @@ class Ours:
     def insert(self, paths: Sequence[str]) -> None:
         """Run the pipeline.
 
-        :raises EncodeError: If a picture was not inserted.
+        :raises EncodeError: If an image was not inserted.
         """
         for path, _, status, reason in self._pipeline(list(paths)).to_list():
             if status != "inserted":

@@ -31,7 +31,7 @@ class SentenceTransformers(Batched):
         return self._encode([Pillow.open(path) for path in paths])
 
     def embed_pictures(self, pictures: Image) -> Matrix:
-        """One batch of pictures."""
+        """One batch of images."""
         from PIL import Image as Pillow
 
         return self._encode([Pillow.fromarray(picture) for picture in pictures])

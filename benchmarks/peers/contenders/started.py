@@ -63,7 +63,7 @@ class Table:
 
 
 class Batched(ABC):
-    """A contender that turns a batch of files, or of pictures, into vectors at once."""
+    """A contender that turns a batch of files, or of images, into vectors at once."""
 
     def __init__(self, uri: str, dim: int) -> None:
         self._table = Table(uri, dim)
@@ -85,7 +85,7 @@ class Batched(ABC):
 
     @abstractmethod
     def embed_pictures(self, pictures: Image) -> Matrix:
-        """One batch of pictures."""
+        """One batch of images."""
 
 
 def stored_vectors(uri: str, paths: Sequence[str]) -> Matrix:
@@ -103,5 +103,5 @@ def stored_vectors(uri: str, paths: Sequence[str]) -> Matrix:
         found += client.query(COLLECTION, filter=among, output_fields=["path", "vector"])
     by_path = {row["path"]: row["vector"] for row in found}
     if len(found) != len(paths) or by_path.keys() != set(paths):
-        raise StoreError(f"{len(paths)} pictures were inserted, {len(found)} rows are there")
+        raise StoreError(f"{len(paths)} images were inserted, {len(found)} rows are there")
     return np.array([by_path[path] for path in paths], np.float32)

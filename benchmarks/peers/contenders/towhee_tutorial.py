@@ -1,7 +1,7 @@
 """The pipeline of Towhee's "Build a text-image search engine", row by row, in plain Towhee.
 
 Its operators lived on a hub that is gone. Those here do the same: OpenCV decodes to RGB, Towhee's own CLIP
-(``towhee.models``) embeds one picture a forward pass in float32, a lambda divides by the length, each row
+(``towhee.models``) embeds one image a forward pass in float32, a lambda divides by the length, each row
 is one insert. Gradients are off, the tokenizer is kept: in the tutorial's favour.
 """
 

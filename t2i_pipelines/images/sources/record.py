@@ -71,7 +71,7 @@ def described(
         address,
         key,
         metadata=metadata,
-        # under an id of its own, a picture may move
+        # under an id of its own, an image may move
         digest=metadata_digest({**metadata, "path": address} if key else metadata),
         size=size,
         mtime=mtime,

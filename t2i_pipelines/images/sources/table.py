@@ -96,7 +96,7 @@ class _Unpacked(io.BufferedReader):
 
 
 def place_column(columns: Iterable[str], address: str) -> str:
-    """The column that says where the pictures are: ``path``, else ``url``.
+    """The column that says where the images are: ``path``, else ``url``.
 
     :raises SourceError: If there is neither; names the columns.
     """

@@ -30,7 +30,7 @@ _INT = frozenset({"cls", "cls2", "class", "count", "index", "inx", "id"})
 _SIDECARS = _JSON | _TEXT | _INT
 
 SIDECAR_BYTES = 1 << 20
-"""Of one file beside a picture. Milvus stores less."""
+"""Of one file beside an image. Milvus stores less."""
 
 
 SAMPLE_BYTES = 64 << 20
@@ -140,7 +140,7 @@ def rows(address: str, listing: Listing) -> Iterator[Record]:
 
 
 def count(address: str) -> None:
-    """Only reading a tar tells how many pictures it has."""
+    """Only reading a tar tells how many images it has."""
 
 
 def _until_it_breaks_off(first: Record, found: Iterator[Record], address: str) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""A first load of a Milvus server by its own importer: pictures become Parquet files, which it reads.
+"""A first load of a Milvus server by its own importer: images become Parquet files, which it reads.
 
 ::
 

@@ -42,14 +42,14 @@ def insert_bulk(
     progress: Callable[[Outcome], object] | None = None,
     **settings: Unpack[SettingsArgs],
 ) -> InsertReport:
-    """Load pictures through Milvus's own importer: ``insert_bulk("photos", "s3://bucket/bulk", uri=...)``.
+    """Load images through Milvus's own importer: ``insert_bulk("photos", "s3://bucket/bulk", uri=...)``.
 
-    For first loads into a server, of millions of pictures: the server writes its segments from files, and no
+    For first loads into a server, of millions of images: the server writes its segments from files, and no
     row passes through its log. Below that, :func:`~t2i_pipelines.build_insert_pipeline` is as fast.
 
-    Pictures whose ids are not stored become Parquet files of 50,000 rows by Milvus's bulk writer. Each is
+    Images whose ids are not stored become Parquet files of 50,000 rows by Milvus's bulk writer. Each is
     copied to ``destination``, imported while the next is made, and deleted when all its rows are found. An
-    import replaces no row, so pictures that are stored already are ``unchanged``, or if they have changed
+    import replaces no row, so images that are stored already are ``unchanged``, or if they have changed
     ``updated`` in the normal way. Each input has one outcome in the report; one whose file the server could
     not import is ``failed``, and the file is left where it is.
 

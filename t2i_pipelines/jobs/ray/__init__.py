@@ -37,7 +37,7 @@ def insert_distributed(
     progress: Callable[[Outcome], object] | None = None,
     **settings: Unpack[SettingsArgs],
 ) -> InsertReport:
-    """Insert pictures on Ray: what :func:`~t2i_pipelines.build_insert_pipeline` does, on many machines.
+    """Insert images on Ray: what :func:`~t2i_pipelines.build_insert_pipeline` does, on many machines.
 
     The same operators, divided among processes by Ray Data, which holds back those that are ahead::
 

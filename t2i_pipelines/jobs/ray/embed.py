@@ -1,4 +1,4 @@
-"""Pictures to vectors inside a job of your own: Ray Data, Spark, pandas or pyarrow."""
+"""Images to vectors inside a job of your own: Ray Data, Spark, pandas or pyarrow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def embed_batch(batch: B, *, column: str = "path", **settings: Unpack[SettingsAr
       for bytes without one, the digest of the bytes;
     * ``vector``: D numbers, float32, of unit length. In a dict one (N, D) array, where the rows of failures
       are NaN; in a data frame an array a row, in a table a list, missing for failures;
-    * ``error``: empty, or one sentence. A bad picture is a row with an error, and ends no job.
+    * ``error``: empty, or one sentence. A bad image is a row with an error, and ends no job.
 
     The model is loaded once in each process. With Spark::
 

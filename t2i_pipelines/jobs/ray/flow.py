@@ -18,10 +18,10 @@ from t2i_pipelines.jobs.ray.shipment import Shipment, unpacked
 from t2i_pipelines.jobs.ray.work import Encoder, Steps, Writer
 
 RETRIES = 3
-"""How often a batch is begun anew after its process died. A picture that ends it each time ends the run."""
+"""How often a batch is begun anew after its process died. An image that ends it each time ends the run."""
 
 ON_CPU = {"device": "cpu", "precision": "auto"}
-"""Of a model that only tells its space and fits pictures."""
+"""Of a model that only tells its space and fits images."""
 
 
 @dataclass(frozen=True)
@@ -131,5 +131,5 @@ def _next(ray: Any, tables: Iterator[Any]) -> Any:
         said = lines[-1 if isinstance(err, ray.exceptions.RayTaskError) else 0]
         raise ClusterError(
             f"Ray has given up: {said}; what was stored is safe: run it again, with isolate=True (--isolate) "
-            "if a picture may have crashed its decoder"
+            "if an image may have crashed its decoder"
         ) from err

@@ -1,4 +1,4 @@
-"""``reembed``: a collection's pictures embedded by another model, while searches go on.
+"""``reembed``: a collection's images embedded by another model, while searches go on.
 
 ::
 

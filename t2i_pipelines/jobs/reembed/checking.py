@@ -29,7 +29,7 @@ AT_ONCE = 64
 
 
 class Recall(NamedTuple):
-    """The share of texts of which a right picture is among the first 10 hits, 0 to 1.
+    """The share of texts of which a right image is among the first 10 hits, 0 to 1.
 
     :ivar old: None where the old model cannot be loaded; ``reason`` tells why.
     """
@@ -56,7 +56,7 @@ class Checks:
     :ivar failed: old rows that are not in the new one, because they could not be read or embedded.
     :ivar lost: old rows that are not in the new one for no known reason.
     :ivar sampled: rows that were searched for by their own vectors.
-    :ivar found: how many of them came first; a picture that is as near, as a copy is, may come before.
+    :ivar found: how many of them came first; an image that is as near, as a copy is, may come before.
     :ivar recall: on the pairs that were given.
     """
 
@@ -80,7 +80,7 @@ class Checks:
         found = []
         if self.failed > MOST_FAILED * self.rows:
             found.append(
-                f"{self.failed:,} of {self.rows:,} pictures failed, which is more than {MOST_FAILED:.0%}"
+                f"{self.failed:,} of {self.rows:,} images failed, which is more than {MOST_FAILED:.0%}"
             )
         if self.lost or self.stored != self.rows - self.failed:
             found.append(f"{self.stored:,} rows are stored, and {self.rows - self.failed:,} should be")
@@ -109,7 +109,7 @@ def find_themselves(collection: Collection, ids: Sequence[str]) -> int:
 
 
 def recall(pairs: Pairs, new: Collection, encoder: Encoder, old: Collection, old_encoder: Any) -> Recall:
-    """How well both find the pictures of these pairs.
+    """How well both find the images of these pairs.
 
     :param old_encoder: the old model, or the reason why there is none.
     """

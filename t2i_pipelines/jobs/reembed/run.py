@@ -1,4 +1,4 @@
-"""Embed the pictures of a collection by another model, and let its name stand for the result."""
+"""Embed the images of a collection by another model, and let its name stand for the result."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def reembed(
     progress: Callable[[Outcome], object] | None = None,
     **settings: Unpack[SettingsArgs],
 ) -> Reembedding:
-    """Embed the pictures of a collection by another model: ``reembed(uri="milvus.db", model_name="RN50")``.
+    """Embed the images of a collection by another model: ``reembed(uri="milvus.db", model_name="RN50")``.
 
-    The pictures are read again, from where they were read before, into a new collection beside the old one,
+    The images are read again, from where they were read before, into a new collection beside the old one,
     with the ids, metadata, sizes, times and digests that they have. What is in it already is passed by, so a
     run that was killed is ended by the next. Rows that others insert into the old one or delete from it are
     followed. It is stored as the old one is, where the settings do not say otherwise, but for its index.
@@ -70,14 +70,14 @@ def reembed(
     are refused as soon as the name is moved. All of this holds for processes that use this library, and at
     most 6 seconds pass until each has seen it.
 
-    :param pairs: pictures and their texts, see :meth:`~t2i_pipelines.evaluate.Pairs.of`: recall@10 of both
+    :param pairs: images and their texts, see :meth:`~t2i_pipelines.evaluate.Pairs.of`: recall@10 of both
         collections is measured on them.
     :param tolerance: by how much recall@10 may fall, 0 to 1.
     :param force: move the name whatever the checks find.
     :param report: to be filled, in place of a new one.
     :param progress: called with each :class:`~t2i_pipelines.types.Outcome` as soon as it is known.
     :param settings: see :class:`t2i_pipelines.config.Settings`; ``model_name`` is the new model.
-    :raises SwapRefusedError: If more than one in a hundred pictures failed, or rows are missing, do not find
+    :raises SwapRefusedError: If more than one in a hundred images failed, or rows are missing, do not find
         themselves, or recall fell. Nothing is moved, and the new collection stays for the next run.
     :raises CollectionNotFoundError: If there is no such collection.
     :raises ConfigError: If a setting is wrong.

@@ -66,7 +66,7 @@ class Plan:
     def _lighten(self, record: Record, place: int) -> None:
         """Let go of bytes that nobody needs while the record waits.
 
-        Where they alone tell that a picture has changed, they are needed to tell so again.
+        Where they alone tell that an image has changed, they are needed to tell so again.
         """
         if record.content is not None:
             told = place < 0 or self._refresh or _stamp(record) != self._inventory.stamps[place]

@@ -59,19 +59,19 @@ def sync(
     * ``deleted``: a row that the source does not name any more.
     * ``failed``: could not be read, decoded, embedded or stored. What was stored of it before is kept,
       because the source still names it; nothing is left of a new one. Where it cannot even be told which
-      picture a row of the source means, nothing is deleted, and ``report.note`` says so.
+      image a row of the source means, nothing is deleted, and ``report.note`` says so.
 
     The collection is the only state. It is read first, then the source; nothing is changed until both have
-    been. Then new and changed pictures are stored, and only when they are, rows are deleted. So a run
+    been. Then new and changed images are stored, and only when they are, rows are deleted. So a run
     that is killed at any time loses nothing, and the next run ends where that one would have.
 
-    Memory: 41 to 49 bytes a stored row, twice that for a moment; about 48 bytes a new picture; a row or
+    Memory: 41 to 49 bytes a stored row, twice that for a moment; about 48 bytes a new image; a row or
     a CSV's line with an ``id`` of its own 200 more; and the failures, all of which the report keeps.
 
     :param source: as for :func:`~t2i_pipelines.build_insert_pipeline`: all that the collection shall hold.
     :param force: delete any number of rows. Without it, no more than a fifth of the stored rows, where a
         row whose bytes the source has under another name does not count; and none if the source has rows
-        of which it cannot be told which picture they mean.
+        of which it cannot be told which image they mean.
     :param dry_run: change nothing; the report tells what would be done. New and changed files are read.
     :param report: to be filled, in place of a new one.
     :param progress: called with each :class:`~t2i_pipelines.types.Outcome` as soon as it is known.
@@ -142,7 +142,7 @@ def _keep_all(inventory: Inventory, nameless: int) -> str:
     if not gone:
         return ""
     return (
-        f"{gone:,} stored pictures were not found in the source, but {nameless:,} of its rows cannot be "
+        f"{gone:,} stored images were not found in the source, but {nameless:,} of its rows cannot be "
         f"read, so nothing is deleted; mend the source, or take force=True, or --force"
     )
 
@@ -200,7 +200,7 @@ def _refusal(inventory: Inventory, contents: Packed) -> str:
     if lost <= MOST_DELETED * stored:
         return ""
     return (
-        f"the source lacks {lost:,} of the {stored:,} stored pictures, more than a fifth, so nothing is "
+        f"the source lacks {lost:,} of the {stored:,} stored images, more than a fifth, so nothing is "
         f"changed; is a disk not mounted? If they are gone for good: force=True, or --force"
     )
 

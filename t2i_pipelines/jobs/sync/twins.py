@@ -1,4 +1,4 @@
-"""Pictures with the same content, so that each is decoded and embedded once."""
+"""Images with the same content, so that each is decoded and embedded once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from t2i_pipelines.types import Record
 
 
 class Twins:
-    """Finds the first picture with some content: stored before, stored by this run, or under way.
+    """Finds the first image with some content: stored before, stored by this run, or under way.
 
     Rows that this run is about to change are not offered: they may hold something else when it is time
-    to read their vectors. What this run stores is remembered at 32 bytes a picture.
+    to read their vectors. What this run stores is remembered at 32 bytes an image.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -27,7 +27,7 @@ class Twins:
         self._lock = threading.Lock()
 
     def claim(self, content: str, record: Record) -> Record | None:
-        """A picture with this content; None if ``record`` is the first, which others may then get.
+        """An image with this content; None if ``record`` is the first, which others may then get.
 
         :param content: 32 hex digits.
         """

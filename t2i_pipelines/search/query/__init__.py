@@ -1,4 +1,4 @@
-"""What can be searched for: words, a picture, a stored vector, and weighted sums of these.
+"""What can be searched for: words, an image, a stored vector, and weighted sums of these.
 
 ::
 
@@ -8,10 +8,10 @@ The vector of a query with the weights w_i and the operands x_i is
 
     n(w_1 n(x_1) + w_2 n(x_2) + ...),    n(x) = x / ||x||
 
-so that a weight means the same for words and pictures, whatever the lengths of a model's vectors, and the
+so that a weight means the same for words and images, whatever the lengths of a model's vectors, and the
 result can be compared by cosine like any other. It is 3CosAdd of Levy and Goldberg 2014, "Linguistic
 Regularities in Sparse and Explicit Word Representations", with weights; Kiros, Salakhutdinov and Zemel
-2014 (arXiv:1411.2539) showed that it works across words and pictures.
+2014 (arXiv:1411.2539) showed that it works across words and images.
 """
 
 from t2i_pipelines.config.templates import PHOTO, filled, templates_of

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from t2i_pipelines.types import Image
 
-KINDS = "words (a str), a picture (a Path, bytes, a PIL image or a uint8 array), Like(id), or a sum of these"
+KINDS = "words (a str), an image (a Path, bytes, a PIL image or a uint8 array), Like(id), or a sum of these"
 Operand: TypeAlias = Union["Q", "Img", "Like"]
 Term: TypeAlias = tuple[float, Operand]
 """A weight and what it is for."""
 
 
 class Query:
-    """Words, a picture, a stored vector, or a weighted sum of these.
+    """Words, an image, a stored vector, or a weighted sum of these.
 
     ``*`` weighs, ``+`` and ``-`` combine; a plain string stands for its words, a path, bytes, PIL image or
-    uint8 array for the picture. Queries never change.
+    uint8 array for the image. Queries never change.
     """
 
     __array_ufunc__ = None  # an array on the left leaves the operation to us
@@ -96,7 +96,7 @@ class Q(Query):
 
 @dataclass(frozen=True, eq=False)
 class Img(Query):
-    """A picture: a path or URL, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array, RGB.
+    """An image: a path or URL, the bytes of a file, a PIL image, or an (H, W, 3) uint8 array, RGB.
 
     It is read when it is searched for.
 
@@ -128,18 +128,18 @@ class Img(Query):
 
     @property
     def described(self) -> str:
-        """The picture in a few words; its address where it has one."""
+        """The image in a few words; its address where it has one."""
         if isinstance(self.picture, str):
             return self.picture
         if isinstance(self.picture, bytes):
-            return f"picture of {len(self.picture):,} bytes"
+            return f"image of {len(self.picture):,} bytes"
         height, width = np.asarray(self.picture).shape[:2]
-        return f"picture of {width} x {height} pixels"
+        return f"image of {width} x {height} pixels"
 
 
 @dataclass(frozen=True)
 class Like(Query):
-    """A picture of the collection, by its id: its stored vector, without embedding anything.
+    """An image of the collection, by its id: its stored vector, without embedding anything.
 
     It is itself among the hits. An id that is not stored is a :class:`QueryError` when it is searched for.
 
@@ -152,7 +152,7 @@ class Like(Query):
         """Refuse what is no id."""
         if not isinstance(self.id, str) or not self.id:
             hint = "; write Like(hit.id)" if hasattr(self.id, "id") else ""
-            raise QueryError(f"Like takes the id of a stored picture, a str; got {self.id!r:.60}{hint}")
+            raise QueryError(f"Like takes the id of a stored image, a str; got {self.id!r:.60}{hint}")
         check_characters("the id", self.id)
 
     @property
@@ -183,7 +183,7 @@ class Sum(Query):
 
 
 def query_of(item: Any) -> Query:
-    """What may be searched for as a query: a str is words, a path, bytes, PIL image or array a picture.
+    """What may be searched for as a query: a str is words, a path, bytes, PIL image or array an image.
 
     :raises QueryError: If it is nothing that can be searched for.
     """
@@ -229,18 +229,18 @@ def _picture(item: Any) -> Any:
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or item.ndim != 3 or item.shape[-1] != 3 or not item.size:
             raise QueryError(
-                f"a picture as an array is (H, W, 3) uint8, RGB; got {item.dtype} {item.shape}; "
+                f"an image as an array is (H, W, 3) uint8, RGB; got {item.dtype} {item.shape}; "
                 "a stored vector is Like(id)"
             )
         return item
     if isinstance(item, str | os.PathLike | bytes | bytearray):
         given = bytes(item) if isinstance(item, bytes | bytearray) else os.fsdecode(os.fspath(item))
         if not given:
-            raise QueryError(f"the picture of the query is empty: {item!r}")
+            raise QueryError(f"the image of the query is empty: {item!r}")
         return given
     if not _is_pillow(item):
         raise QueryError(
-            f"a picture is a path, a URL, bytes, a PIL image or a uint8 array; got {type(item).__name__}"
+            f"an image is a path, a URL, bytes, a PIL image or a uint8 array; got {type(item).__name__}"
         )
     return item
 

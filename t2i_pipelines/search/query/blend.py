@@ -16,7 +16,7 @@ class Blend(NamedTuple):
     """A query and what has become of its operands.
 
     :ivar query: what was asked.
-    :ivar items: for each of ``query.terms`` a text, a picture (H, W, 3) uint8, or a vector (D,) float32.
+    :ivar items: for each of ``query.terms`` a text, an image (H, W, 3) uint8, or a vector (D,) float32.
     """
 
     query: Query

@@ -7,7 +7,7 @@ r"""A query as one line, for the command line.
 * ``+`` and ``-`` with a space on either side join operands; ``-`` at the start subtracts the first.
 * ``^2`` behind an operand weighs it.
 * What starts with ``/``, ``./``, ``../`` or ``~/``, a URL, and the name of a file that exists, suffix
-  included, are pictures. ``like:ID`` is the stored picture of that id. Anything else is words.
+  included, are images. ``like:ID`` is the stored image of that id. Anything else is words.
 * What stands in double quotes is words, whatever is in it; ``\"`` and ``\\`` are a quote and a backslash.
   Behind ``like:`` or a ``/``, quotes protect the rest of an id or path: ``./"Rome - Paris.jpg"``.
 """
@@ -43,7 +43,7 @@ _PICTURE = re.compile(r"\.{0,2}/|~/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 def parse(line: str, picture: Picture | None = None) -> Query:
     """Read a query.
 
-    :param picture: gives the picture for what is written as an address, or None where that is words after
+    :param picture: gives the image for what is written as an address, or None where that is words after
         all; left out, the files of this machine and what is on the web.
     :raises QueryError: If an operand is missing, or is nothing that can be searched for.
     """
@@ -54,7 +54,7 @@ def parse(line: str, picture: Picture | None = None) -> Query:
 
 
 def line_of(query: Query) -> str:
-    """A line that :func:`parse` reads as this query; pictures without address are described."""
+    """A line that :func:`parse` reads as this query; images without address are described."""
     return joined(
         (weight, _written(operand) if abs(weight) == 1 else f"{_written(operand)}^{number(abs(weight))}")
         for weight, operand in query.terms
@@ -112,7 +112,7 @@ def _meant(text: str, at: Picture) -> Query:
 
 
 def is_address(text: str) -> bool:
-    """Whether a picture's address was written: a path that begins as one, or a URL."""
+    """Whether an image's address was written: a path that begins as one, or a URL."""
     return _PICTURE.match(text) is not None
 
 

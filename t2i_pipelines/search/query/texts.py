@@ -44,7 +44,7 @@ def check_characters(what: str, text: str) -> None:
             name = "half a surrogate pair" if kind == "Cs" else "the control character"
             raise QueryError(
                 f"{what} has {name} U+{ord(one):04X} at position {at}, so it is no text: {text!r:.80}; "
-                "take it out; a picture is given as bytes"
+                "take it out; an image is given as bytes"
             )
 
 

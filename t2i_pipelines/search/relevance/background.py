@@ -23,7 +23,7 @@ class Background(NamedTuple):
     """Queries of all kinds.
 
     :ivar everyday: what may well be in a collection.
-    :ivar elsewhere: what hardly any picture shows: nonsense, what cannot be seen, what does not go together.
+    :ivar elsewhere: what hardly any image shows: nonsense, what cannot be seen, what does not go together.
     """
 
     everyday: tuple[str, ...]

@@ -45,7 +45,7 @@ class Calibration:
     With the generality ``g`` of a query, its mean cosine to the background, cut to what the background has:
     ``level[0] + level[1] * g``, give or take ``max(spread[0] + spread[1] * g, floor)``.
 
-    :ivar rows: how many pictures the collection had.
+    :ivar rows: how many images the collection had.
     :ivar background: digest of the queries.
     :ivar weights: digest of the model, as in its :class:`~t2i_pipelines.types.Space`.
     :ivar centre: (D,) float32, mean of the background's unit vectors.

@@ -18,10 +18,10 @@ NOTE = "t2i_relevance"
 """The property of a collection that holds its calibration."""
 
 LEAST_ROWS = 10
-"""Fewer pictures are not calibrated for: one look shows all of them."""
+"""Fewer images are not calibrated for: one look shows all of them."""
 
 GROWN = 1.5
-"""A collection that has that many times the pictures, or that part of them, is calibrated for anew."""
+"""A collection that has that many times the images, or that part of them, is calibrated for anew."""
 
 RECHECK = 5.0
 """Seconds after which a collection is looked at again; more where looking takes more than 1/200 of it."""
@@ -55,7 +55,7 @@ def calibration_of(collection: Collection, encoder: Encoder) -> Calibration | No
     stays in memory. It takes one search for the background, a few hundred queries, and for the first
     collection of a model their embedding. Others who search meanwhile wait for it.
 
-    :return: None where there are too few pictures, or where it failed; the log then has one warning.
+    :return: None where there are too few images, or where it failed; the log then has one warning.
     """
     with _lock:
         kept = _kept.setdefault(collection, _Kept())
@@ -117,7 +117,7 @@ def _made(collection: Collection, encoder: Encoder, rows: int) -> Calibration | 
         background=background().digest,
         weights=encoder.space.weights,
     )
-    log.info("calibrated relevance for %r on %d pictures", collection, rows)
+    log.info("calibrated relevance for %r on %d images", collection, rows)
     return made
 
 

@@ -24,7 +24,7 @@ def rate(
 ) -> None:
     """Give hits their relevance, leave out those below ``min_relevance``, and tell if nothing matches.
 
-    Words are calibrated, and sums of words. Where a picture or a stored vector has a part, or a minus, the
+    Words are calibrated, and sums of words. Where an image or a stored vector has a part, or a minus, the
     cosines are of another kind: such hits have no relevance, and none of them is left out.
 
     :param found: the hits of each query, which know it; changed in place.

@@ -18,7 +18,7 @@ from t2i_pipelines.search.results.printable import printable
 from t2i_pipelines.search.results.thumbnails import LONGEST, Thumbnail, thumbnail
 
 MOST = 4_000
-"""Bytes that a picture of a query may take."""
+"""Bytes that an image of a query may take."""
 
 OPERANDS = 8
 """Operands of a query that are shown."""
@@ -31,7 +31,7 @@ LONGEST_TEXT = 400
 class Part:
     """An operand of a query.
 
-    :ivar text: the words, or the name of the picture.
+    :ivar text: the words, or the name of the image.
     :ivar picture: None for words.
     :ivar sign: what stands before it: a plus, a minus or nothing.
     :ivar weight: how often it counts; empty for once.
@@ -48,10 +48,10 @@ def parts(
     paths: Mapping[str, str] | None = None,
     known: Mapping[str, Thumbnail] | None = None,
 ) -> list[Part]:
-    """The operands of a query, in order; none for None. Pictures on the web are named and not fetched.
+    """The operands of a query, in order; none for None. Images on the web are named and not fetched.
 
     :param query: anything that can be searched for; the text of anything else.
-    :param paths: where pictures are, by id, for queries that name an id.
+    :param paths: where images are, by id, for queries that name an id.
     :param known: thumbnails that were made before, by path.
     """
     found = _query(query)
@@ -69,7 +69,7 @@ def parts(
 
 
 def addresses(query: object) -> list[str]:
-    """Where the pictures of a query are that were given by path or URL."""
+    """Where the images of a query are that were given by path or URL."""
     found = _query(query)
     pictures = [operand.picture for _, operand in found.terms if isinstance(operand, Img)] if found else []
     return [picture for picture in pictures if isinstance(picture, str)]
@@ -117,7 +117,7 @@ def _thumbnail(given: object) -> Thumbnail:
 
 
 def _upright(picture: Pillow.Image) -> Pillow.Image:
-    """A picture of any mode by the decoder: upright, RGB, over white."""
+    """An image of any mode by the decoder: upright, RGB, over white."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", exif=picture.getexif())
     return decoded(buffer.getvalue(), "<PIL image>", LONGEST)

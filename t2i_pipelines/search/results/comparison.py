@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from t2i_pipelines.search.results.hits import Hits
 
 LINES = 20
-"""Pictures that a text shows."""
+"""Images that a text shows."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """Where one picture is in two lists.
+    """Where one image is in two lists.
 
     :ivar rank_a: from 1; None where the left list has it not.
     :ivar rank_b: from 1; None where the right list has it not.
@@ -43,7 +43,7 @@ class Move:
 
     @property
     def change(self) -> int | None:
-        """How many places the picture rose from left to right; None where it is in one list only."""
+        """How many places the image rose from left to right; None where it is in one list only."""
         return None if self.rank_a is None or self.rank_b is None else self.rank_a - self.rank_b
 
     @property
@@ -57,7 +57,7 @@ class Move:
 class Comparison:
     """Two result lists side by side, of two queries or two models. Made by :meth:`Hits.compare`.
 
-    A picture is the same in both if its id is, or else its path.
+    An image is the same in both if its id is, or else its path.
 
     :ivar a: the list on the left.
     :ivar b: the list on the right.
@@ -77,7 +77,7 @@ class Comparison:
 
     @cached_property
     def moves(self) -> list[Move]:
-        """Each picture of either list, in the order of the left one; then those of the right one alone."""
+        """Each image of either list, in the order of the left one; then those of the right one alone."""
         ids = {hit.id: rank for rank, hit in _ranked_backwards(self.b)}
         paths = {hit.path: rank for rank, hit in _ranked_backwards(self.b)}
         moves, taken = [], set()
@@ -91,14 +91,14 @@ class Comparison:
 
     @property
     def shared(self) -> int:
-        """How many pictures are in both lists."""
+        """How many images are in both lists."""
         return sum(move.change is not None for move in self.moves)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each of the moves.
 
         :return: columns id, path, rank_a, rank_b (from 1), change (``rank_a - rank_b``, how many places the
-            picture rose), score_a, score_b, relevance_a, relevance_b; missing values where a list has it
+            image rose), score_a, score_b, relevance_a, relevance_b; missing values where a list has it
             not. The labels are in ``.attrs["labels"]``.
         """
         import pandas as pd
@@ -126,7 +126,7 @@ class Comparison:
         return fragment("comparison.html", **self._shown(SHOWN // 2, BUDGET // 2))
 
     def __repr__(self) -> str:
-        """A line for each picture: its rank in both lists, how far it rose, and its path."""
+        """A line for each image: its rank in both lists, how far it rose, and its path."""
         names = " and ".join(repr(printable(label, 80)) for label in self.labels)
         lines = [f"<Comparison of {names}: {self._summary}>"]
         for move in self.moves[:LINES]:

@@ -39,7 +39,7 @@ class Hits(list[Hit]):
     :ivar query: what was searched for, as it was given.
     :ivar options: what the search was asked for beside the query; None where no search made the list.
     :ivar no_match: nothing stands out from what any query would find; None where nothing was calibrated.
-    :ivar fetched: thumbnails of remote pictures, by path; see :meth:`fetch`.
+    :ivar fetched: thumbnails of remote images, by path; see :meth:`fetch`.
     """
 
     query: object = None
@@ -121,14 +121,14 @@ class Hits(list[Hit]):
     def _repr_html_(self) -> str:
         """What a notebook shows: a grid of the first 50, in less than 1 MB that need nothing else.
 
-        Nothing leaves this machine for it: pictures on the web are shown after :meth:`fetch`.
+        Nothing leaves this machine for it: images on the web are shown after :meth:`fetch`.
         """
         return fragment("hits.html", views=[view(self, SHOWN, BUDGET)])
 
     def save_html(self, path: str | os.PathLike[str], title: str = "", note: str = "") -> Path:
-        """Write all hits as one page that needs nothing else: no script, no link, pictures embedded.
+        """Write all hits as one page that needs nothing else: no script, no link, images embedded.
 
-        A picture takes at most 32 kB. Pictures on the web are shown after :meth:`fetch`.
+        An image takes at most 32 kB. Images on the web are shown after :meth:`fetch`.
 
         :param title: a heading above the query.
         :param note: a line below the heading.
@@ -138,7 +138,7 @@ class Hits(list[Hit]):
         return save(path, page("hits.html", title, note, window, views=[view(self, None, None)]))
 
     def fetch(self) -> Self:
-        """Get the pictures that are on the web or in a cloud, so that they are shown from now on.
+        """Get the images that are on the web or in a cloud, so that they are shown from now on.
 
         :return: the list itself.
         """
@@ -149,7 +149,7 @@ class Hits(list[Hit]):
         return self
 
     def images(self, *, longest: int | None = None, missing: Missing = "raise") -> list[Any]:
-        """The pictures, upright and RGB, in the order of the hits. What is remote is fetched.
+        """The images, upright and RGB, in the order of the hits. What is remote is fetched.
 
         :param longest: their longer side is at most this, in pixels; their own size, if left out.
         :param missing: what becomes of one that cannot be read: ``raise`` an error, ``skip`` it, or put
@@ -182,15 +182,15 @@ class Hits(list[Hit]):
         gap: int = 0,
         background: str = "white",
     ) -> Pillow.Image:
-        """One picture of the best hits, row by row, each in a square. What is remote is fetched.
+        """One image of the best hits, row by row, each in a square. What is remote is fetched.
 
         :param columns: squares in a row.
         :param rows: rows at most.
         :param size: side of a square, in pixels.
-        :param crop: fill the square and cut off what stands out; False shows whole pictures.
+        :param crop: fill the square and cut off what stands out; False shows whole images.
         :param gap: pixels between squares.
         :param background: a colour, as Pillow names them.
-        :return: RGB. Where a picture cannot be read, its square says ``missing``.
+        :return: RGB. Where an image cannot be read, its square says ``missing``.
         :raises QueryError: If there are no hits.
         :raises ConfigError: If a number is out of its range, or the colour is none.
         """
@@ -199,7 +199,7 @@ class Hits(list[Hit]):
         check_whole_number("size", size, 2000)
         if not self:
             raise QueryError("there are no hits to make a montage of")
-        # a picture of 4:1 has to be four times as long as the square that it fills
+        # an image of 4:1 has to be four times as long as the square that it fills
         longest = 4 * size if crop else size
         pictures = self[: columns * rows].images(longest=longest, missing="none")
         return montage(pictures, columns, size, crop, gap, background)

@@ -1,4 +1,4 @@
-"""Pictures side by side in one picture."""
+"""Images side by side in one image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from t2i_pipelines.errors import ConfigError
 def montage(
     pictures: Sequence[Pillow.Image | None], columns: int, size: int, crop: bool, gap: int, background: str
 ) -> Pillow.Image:
-    """Lay out pictures in rows from the top left, each in a square.
+    """Lay out images in rows from the top left, each in a square.
 
     :param pictures: of any size; None leaves a place that says ``missing``.
     :param size: side of a square, in pixels.
-    :param crop: fill the square and cut off what stands out; otherwise the whole picture is seen.
+    :param crop: fill the square and cut off what stands out; otherwise the whole image is seen.
     :param gap: pixels between squares.
     :return: RGB, ``columns * size + (columns - 1) * gap`` wide.
     :raises ConfigError: If the gap is out of its range, or the colour is none.

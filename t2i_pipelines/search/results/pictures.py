@@ -1,4 +1,4 @@
-"""The pictures of hits, read and decoded as they were for inserting, several at a time."""
+"""The images of hits, read and decoded as they were for inserting, several at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from t2i_pipelines.images.address import normal, scheme
 from t2i_pipelines.images.shrink import MARGIN
 
 THREADS = 8
-"""Pictures that are read at the same time."""
+"""Images that are read at the same time."""
 
 _LENIENT = Decoding(truncated="accept")
 
@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 
 
 def load(path: str, longest: int | None = None) -> Pillow.Image:
-    """Read a picture: upright, RGB, over white. What is there of a file that is cut off is taken.
+    """Read an image: upright, RGB, over white. What is there of a file that is cut off is taken.
 
     :param path: a path or any address that can be inserted; what is remote is fetched.
     :param longest: the longer side is at most this, in pixels; a large JPEG is decoded at a fraction.
@@ -41,13 +41,13 @@ def load(path: str, longest: int | None = None) -> Pillow.Image:
 
 
 def decoded(content: bytes, name: str, longest: int | None = None) -> Pillow.Image:
-    """Decode a picture, see :func:`load`."""
+    """Decode an image, see :func:`load`."""
     side = None if longest is None else lambda: longest // MARGIN
     return shrunk(Pillow.fromarray(decode(content, name, _LENIENT, side)), longest)
 
 
 def shrunk(picture: Pillow.Image, longest: int | None) -> Pillow.Image:
-    """The picture, its longer side at most ``longest`` pixels."""
+    """The image, its longer side at most ``longest`` pixels."""
     if longest is not None:
         picture.thumbnail((longest, longest))
     return picture

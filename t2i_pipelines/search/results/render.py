@@ -1,4 +1,4 @@
-"""Templates to HTML. All text is escaped; pictures are embedded; no script, and nothing from outside."""
+"""Templates to HTML. All text is escaped; images are embedded; no script, and nothing from outside."""
 
 from __future__ import annotations
 

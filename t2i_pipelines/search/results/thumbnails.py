@@ -1,4 +1,4 @@
-"""Small pictures that travel inside a page, as WebP in ``data:`` URIs."""
+"""Small images that travel inside a page, as WebP in ``data:`` URIs."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from t2i_pipelines.images import is_remote
 from t2i_pipelines.search.results.pictures import is_gone, load, shrunk, together
 
 LONGEST = 256
-"""Longer side of an embedded picture, in pixels."""
+"""Longer side of an embedded image, in pixels."""
 
 PLACE = 150
-"""Side of the place for a picture where a viewer drops our style sheet, in pixels."""
+"""Side of the place for an image where a viewer drops our style sheet, in pixels."""
 
 BUDGET = 450_000
-"""Bytes that all pictures of one grid may take; base64 makes four of three."""
+"""Bytes that all images of one grid may take; base64 makes four of three."""
 
 MOST = 24_000
-"""Bytes that one picture may take."""
+"""Bytes that one image may take."""
 
 _STEPS = ((LONGEST, 80), (LONGEST, 50), (192, 60), (128, 60), (96, 40), (64, 30))
-"""(longer side, WebP quality), tried in this order until a picture is small enough."""
+"""(longer side, WebP quality), tried in this order until an image is small enough."""
 
 State: TypeAlias = Literal["shown", "missing", "remote", "unreadable"]
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture as a page shows it.
+    """An image as a page shows it.
 
     :ivar state: ``missing`` where the file is gone; ``remote`` where it was not fetched.
     :ivar content: WebP; empty unless the state is ``shown``.
@@ -49,7 +49,7 @@ class Thumbnail:
 
     @classmethod
     def of(cls, picture: Pillow.Image, most: int = MOST) -> Thumbnail:
-        """Make one of a picture of mode RGB, in at most ``most`` bytes."""
+        """Make one of an image of mode RGB, in at most ``most`` bytes."""
         for longest, quality in _STEPS:
             small = shrunk(picture.copy(), longest)
             buffer = io.BytesIO()

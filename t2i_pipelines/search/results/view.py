@@ -31,7 +31,7 @@ STANDS_IN = {
     "remote": "not fetched",
     "unreadable": "cannot be shown",
 }
-"""What stands in the place of a picture, by its state."""
+"""What stands in the place of an image, by its state."""
 
 NOTHING_STORED = "Nothing is stored that could match."
 NOTHING_LEFT = "Nothing that is stored meets the conditions."
@@ -82,7 +82,7 @@ class Tile:
 
     @property
     def stands_in(self) -> str:
-        """What stands in the place of the picture, if it is not shown."""
+        """What stands in the place of the image, if it is not shown."""
         return STANDS_IN.get(self.picture.state, "")
 
     @property
@@ -121,7 +121,7 @@ def view(hits: Hits, most: int | None = SHOWN, budget: int | None = BUDGET) -> V
     """What is shown of a list.
 
     :param most: hits to show; None for all.
-    :param budget: bytes that all pictures may take.
+    :param budget: bytes that all images may take.
     """
     shown = list(hits)[:most]
     pictures = thumbnails([hit.path for hit in shown], hits.fetched, budget=budget)
