@@ -77,7 +77,7 @@ class DeletionRefusedError(T2IError, RuntimeError):
 
 
 class SwapRefusedError(T2IError, RuntimeError):
-    """``reembed`` made a collection that failed its checks, so the name stands for the old one still."""
+    """``reembed`` made a collection that failed its checks, so the name was not switched."""
 
 
 class CopyError(T2IError, RuntimeError):

@@ -48,7 +48,7 @@ class Turns:
         _ALL.add(self)
 
     def renew(self) -> None:
-        """Start over, with nobody inside."""
+        """Reset, with no holder."""
         self._changed = threading.Condition()
         self._owner: int | None = None
         self._depth = self._sharing = 0

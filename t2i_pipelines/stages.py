@@ -67,7 +67,7 @@ class Skipped:
 
 
 class Stopwatch:
-    """The busy seconds of each stage of one run. Thread-safe. A copy begins anew.
+    """The busy seconds of each stage of one run. Thread-safe. A copy starts empty.
 
     :param now: the time in seconds, from any start.
     :ivar counts: how many records ended with each status so far.

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,26 @@ def test_the_paths_that_users_import_from_stay():
     for name, wanted in public.items():
         module = importlib.import_module(f"t2i_pipelines.{name}")
         assert [one for one in wanted if not hasattr(module, one)] == [], name
+
+
+BANNED = re.compile(
+    r"\b(passed by|passes by|pass by|lets? go|stood for|anew|heeded|overlooked|sets? about|puts up with"
+    r"|afresh|told apart|nobody|somebody|whoever|what there is|of the one that|pictures?)\b",
+    re.IGNORECASE,
+)
+"""Turns that a reader has to decode; plain ones are skipped, released, again, ignored, image."""
+
+
+def test_comments_and_docstrings_are_in_plain_words():
+    found = []
+    for file in FILES:
+        with tokenize.open(file) as source:
+            for token in tokenize.generate_tokens(source.readline):
+                is_docstring = token.type == tokenize.STRING and token.string.startswith('"""')
+                if token.type == tokenize.COMMENT or is_docstring:
+                    text = re.sub(r"``.*?``|:(?:param|ivar) \w+:", "", token.string, flags=re.DOTALL)
+                    found += [f"{file.name}:{token.start[0]}: {turn[0]}" for turn in BANNED.finditer(text)]
+    assert found == []
 
 
 def test_every_error_is_drawn_in_the_tree_with_its_parent():

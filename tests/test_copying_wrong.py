@@ -135,7 +135,7 @@ def test_rows_that_somebody_else_writes_meanwhile_are_noticed(out, tmp_path):
             open_collection(tmp_path / "back.db").upsert(meant)
 
     meant = [row("other", random_units(1)[0])]
-    with pytest.raises(CopyError, match="all 20 rows of .* are in .*, but it has 21: somebody else wrote"):
+    with pytest.raises(CopyError, match="all 20 rows of .* are in .*, but it has 21: another writer added"):
         import_collection(out, uri=tmp_path / "back.db", progress=meddle)
     meant = [row("00003", random_units(1)[0])]
     with pytest.raises(CopyError, match="20 rows of .* and some have changed; import it again"):

@@ -174,7 +174,7 @@ def test_the_checkpoint_of_another_run_is_not_taken_up(other, words, tune, pairs
         tune(validation=pairs[:5], progress=stop)
     if "given" in other:
         other = {"given": pairs[: -other["given"]]}
-    with pytest.raises(ConfigError, match=rf"{words}.*resume=False to begin anew"):
+    with pytest.raises(ConfigError, match=rf"{words}.*resume=False to start over"):
         tune(validation=pairs[:5], **other)
     assert tune(validation=pairs[:5], resume=False, **other).steps
 

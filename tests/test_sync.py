@@ -356,7 +356,7 @@ def test_a_stored_row_that_somebody_else_changes_meanwhile_costs_one_more_run(
         meanwhile.setattr(Collection, "rows", rows)
         report = sync(pictures, **settings)
     assert [one.reason.stage for one in report.failed] == ["insert"]
-    assert "with the same bytes is gone, somebody else changed it; run it again" in report.failed[0].reason
+    assert "with the same bytes is gone, another writer changed it; run it again" in report.failed[0].reason
     assert changed(statuses(pictures)) == {"rot.png": "reused"}
 
 

@@ -1,6 +1,6 @@
 """Pipelines that are a chain of maps, run in the thread of their caller.
 
-Towhee gives each node a thread and a locked queue, and builds them anew for each call: 0.3 to 0.5 ms for a
+Towhee gives each node a thread and a locked queue, and builds them for each call: 0.3 to 0.5 ms for a
 search, whose work takes 2 to 10. The one row of a chain needs neither.
 """
 

@@ -7,8 +7,8 @@ What Towhee does, and what :func:`harden` makes of it:
    pool that is larger than any one call: the oldest call has all its threads and can always finish.
 2. A pipeline nested in another starts its consumers first; they take the threads and wait for producers
    that get none. The same cures it.
-3. When a node fails while its producer waits for room, nobody wakes the producer. Here a sealed
-   queue lets go.
+3. When a node fails while its producer waits for room, the producer is never woken. Here a sealed
+   queue wakes it.
 4. 1,000 items may wait between two nodes, be they batches of images. Here an operator's class says
    how many of its results may wait (``in_flight``), and the queue after it holds no more.
 5. Any exception becomes ``RuntimeError(text)``. Here an error of ours arrives as itself, and any other

@@ -38,7 +38,7 @@ def show(
     index_type: Annotated[str | None, typer.Option(help=f"Only this: {', '.join(INDEXES)}.")] = None,
     version: Annotated[str, typer.Option(help="Of the Milvus server.")] = "2.6",
     memory: Annotated[
-        str | None, typer.Option(help="What there is, such as 64G; as needed if absent.")
+        str | None, typer.Option(help="Memory that is available, such as 64G; as needed if absent.")
     ] = None,
     machine: Annotated[str, typer.Option(help="Memory of one machine.")] = "64G",
     cores: Annotated[int, typer.Option(help="Of one machine.")] = CORES,

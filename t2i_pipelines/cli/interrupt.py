@@ -17,7 +17,7 @@ EXIT_CODE = 130
 """128 + SIGINT, as a shell reports it."""
 
 AT_MOST = 2.0
-"""Seconds that saying so may take: somebody may hold a lock that the output needs."""
+"""Seconds that saying so may take: another thread may hold a lock that the output needs."""
 
 _SIGINT = int(signal.SIGINT)
 

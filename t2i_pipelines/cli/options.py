@@ -63,7 +63,7 @@ Where = Annotated[
         "all must hold. No value is read as a part of the expression."
     ),
 ]
-Offset = Annotated[int, typer.Option(help="Hits to pass by before the first: the next page.")]
+Offset = Annotated[int, typer.Option(help="Number of hits to skip.")]
 Radius = Annotated[float | None, typer.Option(help="Only hits of a higher cosine, -1 to 1.")]
 RangeFilter = Annotated[float | None, typer.Option(help="Only hits of at most this cosine; needs --radius.")]
 GroupBy = Annotated[str | None, typer.Option(help="A column: of rows with one value only the best.")]

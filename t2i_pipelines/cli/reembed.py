@@ -31,10 +31,10 @@ Pairs = Annotated[
 Tolerance = Annotated[float, typer.Option(help="By how much recall@10 may fall, 0 to 1.")]
 Force = Annotated[bool, typer.Option("--force", help="Move the name whatever the checks find.")]
 RollBack = Annotated[
-    bool, typer.Option("--roll-back", help="Embed nothing; let the name stand for what it stood for before.")
+    bool, typer.Option("--roll-back", help="Embed nothing; switch the name back to its earlier target.")
 ]
 DropOld = Annotated[
-    bool, typer.Option("--drop-old", help="Embed nothing; delete what the name stood for before.")
+    bool, typer.Option("--drop-old", help="Embed nothing; delete the earlier targets of the name.")
 ]
 
 

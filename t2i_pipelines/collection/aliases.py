@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def name_for(collection: Collection, space: Space, *, beside: bool = True) -> str:
-    """The real name of the collection that holds vectors of ``space``, where the name stands for it.
+    """Return the real name of the collection that holds vectors of ``space`` under this name.
 
     :param collection: by a name that may be an alias, or not be there: then its own name is the answer.
-    :param beside: take one that the alias stood for before, too. Not to write to: few look there any more.
+    :param beside: accept an earlier target of the alias, too. Only to read: few search there any more.
     :raises ModelMismatchError: If there is none for that model.
     """
     collection._connection.join(collection)
@@ -50,14 +50,14 @@ def name_for(collection: Collection, space: Space, *, beside: bool = True) -> st
 
 
 def space_of(collection: Collection) -> Space | None:
-    """What the vectors mean of what the name stood for lately; None without collection."""
+    """Return the space of the latest alias target, None without collection."""
     collection._connection.join(collection)
     entry = collection._catalog.ready(collection._timeout)
     return entry.space if entry is not None else None
 
 
 def entry_of(collection: Collection) -> Entry | None:
-    """What the name stands for now. Asks the database; where a renaming was cut short, it ends it.
+    """Return the alias target from the database. Complete a renaming that was interrupted.
 
     :raises StoreError: If the database does not answer.
     """
@@ -102,7 +102,7 @@ def make_alias(collection: Collection) -> str:
 
 
 def move(collection: Collection, real_name: str) -> None:
-    """Let the alias stand for another collection, and note in both that the other one is beside it."""
+    """Switch the alias to another collection, and note each in the other."""
     entry = entry_of(collection)
     assert entry is not None
     _note_beside(collection, real_name, [entry.real_name, *entry.beside])

@@ -16,8 +16,8 @@ from t2i_pipelines.errors import CollectionNotFoundError, StoreError
 from t2i_pipelines.types import Space
 
 RECHECK = 5.0
-"""Seconds after which a server is asked again: others may have dropped a collection there and made it
-anew for another model. A local database is this process's alone."""
+"""Seconds after which a server is asked again: other processes may have recreated a collection there for
+another model. A local database belongs to this process."""
 
 BEING_MADE = 2.0
 """Seconds for which a collection may be without an index before its maker is taken for dead."""
@@ -125,7 +125,7 @@ class Catalog:
         from pymilvus import MilvusClient
 
         supported.check(self._connection, storage, timeout)
-        # a reader must not find the collection half made: it would set about finishing it
+        # a reader must not find the collection half made: it would try to complete it
         with (
             self._connection.kept_open(),
             self._connection.loading,
@@ -146,7 +146,7 @@ class Catalog:
     def load(self, timeout: float, entry: Entry | None = None) -> None:
         """Load the collection, which a server's restart and each opening of Milvus Lite undo.
 
-        Index files that a crash left half written are deleted; the load builds them anew.
+        Index files that a crash left half written are deleted; the load rebuilds them.
         """
         entry = entry or self.find(timeout)
         while entry is not None and time.time() < entry.changing_until:
@@ -163,7 +163,7 @@ class Catalog:
             raise
         except StoreError as err:
             if path is None and entry is not None and not self._index_type(timeout, name):
-                self._finish(entry, timeout)  # somebody was about to change the index
+                self._finish(entry, timeout)  # another writer was changing the index
                 self._call("load_collection", SLOW, name, **replicas)
                 return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
@@ -177,7 +177,7 @@ class Catalog:
     def mend(self, err: StoreError, timeout: float) -> None:
         """Make a call possible again that failed so, or raise it again.
 
-        :param err: the collection was released from elsewhere or its server started anew, or it is renamed.
+        :param err: the collection was released from elsewhere or its server restarted, or it is renamed.
         """
         if isinstance(err, NotLoadedError):
             self.load(timeout)
@@ -204,8 +204,8 @@ class Catalog:
         """Change the index for that of a larger collection, if this one has become one. No row is touched.
 
         Milvus must release the collection for that, and a server that does so answers with nothing for a
-        while. So all who search are told first, and wait. For Milvus Lite they wait for their turn, and one
-        who looks it up only then must not find it without an index and set about making one.
+        while. So all searches are announced to first, and wait. With Milvus Lite they wait for the lock, and
+        one that looks the collection up only then must not find it without an index and create one.
         """
         is_lite = self._connection.is_lite(timeout)
         loading = self._connection.loading if is_lite else nullcontext()
@@ -238,7 +238,7 @@ class Catalog:
         try:
             self._make_index(entry.space, wanted, timeout)
         except StoreError as err:
-            if self._index_type(timeout):  # somebody else has made one
+            if self._index_type(timeout):  # another writer has made one
                 return
             lite.log.warning(
                 "collection %r at %s keeps its index %s, since %s cannot be made: %s",

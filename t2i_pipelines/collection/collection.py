@@ -164,7 +164,7 @@ class Collection:
         not exact may miss a few; the others follow by an exact comparison with every row, for which the
         vectors are read. What is written meanwhile may or may not be seen.
 
-        :param options: as for :meth:`search`; ``limit`` is not heeded.
+        :param options: as for :meth:`search`; ``limit`` is ignored.
         :raises VectorError: If the vector is not finite, zero, or not (D,).
         :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """

@@ -99,7 +99,7 @@ def _group(members: Sequence[Member], numbers: list[int], vectors: Matrix) -> li
 
 
 def components(vectors: Matrix, threshold: float) -> NDArray[np.int64]:
-    """(N, D) unit vectors -> (N,) for each the number of one that stands for all of its component."""
+    """(N, D) unit vectors -> (N,) for each the representative of its component."""
     parents = np.arange(len(vectors))
     starts = range(0, len(vectors), A_BLOCK)
     for top in starts:

@@ -15,7 +15,7 @@ CHANGING = "t2i_pipelines.changing_until"
 """Until when its index is being changed, seconds since 1970."""
 
 BESIDE = "t2i_pipelines.beside"
-"""Names of the collections that an alias stood for before, the latest first, with commas between."""
+"""Earlier targets of an alias, the latest first, separated by commas."""
 
 RENAMED = "t2i_pipelines.renamed_to"
 """What a collection is about to be called, so that its name can become an alias."""
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     :ivar real_name: what the collection is called if it was asked for by an alias.
     :ivar index_type: empty where there is none yet.
     :ivar changing_until: the index is being changed, for no longer than until then, seconds since 1970.
-    :ivar beside: real names of what its alias stood for before, see :mod:`..collection.aliases`.
+    :ivar beside: real names of earlier targets of its alias, see :mod:`..collection.aliases`.
     """
 
     identity: Any

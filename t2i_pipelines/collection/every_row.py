@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from t2i_pipelines.types import Vector
 
 Pages = Callable[[], Iterator[Sequence[Mapping[str, Any]]]]
-"""Reads the collection anew: pages of rows with id and vector."""
+"""Reads the collection again: pages of rows with id and vector."""
 
 KEPT = 200_000
 """Rows that one pass through the collection puts in order."""

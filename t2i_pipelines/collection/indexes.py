@@ -49,7 +49,7 @@ def choice(rows: int, steps: Mapping[str, int]) -> str:
 def outgrown(index_type: str, rows: int, steps: Mapping[str, int]) -> str | None:
     """The index type that should take this one's place, None if it may stay.
 
-    Never a smaller one, and never in place of one that is not on the ladder: somebody chose that.
+    Never a smaller one, and never in place of one that is not on the ladder: that was chosen explicitly.
     """
     wanted = choice(rows, steps)
     return wanted if steps.get(index_type, rows + 1) < steps[wanted] else None

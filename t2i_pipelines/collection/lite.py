@@ -135,12 +135,12 @@ def abandon(path: Path) -> None:
         collection._bg_executor.shutdown(wait=True)
         for sink in (collection._wal._data_sink, collection._wal._delta_sink):
             if sink is not None:
-                sink.raw.close()  # and with it the rest of the torn batch, which nobody was promised
+                sink.raw.close()  # and with it the rest of the torn batch, which was never acknowledged
     database._collections.clear()
 
 
 def forget_indexes(path: Path, collection_name: str) -> int:
-    """Delete the index files of one collection, which the next load builds anew. Returns how many.
+    """Delete the index files of one collection, which the next load rebuilds. Returns how many.
 
     They are written in place: a crash leaves half of one, and the collection never loads again.
     """

@@ -18,7 +18,7 @@ _turns: dict[str, Turns] = {}
 
 @contextmanager
 def one_writer(database: str) -> Iterator[None]:
-    """Let one thread write while nobody reads; of a local database, also among forked children.
+    """Let one thread write while none reads; of a local database, also among forked children.
 
     :param database: a path or a server's uri.
     """

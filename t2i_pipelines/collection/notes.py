@@ -1,4 +1,4 @@
-"""Small texts that are kept with a collection, beside its rows: nobody counts or finds them."""
+"""Small texts that are kept with a collection, beside its rows: neither counted nor found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def state(collection: Collection) -> object:
-    """What there is, to be compared by :func:`is_same`; None if there is no collection."""
+    """Return the state of the collection for :func:`is_same`, None if there is no collection."""
     return collection._entry()
 
 

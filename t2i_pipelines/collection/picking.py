@@ -62,7 +62,7 @@ def placed(hits: Iterable[Hit], vectors_of: VectorsOf) -> Iterator[Placed]:
 
 
 def unlike(hits: Iterable[Placed], threshold: float) -> Iterator[Placed]:
-    """Pass by each hit that has a cosine of at least ``threshold`` to one that was given before."""
+    """Skip each hit that has a cosine of at least ``threshold`` to one that was given before."""
     given = Rows()
     for one in hits:
         if not len(given) or not (given.matrix @ one.vector >= threshold).any():

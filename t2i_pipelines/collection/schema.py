@@ -61,7 +61,7 @@ def creation(client: Any, space: Space, *, is_lite: bool, storage: Storage = PLA
     """Arguments of ``create_collection`` but the index. Milvus Lite forgets a description, keeps properties.
 
     :param client: the ``MilvusClient`` class, passed in so that this module need not import it.
-    :param storage: what it says of the index is overlooked.
+    :param storage: its index settings are ignored.
     """
     from pymilvus import DataType
 

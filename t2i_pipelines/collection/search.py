@@ -28,7 +28,7 @@ A_LOOKUP = 1000
 """Rows that are looked up by id at a time."""
 
 A_STEP = 128
-"""Hits that are read at first where nobody knows how many will be passed by."""
+"""Hits to read first where it is unknown how many will be skipped."""
 
 TEMPLATES = (2, 5)
 """The first Milvus that takes the values of a filter apart from it. Neither 2.3 nor Milvus Lite does."""

@@ -38,7 +38,7 @@ class SearchOptions:
     would show, as long as nothing is written.
 
     :ivar limit: hits a query, 1 to 16,384.
-    :ivar offset: hits to pass by before the first, 0 to 16,383; ``offset + limit`` is at most 16,384.
+    :ivar offset: number of hits to skip, 0 to 16,383; ``offset + limit`` is at most 16,384.
     :ivar filter: a Milvus filter expression, for example ``year > 2015``.
     :ivar where: conditions on fields, all of which must hold, and ``filter`` as well: a value that the field
         must equal, None if it must not be there, or ``(operator, value)``, or a list of such pairs, as in

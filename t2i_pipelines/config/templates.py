@@ -26,7 +26,7 @@ NAMED = {"photo": PHOTO}
 
 
 def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates that a setting stands for; none stands for the text as it is.
+    """Return the templates of a setting; none is the text as it is.
 
     :param templates: ``photo``, a text with ``{}``, or several of these.
     :raises ConfigError: If one is neither.

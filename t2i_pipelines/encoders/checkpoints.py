@@ -124,7 +124,7 @@ def _torchscript(archive: zipfile.ZipFile) -> Mapping[str, torch.Tensor]:
 
 
 class _Attributes:
-    """What stands for every object of a TorchScript archive: attributes without behaviour."""
+    """Placeholder for an object of a TorchScript archive: attributes without behaviour."""
 
 
 def _collect(node: Any, prefix: str, weights: Weights) -> None:

@@ -35,7 +35,7 @@ class ModelInfo:
     :ivar languages: ISO 639-1 codes: those whose ``recall`` is at least 50, or what its authors state.
     :ivar scripts: writing systems that it learned; empty if it learned from every language of the web.
     :ivar licence: of the weights.
-    :ivar flickr30k: text-to-image R@1 in percent, None where nobody published it; likewise ``coco``.
+    :ivar flickr30k: text-to-image R@1 in percent, None where it was not published; likewise ``coco``.
     :ivar source: who published these two.
     :ivar recall: language -> mean of R@1, 5 and 10 on Crossmodal-3600 in percent (``immich``).
     :ivar ms: one pass on the machine of ``immich``. A model that is not in its list has the figure of

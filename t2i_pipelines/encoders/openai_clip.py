@@ -26,7 +26,7 @@ class Details:
     """What a CLIP's weights do not tell.
 
     :ivar quick_gelu: activation of the image and the text tower: ``x * sigmoid(1.702 x)`` or GELU.
-    :ivar heads: attention heads of the image and the text tower; None stands for width / 64.
+    :ivar heads: attention heads of the image and the text tower; None is width / 64.
     :ivar epsilon: of the layer norms.
     """
 

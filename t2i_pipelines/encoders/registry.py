@@ -100,7 +100,7 @@ def load_encoder(
     """The encoder of a model; the same object each time.
 
     :param model_name: a registered name, a name or alias of :func:`models`, or the path of a model.
-    :param checkpoint_path: the model's file or folder, in place of what the name stands for.
+    :param checkpoint_path: the model's file or folder, in place of those of the name.
     :param device: with ``precision`` and ``backend``, see :class:`~t2i_pipelines.types.Compute`.
     :raises UnknownModelError: If the name is unknown and no path; the message lists the known.
     :raises CheckpointError: If the model's files are missing; damage shows when they are first used.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CONTEXT_LENGTH = 77  # open_clip's default
 STEP = 8
-"""Lengths that texts are padded to are multiples of this: for each shape backends prepare themselves anew."""
+"""Lengths that texts are padded to are multiples of this: backends compile a plan for each shape."""
 PASS = 32
 """Ids that take as long as a pass does before it reads any, measured at ViT-B/32's size."""
 
@@ -190,7 +190,7 @@ def openai_tokenizer(context_length: int = CONTEXT_LENGTH) -> Tokenizer:
 
 
 def _letters() -> list[int]:
-    """The 256 characters that stand for bytes, in the order of CLIP's vocabulary."""
+    """Return the 256 characters that encode bytes, in the order of CLIP's vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return printable + [256 + n for n in range(256 - len(printable))]
 

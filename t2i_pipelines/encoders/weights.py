@@ -1,4 +1,4 @@
-"""From a path, or from what a name stands for, to an encoder."""
+"""Open the encoder of a path or of a known model."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def finetune(
         whose subfolders name what their images show, or an iterable of (image, caption) pairs.
     :param model_name: where to start: a known model, such as ``t2i_mini``, or the path of one. It must be of
         OpenAI's architecture, and its weights torch's or exported by this library with their names.
-    :param checkpoint_path: the model's file or folder, in place of what the name stands for.
+    :param checkpoint_path: the model's file or folder, in place of those of the name.
     :param output_dir: new folder for the result; while the run lasts, for its checkpoint, too.
     :param validation: pairs that are only measured; None holds out ``validation_share`` of the images.
     :param outside: pairs outside the domain, which are only measured: the report tells what was lost there.

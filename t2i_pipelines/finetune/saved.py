@@ -40,7 +40,7 @@ def load(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         if found["run"].get(name) != value:
             raise ConfigError(
                 f"{path} is the checkpoint of a run with {name}={found['run'].get(name)!r}, this one has "
-                f"{value!r}; give the same to go on, resume=False to begin anew, or another output_dir"
+                f"{value!r}; give the same to go on, resume=False to start over, or another output_dir"
             )
     state: dict[str, Any] = found["state"]
     return state

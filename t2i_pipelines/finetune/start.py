@@ -38,7 +38,7 @@ class Start:
 
 
 def open_start(model_name: str, checkpoint_path: str | Path | None) -> Start:
-    """Load the model afresh: what other users of its name have loaded stays as it is.
+    """Load a copy of the model; the one that others have loaded stays unchanged.
 
     :raises UnknownModelError: If the name is unknown and no path.
     :raises CheckpointError: If its files are missing, damaged, or none that can be trained.
@@ -61,7 +61,7 @@ def _place(model_name: str, checkpoint_path: str | Path | None) -> Path:
         return Path(fetch(info, torch_only=True))
     path = Path(model_name).expanduser()
     if not path.exists():
-        load_encoder(model_name)  # says that the name is unknown, unless somebody registered it
+        load_encoder(model_name)  # says that the name is unknown, unless it was registered
         raise CheckpointError(
             f"{model_name} was registered as an encoder, which can be run, not trained; name a CLIP's path"
         )

@@ -84,7 +84,7 @@ class Store:
     def groups(self) -> NDArray[np.int64]:
         """Return for each image the lowest number of its near copies: other files of the same pixels.
 
-        Copies that were saved anew, resized or stripped of metadata differ by less than :data:`COPY` in the
+        Copies that were saved again, resized or stripped of metadata differ by less than :data:`COPY` in the
         mean of their thumbnails. Only images of nearly one mean colour are compared.
         """
         found = np.arange(len(self._thumbnails))

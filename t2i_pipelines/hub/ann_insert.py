@@ -52,7 +52,7 @@ class OsschatMilvusInsert(Operator):
         self._opened: dict[str, AnyCollection] = {}
 
     def __call__(self, collection_name: str, *data: Any) -> MutationResult:
-        """Fields -> what was stored. A list stands for several fields, unless their number fits without.
+        """Fields -> what was stored. A list is several fields, unless their number fits without.
 
         :raises ConfigError: If the number of fields is another than the collection's.
         :raises VectorError: If a vector does not fit the collection.

@@ -86,7 +86,7 @@ class AnyCollection:
         return layout
 
     def up_to_date(self, call: Callable[[], T]) -> T:
-        """Call; once more if what was remembered is in the way: notebooks make collections anew."""
+        """Call; retry once without the cache: notebooks drop and create collections."""
         remembered = self._layout
         try:
             return call()

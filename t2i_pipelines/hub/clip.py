@@ -25,7 +25,7 @@ class HubClip(Clip):
         :class:`~t2i_pipelines.config.Settings` takes, ``t2i_mini`` for one.
     :param modality: ``image`` or ``text``.
     :param device: ``cpu`` or -1; ``cuda``, ``cuda:0``; 0 and up, or None, for a GPU if there is one, else the
-        CPU. Which GPU is not heeded: ``CUDA_VISIBLE_DEVICES`` says.
+        CPU. The number of the GPU is ignored: ``CUDA_VISIBLE_DEVICES`` says.
     :param checkpoint_path: the model's file or folder, what :meth:`train` wrote for one.
     """
 

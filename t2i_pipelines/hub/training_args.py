@@ -12,7 +12,7 @@
 =================================  ==========================================
 
 Names that :class:`~t2i_pipelines.finetune.FinetuneOptions` has itself stay as they are. What has no meaning
-here, such as ``image_mean``, which is the model's own, is passed by, and the log says so.
+here, such as ``image_mean``, which is the model's own, is ignored, and the log says so.
 """
 
 from __future__ import annotations

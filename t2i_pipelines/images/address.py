@@ -33,7 +33,7 @@ def is_http(address: str) -> bool:
 
 
 def is_remote(address: str) -> bool:
-    """Whether reading it means to wait for somebody else."""
+    """Whether reading it means to wait for a network."""
     while scheme(address) == "tar":
         address = address.partition("::")[2]
     return scheme(address) not in ("", "file", "local")

@@ -1,7 +1,7 @@
 """Remote images on their way before they are needed, as many as wait in the pipeline and fit in memory.
 
 Without this, each batch would wait for its slowest host before the next batch is asked for.
-Whoever needs an image and finds that nobody has begun to fetch it fetches it himself.
+A reader whose image is not being fetched yet fetches it itself.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Ahead:
         self._future: Future[_Content | None] = _threads().submit(_fetch, weakref.ref(self), address)
 
     def take(self) -> bytes | None:
-        """The bytes, waited for if they are on their way; None if nobody has begun to fetch them.
+        """The bytes, waited for if they are on their way; None if they are not being fetched.
 
         :raises ImageDecodeError: If they cannot be had.
         """

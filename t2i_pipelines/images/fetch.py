@@ -277,7 +277,7 @@ in_forked_child(_renew)
 
 @contextmanager
 def _turn(name: str) -> Iterator[None]:
-    """Wait until the host may be asked. Hosts that nobody asks are forgotten: there may be millions."""
+    """Wait until the host may be asked. Idle hosts are forgotten: there may be millions."""
     with _hosts_lock:
         host = _hosts.setdefault(name, _Host())
         host.callers += 1

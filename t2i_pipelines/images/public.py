@@ -1,6 +1,6 @@
 """URLs that strangers name are fetched from public addresses only.
 
-The address that a name stands for is looked up once, checked, and connected to, so that an answer of the
+The address of a name is looked up once, checked, and connected to, so that an answer of the
 DNS that changes in between gains nothing; TLS is still checked against the name. Each redirect is a request
 of its own. `requests-hardened <https://github.com/saleor/requests-hardened>`_ does it: private, loopback,
 link-local (where clouds keep their metadata), shared, reserved and multicast addresses are refused.

@@ -4,7 +4,7 @@
    first call and shared by the whole process. Towhee creates operators freely.
 2. An operator is entered by many threads at once and changes nothing of its own in a call.
 3. It takes one item and gives one result, or takes a list and gives a list as long. A :class:`Batch` it
-   fills in place: records that have a status are passed by, and none is added, dropped or moved.
+   fills in place: records that have a status are skipped, and none is added, dropped or moved.
 4. Given plain items, it raises at the first that it cannot work on. Given a batch, it does what
    ``on_error`` says: ``record`` ends that record as ``failed``, ``raise`` raises.
 """

@@ -112,7 +112,7 @@ class Clip(ItemOperator):
         return [mean_direction(several) for several in np.split(vectors, ends)]
 
     def fill(self, records: list[Record]) -> None:
-        """Embed the images of a batch in one forward pass, and let go of the pixels."""
+        """Embed the images of a batch in one forward pass, and release the pixels."""
         for record in records:
             record.stage = "encode"
         vectors = self.many([record.image for record in records]) if records else []

@@ -54,7 +54,7 @@ class MilvusFollow(Operator):
         """
         try:
             return self._search(query)
-        except ModelMismatchError:  # moved by somebody who left no note of what it stood for before
+        except ModelMismatchError:  # switched by another tool, which left no note of the earlier target
             entry_of(self._named.collection)
             return self._search(query)
 

@@ -26,7 +26,7 @@ from t2i_pipelines.types import Backend, Batch, Device, Encoder, Image, OnError,
 
 @cache
 def _workers(count: int) -> ThreadPoolExecutor:
-    """Decoding threads, shared by the whole process; OpenCV and Pillow let go of the GIL."""
+    """Decoding threads, shared by the whole process; OpenCV and Pillow release the GIL."""
     return ThreadPoolExecutor(count, "t2i-decode")
 
 

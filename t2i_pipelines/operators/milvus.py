@@ -1,4 +1,4 @@
-"""The steps that talk to Milvus: pass by what is stored, insert, search."""
+"""Skip stored files, and insert into Milvus."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class InCollection(Operator):
         So the alias may be moved to the collection of another model at any moment: vectors of this one are
         compared with vectors of this one, and who searches goes on. See :mod:`..collection.aliases`.
 
-        :param beside: take one that the alias stood for before, too. Not to write to.
-        :raises ModelMismatchError: If the name does not stand for one of this model.
+        :param beside: accept an earlier target of the alias, too. Only to read.
+        :raises ModelMismatchError: If no target of the name is of this model.
         """
         name = name_for(self.collection, self.space, beside=beside)
         if name == self.collection.name:
@@ -83,13 +83,13 @@ class InCollection(Operator):
 
 
 class SkipUnchanged(InCollection):
-    """``ops.t2i.skip_unchanged``: pass by the files that the collection already holds.
+    """``ops.t2i.skip_unchanged``: skip files that are stored and unchanged.
 
     A file counts as unchanged when size, time of change and metadata are those that are stored. Where
     these differ and the content does not, the stored vector is kept and the rest of the row renewed.
     Of a URL neither size nor time is known before it is fetched, so one that is stored counts as unchanged.
 
-    :param refresh: pass nothing by: let the content decide, of URLs and files alike.
+    :param refresh: skip nothing: compare the content, of URLs and files alike.
     """
 
     def __init__(self, *, refresh: bool = False, **place: Any) -> None:
@@ -204,7 +204,7 @@ class MilvusInsert(InCollection, ItemOperator):
                 record.vector = np.asarray(row["vector"], np.float32)
             else:
                 gone = f"cannot insert {record.path}: the row {twin.id!r} with the same bytes is gone"
-                self.reject(record, StoreError(f"{gone}, somebody else changed it; run it again"))
+                self.reject(record, StoreError(f"{gone}, another writer changed it; run it again"))
 
     def _insert_singly(self, records: list[Record], collection: Collection) -> None:
         for record in records:

@@ -13,7 +13,7 @@ from t2i_pipelines.types import Batch
 class Prefetch(Operator):
     """``ops.t2i.prefetch``: begin to fetch what a batch needs, and pass it on at once.
 
-    Batches wait behind this step, so that one slow host holds up nobody until all of them are full.
+    Batches wait behind this step, so that one slow host delays no other until all of them are full.
     """
 
     in_flight: ClassVar[int | None] = 8

@@ -66,7 +66,7 @@ def build_search_pipeline(**settings: Unpack[SettingsArgs]) -> RuntimePipeline:
     hits best first, ``[]`` where nothing is stored. A list of queries is embedded and searched at once and
     gives a list of lists. :class:`t2i_pipelines.Searcher` is the same without Towhee's pipeline around it.
 
-    ``model_name="auto"`` is the model that the collection is of, asked anew for each query: it follows a name
+    ``model_name="auto"`` is the model of the collection, looked up for each query: it follows a name
     that :func:`~t2i_pipelines.jobs.reembed.reembed` moves to the collection of another model.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.

@@ -2,7 +2,7 @@
 
 One thread does all searches. While it works, queries wait; then it takes as many of them as share their
 options, up to a limit. Who was just answered is likely to ask again: it waits some milliseconds for as many
-queries as there were before. A single client waits for nobody.
+queries as there were before. A single client does not wait.
 """
 
 from __future__ import annotations

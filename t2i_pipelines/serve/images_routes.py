@@ -13,7 +13,7 @@ CONTENT = {
     "Cache-Control": "private, max-age=3600",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
-"""A file is somebody else's, whatever it claims to be."""
+"""Headers for files of unknown origin, whatever type they claim to be."""
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 

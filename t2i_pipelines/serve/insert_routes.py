@@ -25,7 +25,7 @@ def router(service: Service) -> APIRouter:
         responses=problems(401, 403, 408, 413, 422, 429),
     )
     async def insert(request: InsertRequest, response: Response) -> JobReport:
-        """A job that inserts them. Running it again is safe: what is stored already is passed by.
+        """A job that inserts them. Running it again is safe: unchanged files are skipped.
 
         `Location` is where to look how it is doing. What is accepted is finished, also when the service is
         told to end.

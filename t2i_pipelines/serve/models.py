@@ -64,7 +64,7 @@ class SearchRequest(Asked):
 
     queries: list[Asked] | None = Field(None, description="Several queries, in place of one.", min_length=1)
     limit: int = Field(10, ge=1, description="Hits a query.")
-    offset: int = Field(0, ge=0, description="Hits to pass by before the first: the next page.")
+    offset: int = Field(0, ge=0, description="Number of hits to skip.")
     where: dict[str, Scalar | Condition | list[Condition]] | None = Field(
         None, description="Field -> the value it must have, or a condition, or several. All must hold."
     )

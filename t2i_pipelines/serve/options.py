@@ -1,4 +1,4 @@
-"""What the service listens on, lets in, and puts up with."""
+"""Bind address, access control and limits of the service."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class _Meaning(NamedTuple):
     status: int
     code: str
     said: str = ""
-    """What clients are told in place of the message, which is for whoever runs the service."""
+    """What clients get in place of the message, which is for the operator of the service."""
 
 
 _BUSY = "the database does not answer; try again"

@@ -23,7 +23,7 @@ def router(service: Service, locked: Sequence[params.Depends]) -> APIRouter:
 
     @routes.get("/healthz", summary="Whether the process lives")
     async def healthz() -> Health:
-        """Asks nobody."""
+        """Answer without asking any other service."""
         return Health()
 
     @routes.get("/readyz", summary="Whether searches are answered", responses=problems(503))

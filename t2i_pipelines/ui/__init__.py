@@ -36,7 +36,7 @@ def build_ui(
     :param search: what finds and, by the same settings, inserts; or give the settings themselves.
     :param title: the heading.
     :param examples: queries to try by a click; none for no examples.
-    :param insert: whether images can be inserted, too. Whoever reaches the page can then insert what this
+    :param insert: whether images can be inserted, too. Each visitor of the page can then insert what this
         process may read.
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises ConfigError: If a setting is wrong, or there are a searcher and settings.

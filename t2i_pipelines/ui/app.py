@@ -21,7 +21,7 @@ log = logging.getLogger("t2i_pipelines.ui")
 AT_ONCE = 8
 """Searches that are answered at the same time."""
 
-UNFORESEEN = "That did not work, for a reason that nobody has foreseen; the log of the server has it."
+UNFORESEEN = "That did not work, for an unexpected reason; the log of the server has it."
 
 NEXT_TURN = "(turn, ...told) => [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, ...told]"
 """In the browser, numbers what is asked: Gradio may start and end it in another order."""

@@ -44,7 +44,7 @@ class Run:
 def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:
     """Insert what is at ``source``, and give the run again and again until it is over.
 
-    Once begun it goes on, also where nobody asks how far it is.
+    Once started it goes on, also where its progress is not asked for.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises SourceError: If no source is named, or there is nothing at it.

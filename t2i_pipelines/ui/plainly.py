@@ -1,4 +1,4 @@
-"""What went wrong, for somebody in front of a page: one sentence, in which no path or secret is left."""
+"""Turn an error into one sentence for users of the page, without paths or secrets."""
 
 from __future__ import annotations
 

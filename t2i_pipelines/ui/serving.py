@@ -31,8 +31,8 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     name = options.get("server_name") or "127.0.0.1"
     if name not in LOOPBACK:
         raise ConfigError(
-            f"server_name must be one of {', '.join(sorted(LOOPBACK))}, got {name!r}: the page asks nobody "
-            "who they are; an SSH tunnel leads to it from elsewhere"
+            f"server_name must be one of {', '.join(sorted(LOOPBACK))}, got {name!r}: the page has no "
+            "login; an SSH tunnel leads to it from elsewhere"
         )
     return {
         "quiet": True,
@@ -81,5 +81,5 @@ def direct_to_loopback() -> Iterator[None]:
 
 
 def is_interactive() -> bool:
-    """Whether somebody goes on typing, as in a notebook, and the process does not end by itself."""
+    """Whether the session is interactive, as in a notebook, and the process does not end by itself."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)

@@ -17,7 +17,7 @@ from t2i_pipelines.images.sources.record import described, refused
 from t2i_pipelines.types import Record
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-"""What filesystems call the time of the last change. Those that only say ``created`` write files anew."""
+"""What filesystems call the time of the last change. Those that only say ``created`` rewrite files."""
 
 
 def look_at(address: str) -> Mapping[str, Any] | None:

@@ -44,7 +44,7 @@ def export_collection(
 
     Every row with its vector and metadata, as Parquet files of 100,000 rows or 256 MB each, which pandas and
     Milvus's own importer read; and last, at once, a manifest. A run that is killed leaves a folder without
-    one, which is no export; the next run into it begins anew. Memory is that of one page, 8 MB of vectors.
+    one, which is no export; the next run into it starts over. Memory is that of one page, 8 MB of vectors.
 
     Rows that others write meanwhile may or may not be in it.
 
@@ -69,7 +69,7 @@ def export_collection(
     if not min(before, after) <= seen.rows <= max(before, after):
         raise CopyError(
             f"{seen.rows:,} rows were read of collection {collection_name!r}, which has {after:,}; "
-            f"export it again while nobody writes to it"
+            f"export it again while nothing writes to it"
         )
     found = {name: read_note(collection, name) for name in NOTES}
     manifest = Manifest(

@@ -166,7 +166,7 @@ class Written:
     """A file that is being written from its start to its end, with its digest so far.
 
     :ivar bytes: that are written.
-    :ivar discarded: nobody wants the file any more: what is still written to it is forgotten.
+    :ivar discarded: the file is not wanted any more; further writes are dropped.
     """
 
     closed = False

@@ -166,12 +166,12 @@ def _check(
         differ = "some have changed" if found.rows == manifest.rows else f"{found.rows:,} are in it"
         raise CopyError(
             f"{manifest.rows:,} rows of {folder.address} went into {name}, and {differ}; import it again "
-            f"while nobody writes to it"
+            f"while nothing writes to it"
         )
     if stored != found.rows + found.others or (found.others and if_exists == "fail"):
         raise CopyError(
-            f"all {found.rows:,} rows of {folder.address} are in {name}, but it has {stored:,}: somebody "
-            f"else wrote to it meanwhile; import it again with if_exists='merge' or 'replace'"
+            f"all {found.rows:,} rows of {folder.address} are in {name}, but it has {stored:,}: another "
+            f"writer added to it meanwhile; import it again with if_exists='merge' or 'replace'"
         )
 
 

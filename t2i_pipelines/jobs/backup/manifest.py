@@ -43,12 +43,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What there is, and how to tell that it is whole.
+    """Contents of an export, and what proves it complete.
 
     :ivar collection_name: where the rows come from.
     :ivar created: when the export began, UTC, ISO 8601.
     :ivar space: which model the vectors are of.
-    :ivar index_type: that the collection had; an import chooses anew.
+    :ivar index_type: that the collection had; an import chooses its own.
     :ivar digest: of all rows, see :class:`~t2i_pipelines.jobs.backup.fingerprint.Fingerprint`.
     :ivar notes: texts that were kept with the collection, such as the calibration of relevance.
     """

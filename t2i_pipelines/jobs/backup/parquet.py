@@ -57,7 +57,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the end of the file, without which nobody can read it."""
+        """Write the end of the file, without which it cannot be read."""
         self._file.discarded = kind is not None
         self._writer.close()
 

@@ -44,7 +44,7 @@ def insert_distributed(
         readers -> tasks: look up, read, decode -> encoders -> writers -> outcomes, here
 
     Every input ends with one outcome, in any order; ``report.failed`` is in the order of the source. What is
-    stored and unchanged is not read. A task or an actor whose process dies is begun anew, and a run that
+    stored and unchanged is not read. A task or an actor whose process dies is restarted, and a run that
     is killed is ended by the next: ids depend on nothing but the source, and a row replaces that of the same
     id, so what is done twice is there once. What was stored and then done again after a crash may end as
     ``unchanged``. Where several rows of a source have one id, one of them is stored.

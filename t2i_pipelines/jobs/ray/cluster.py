@@ -16,7 +16,7 @@ ANSWERS = 10.0
 """Seconds within which a cluster must take a connection."""
 
 SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""No reports to Ray's makers, and none of what its C++ writes on the screen of whoever started it."""
+"""No reports to Ray's makers, and no output of its C++ on the user's terminal."""
 
 _SAYS_NOTHING = "Progress bars disabled"
 
@@ -74,7 +74,7 @@ def _start(ray: Any, place: str) -> None:
 
 
 def _knock(place: str) -> None:
-    """Try ``host:port``; Ray would go on for a quarter of an hour where nobody answers."""
+    """Try ``host:port``; Ray would go on for a quarter of an hour without an answer."""
     host, colon, port = place.rpartition(":")
     if colon and "//" not in place and port.isdecimal():
         socket.create_connection((host, int(port)), ANSWERS).close()

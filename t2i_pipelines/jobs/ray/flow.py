@@ -18,7 +18,7 @@ from t2i_pipelines.jobs.ray.shipment import Shipment, unpacked
 from t2i_pipelines.jobs.ray.work import Encoder, Steps, Writer
 
 RETRIES = 3
-"""How often a batch is begun anew after its process died. An image that ends it each time ends the run."""
+"""Retries of a batch whose process died. An image that ends it each time ends the run."""
 
 ON_CPU = {"device": "cpu", "precision": "auto"}
 """Of a model that only tells its space and fits images."""

@@ -104,6 +104,6 @@ def _workers(
     if pool is None:
         nodes = sum(bool(node["Alive"]) for node in ray.nodes())
         pool = (1, max(1, int(has.get("GPU", 0) / gpus) if gpus else nodes))
-    # with one core for all, an encoder that holds it would wait for images that nobody can decode
+    # with one core for all, an encoder that holds it would wait for images that no task can decode
     cpus = 1.0 if has.get("CPU", 0) >= 2 else 0.0
     return Workers(pool, gpus, cpus, writers, readers)

@@ -15,7 +15,7 @@ COLUMN = "shipment"
 
 @dataclass
 class Shipment:
-    """One row of a Ray dataset, and one block: Ray must neither split nor join what is told apart by place.
+    """One row of a Ray dataset, and one block: Ray must not split or join what is identified by position.
 
     :ivar part: which part of the source it is from.
     :ivar start: how many records of that part came before it.

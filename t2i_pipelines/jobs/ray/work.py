@@ -119,7 +119,7 @@ def _worked(table: Any, operators: list[Any]) -> Any:
 
 
 def _lighten(batch: Batch) -> None:
-    """Leave behind what nobody needs of records that have ended; of failed ones the metadata is reported."""
+    """Drop what is not needed of finished records; of failed ones the metadata is reported."""
     for record in batch:
         if record.status is not None:
             record.vector = record.twin = None

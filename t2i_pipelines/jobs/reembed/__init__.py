@@ -5,7 +5,7 @@
     old collection -> rows -> Record -> insert_steps -> new collection      all, then what changed meanwhile
     counts, self-search, recall on pairs -> the alias is moved -> what changed until then
 
-:func:`roll_back` moves it back, and :func:`drop_old` deletes what it stood for before.
+:func:`roll_back` switches it back, and :func:`drop_old` deletes its earlier targets.
 """
 
 from t2i_pipelines.jobs.reembed.back import drop_old, roll_back

@@ -1,4 +1,4 @@
-"""What a name stood for before: let it stand for that again, or delete it."""
+"""Switch a name back to its earlier target, or delete that."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from t2i_pipelines.pipelines.build import checked
 
 
 def roll_back(**settings: Unpack[SettingsArgs]) -> tuple[str, str]:
-    """Let the name stand again for what it stood for before; nothing is embedded. Twice is forth again.
+    """Switch the name back to its earlier target; nothing is embedded. A second call switches forth again.
 
     What was inserted or deleted since is not in that collection; :func:`~t2i_pipelines.jobs.reembed.reembed`
     with its model moves the name back with all of it.
 
     :param settings: ``uri``, ``token``, ``collection_name`` and ``timeout``.
-    :return: real names: what it stood for, what it stands for.
-    :raises ConfigError: If it is no alias, or what it stood for is not there any more.
+    :return: real names of the target before and after.
+    :raises ConfigError: If it is no alias, or its earlier target is gone.
     """
     named, real_name, others = _others(settings)
     if not others:
@@ -32,7 +32,7 @@ def roll_back(**settings: Unpack[SettingsArgs]) -> tuple[str, str]:
 
 
 def drop_old(**settings: Unpack[SettingsArgs]) -> list[str]:
-    """Delete the collections that the name stood for before. Searches by their models fail from then on.
+    """Delete the earlier targets of the name. Searches by their models fail from then on.
 
     :param settings: ``uri``, ``token``, ``collection_name`` and ``timeout``.
     :return: their real names.
@@ -44,7 +44,7 @@ def drop_old(**settings: Unpack[SettingsArgs]) -> list[str]:
 
 
 def _others(settings: SettingsArgs) -> tuple[Collection, str, list[str]]:
-    """The collection by its name, what that stands for, and what it stood for before and is there."""
+    """Return the collection by its name, its target, and its earlier targets that are there."""
     _, place, _ = checked(settings)
     named = open_collection(**place)
     entry = entry_of(named, place)

@@ -1,4 +1,4 @@
-"""Embed the images of a collection by another model, and let its name stand for the result."""
+"""Embed the images of a collection by another model, and switch its name to the result."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Reembedding:
     """What was done.
 
     :ivar report: one outcome for each row of the old collection, and ``deleted`` for what it has no more.
-    :ivar old: the real name of the collection that the name stood for.
-    :ivar new: the real name of the one that it stands for now.
+    :ivar old: the real name of the earlier target.
+    :ivar new: the real name of the target now.
     :ivar checks: what was found before the alias was moved; None where there was nothing to do.
     """
 
@@ -58,14 +58,14 @@ def reembed(
     """Embed the images of a collection by another model: ``reembed(uri="milvus.db", model_name="RN50")``.
 
     The images are read again, from where they were read before, into a new collection beside the old one,
-    with the ids, metadata, sizes, times and digests that they have. What is in it already is passed by, so a
+    with the ids, metadata, sizes, times and digests that they have. Rows that it has are skipped, so a
     run that was killed is ended by the next. Rows that others insert into the old one or delete from it are
     followed. It is stored as the old one is, where the settings do not say otherwise, but for its index.
     Then the new collection is checked, and the name, an alias, is moved to it. A collection whose
     name is no alias yet is given another name first, and its own becomes the alias.
 
     Searches go on all the time. A search by the old model goes to the old collection, also when the name is
-    moved, until it is made anew with the new model, or :func:`drop_old` ends that; one by ``"auto"`` takes
+    moved, until it is built again with the new model, or :func:`drop_old` ends that; one by ``"auto"`` takes
     the new model with its next query. So vectors of two models are never compared. Inserts by the old model
     are refused as soon as the name is moved. All of this holds for processes that use this library, and at
     most 6 seconds pass until each has seen it.
@@ -117,7 +117,7 @@ def reembed(
 
 
 def _ended(work: Work, place: dict[str, Any]) -> Reembedding:
-    """The name stands for the new model already: at most the end of a run that was killed is missing."""
+    """Complete a run that was killed after the name was switched."""
     before = read_note(work.new, UNFINISHED)
     if before:
         work.old = by_name(place, before)

@@ -127,7 +127,7 @@ def by_name(place: dict[str, Any], collection_name: str) -> Collection:
 
 
 def entry_of(named: Collection, place: dict[str, Any]) -> Entry:
-    """Return what the name of a collection stands for now.
+    """Return the alias target of a collection's name.
 
     :raises CollectionNotFoundError: With the collections that there are, if there is none of that name.
     """

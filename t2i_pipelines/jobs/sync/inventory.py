@@ -66,7 +66,7 @@ class Inventory:
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """One array of many, which are let go of."""
+    """Join arrays into one and release them."""
     whole = np.concatenate(parts)
     parts.clear()
     return whole

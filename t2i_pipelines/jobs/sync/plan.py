@@ -64,7 +64,7 @@ class Plan:
         return content_key(digest(record.content)) == whole(self._inventory.contents[place])
 
     def _lighten(self, record: Record, place: int) -> None:
-        """Let go of bytes that nobody needs while the record waits.
+        """Release bytes that are not needed while the record waits.
 
         Where they alone tell that an image has changed, they are needed to tell so again.
         """

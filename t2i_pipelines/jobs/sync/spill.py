@@ -22,7 +22,7 @@ class Spill:
         self._count = 0
 
     def close(self) -> None:
-        """Let go of memory and file."""
+        """Release memory and file."""
         self._file.close()
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ Term: TypeAlias = tuple[float, Operand]
 class Query:
     """Words, an image, a stored vector, or a weighted sum of these.
 
-    ``*`` weighs, ``+`` and ``-`` combine; a plain string stands for its words, a path, bytes, PIL image or
+    ``*`` weighs, ``+`` and ``-`` combine; a plain string means its words, a path, bytes, PIL image or
     uint8 array for the image. Queries never change.
     """
 
@@ -205,7 +205,7 @@ def number(weight: float) -> str:
 
 
 def _operand(item: Any) -> Query | None:
-    """A query from one or from what stands for one; None from anything else."""
+    """Return a query from one or from its shorthand; None from anything else."""
     if isinstance(item, Query):
         return item
     if isinstance(item, str):

@@ -21,7 +21,7 @@ LEAST_ROWS = 10
 """Fewer images are not calibrated for: one look shows all of them."""
 
 GROWN = 1.5
-"""A collection that has that many times the images, or that part of them, is calibrated for anew."""
+"""Factor by which the number of images must change before the calibration is repeated."""
 
 RECHECK = 5.0
 """Seconds after which a collection is looked at again; more where looking takes more than 1/200 of it."""

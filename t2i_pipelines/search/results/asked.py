@@ -86,7 +86,7 @@ def as_text(query: object) -> str:
 def _query(query: object) -> Query | None:
     try:
         return query_of(query)
-    except QueryError:  # it was never searched for: somebody put the list together
+    except QueryError:  # it was never searched for: the list was put together by hand
         return None
 
 

@@ -75,7 +75,7 @@ class Thumbnail:
 def thumbnails(
     paths: Sequence[str], known: Mapping[str, Thumbnail], fetch: bool = False, budget: int | None = BUDGET
 ) -> list[Thumbnail]:
-    """A thumbnail for each path; never an error, for a page shows what there is.
+    """A thumbnail for each path; never an error, so that a page shows the others.
 
     :param known: those that were made before, by path.
     :param fetch: ask for what is remote; otherwise nothing leaves this machine.
