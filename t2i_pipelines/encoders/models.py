@@ -199,7 +199,7 @@ def recommend(languages: Sequence[str] = ("en",), max_ms: float = 20) -> ModelIn
     :param languages: ISO 639-1 codes.
     :param max_ms: the most that ``ModelInfo.ms`` may be. That is another machine's time: give the
         milliseconds of a model that is fast enough for you, or 20 for anything up to ViT-L/14.
-    :raises ConfigError: If no model does; the message says what there is.
+    :raises ConfigError: If no model does; the message lists what models can do.
     """
     if isinstance(languages, str) or not languages:
         raise ConfigError(f"languages must be a list of codes such as ['en', 'de'], got {languages!r}")

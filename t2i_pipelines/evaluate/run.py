@@ -146,7 +146,7 @@ def evaluate_vectors(
     """As :func:`evaluate`, of vectors that you have, such as those of a model in training.
 
     :param texts: (len(pairs.texts), D) float32, of any length.
-    :param pictures: (len(pairs.pictures), D) float32, of any length.
+    :param pictures: (images, D) float32, one a row of the pairs, of any length.
     :raises VectorError: If there are more or fewer, or one is zero or not finite.
     """
     asked, bootstrap = Pairs.of(pairs), Bootstrap(confidence, resamples, seed)
