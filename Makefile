@@ -38,6 +38,7 @@ demo: $(BASE)
 
 demo-ui: $(UI)
 	$(BIN)/t2i insert data/gallery.csv $(GALLERY)
+	$(BIN)/t2i insert data/photographs.csv $(GALLERY)
 	$(BIN)/t2i ui $(GALLERY) --output-fields caption_en
 
 # side by side: those with a real Milvus server mostly wait for it

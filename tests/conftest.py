@@ -1,11 +1,13 @@
 """Images of one colour, a database of one's own, and nothing left open."""
 
 import os
+import resource
 import sys
 import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +32,34 @@ def paint(path: Path, colour: str | tuple[int, int, int], size: tuple[int, int] 
     assert done
     path.write_bytes(encoded.tobytes())
     return path
+
+
+PEAKS: dict[str, float] = {}
+"""Worker -> most memory that it had, in GB."""
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let each worker report its peak of memory."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["peak"] = _peak()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what a worker reported; one that crashed reports nothing."""
+    if peak := getattr(node, "workeroutput", {}).get("peak"):
+        PEAKS[node.gateway.id] = peak
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the peaks."""
+    peaks = PEAKS or {"this process": _peak()}
+    shown = ", ".join(f"{name} {peak:.2f} GB" for name, peak in sorted(peaks.items()))
+    terminalreporter.write_line(f"most memory: {shown}")
 
 
 @pytest.fixture

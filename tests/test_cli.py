@@ -236,17 +236,17 @@ def test_a_token_comes_from_the_environment_and_is_never_shown(t2i, monkeypatch)
     assert "secret" not in out + err + t2i("search", "--help")[1]
 
 
-def test_the_demo_asks_six_questions_and_writes_a_page(t2i, pictures, monkeypatch):
+def test_the_demo_asks_questions_in_five_languages_and_writes_a_page(t2i, pictures, monkeypatch):
     monkeypatch.setattr(demo, "MODEL", "colour")
     code, out, _ = t2i("demo", "--source", "pictures")
     assert code == 0
-    assert len(demo.QUERIES) == 6
+    assert len(demo.QUERIES) == 8
     for query in demo.QUERIES:
         assert query in out
     page = Path(demo.PAGE).read_text(encoding="utf-8")
     stored = len(list(Path("pictures").iterdir()))
-    assert page.count('<section class="t2i-list">') == 6
-    assert page.count("<img") == 6 * min(stored, demo.LIMIT)
+    assert page.count('<section class="t2i-list">') == len(demo.QUERIES)
+    assert page.count("<img") == len(demo.QUERIES) * min(stored, demo.LIMIT)
     assert "it is not CLIP" in page
     for _, command in demo.STEPS:
         assert command in out

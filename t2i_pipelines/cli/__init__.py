@@ -173,11 +173,11 @@ def run_demo(
     uri: Uri = demo.URI,
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path(demo.PAGE),
 ) -> None:
-    """Insert a gallery, ask six questions in five languages, and write a page with the images found."""
+    """Insert photographs and drawings, ask questions in five languages, and write a page of the answers."""
     if source == demo.SOURCE and not Path(source).exists():
         raise ConfigError(
-            f"the gallery {demo.SOURCE} is in a checkout of the project, not in the package; run `t2i demo` "
-            "there, or try your own images: t2i demo --source FOLDER"
+            f"the images of the demo, in {demo.SOURCE}/, are in a checkout of the project, not in the "
+            "package; run `t2i demo` there, or try your own images: t2i demo --source FOLDER"
         )
     failed = _insert(source, None, uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL)
     pipeline = build_search_pipeline(
