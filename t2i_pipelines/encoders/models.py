@@ -86,7 +86,7 @@ _SIGLIP2_B32 = {
 
 MODELS: tuple[ModelInfo, ...] = (
     ModelInfo(
-        name="t2i_mini", family="t2i", dim=256, resolution=96, parameters=7.64,
+        name="t2i_mini", family="t2i", dim=768, resolution=128, parameters=15.19,
         languages=("en", "es", "zh", "de", "it"), scripts=("Latin", "Han"), licence="Apache-2.0",
     ),
     ModelInfo(
