@@ -21,7 +21,7 @@ from tools.t2i_mini.nouns import Nouns
 from tools.t2i_mini.quality import measure_tiny
 from tools.t2i_mini.space import fit, roots, unit
 from tools.t2i_mini.texts import everyday, items
-from tools.t2i_mini.tower import OFFSET, fit_gate, join
+from tools.t2i_mini.tower import OFFSET, STEEPNESS, fit_gate, join
 
 HEADER = "synset,imagenet_index,tiny_imagenet,hypernyms,en,es,zh,de,it"
 DOGS = ("n1,,0,,thing,cosa,物,Ding,cosa", "n2,,0,n1,dog,perro,狗,Hund,cane")
@@ -135,7 +135,8 @@ def test_the_gate_tells_two_kinds_of_features_apart():
     photographs, drawings = rng.normal(0.3, 1, (400, 1280)), rng.normal(-0.3, 1, (60, 1280))
     gate = fit_gate(photographs[:300], drawings[:40], steps=200)
     answers = [
-        gate(torch.from_numpy(some).float())[:, 0] > OFFSET for some in (photographs[300:], drawings[40:])
+        gate(torch.from_numpy(some).float())[:, 0] > OFFSET * STEEPNESS
+        for some in (photographs[300:], drawings[40:])
     ]
     assert answers[0].float().mean() > 0.95
     assert answers[1].float().mean() < 0.05

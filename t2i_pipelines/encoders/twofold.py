@@ -45,8 +45,12 @@ Without it a photograph that shows nothing clearly would be scaled up to length 
 as one that shows it.
 """
 
-SHORT = 1 / (1 + STEADY**2) ** 0.5
-"""Length of a drawing's vector without the steady dimension, about that of a photograph's."""
+SHORT = 0.5 / (1 + STEADY**2) ** 0.5
+"""Length of a drawing's vector without the steady dimension: half of a photograph's.
+
+There are fewer drawings to tell apart, and each is nearer to any text. At the same length, drawings come
+first among both: of 76 photographs beside 300 drawings, captions find 0.12 first in place of 0.37.
+"""
 
 MARK = "visual.lite.stem.weight"
 """A weight that only this tower has."""

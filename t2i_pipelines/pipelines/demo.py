@@ -7,14 +7,14 @@ COLLECTION = "demo"
 MODEL = "t2i_mini"
 LIMIT = 5
 QUERIES = (
-    "a dog on the grass",
+    "a cat",
     "una tarta de cumpleaños y un globo",
-    "大熊猫",
-    "ein Segelboot auf dem Meer",
-    "una farfalla su un fiore",
+    "公共汽车",
+    "ein Schmetterling",
+    "un ponte",
     "a rocket at night",
-    "un vaso de vino y una pizza",
-    "ein roter Doppeldecker",
+    "una moto roja",
+    "a hamburger and french fries",
 )
 TITLE = "Type words, get the matching images"
 NOTE = (

@@ -124,7 +124,9 @@ class Result(BaseModel):
     """The hits of a query, best first."""
 
     hits: list[Found]
-    no_match: bool | None = Field(description="Nothing stands out; null where nothing was calibrated.")
+    no_match: bool | None = Field(
+        description="The best hit scores less than the median of unanswered queries."
+    )
 
 
 class SearchResponse(BaseModel):

@@ -10,7 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from t2i_pipelines.search.relevance.background import background, embedded
-from t2i_pipelines.search.relevance.calibration import MATCH, Calibration, calibrate
+from t2i_pipelines.search.relevance.calibration import (
+    MATCH,
+    NO_MATCH,
+    Calibration,
+    calibrate,
+)
 from t2i_pipelines.types import Encoder, Matrix
 from tools.drawings.captions import describe
 from tools.drawings.emoji_names import LANGUAGES, Concept, concepts
@@ -157,17 +162,17 @@ class _Judge:
 
     def match(self, name: str, texts: Sequence[str]) -> Figure:
         """The share of queries that something matches; nothing should."""
-        return Figure(f"{name}: match", self._matching(texts), FALSE_MATCH, less_is_better=True)
+        return Figure(f"{name}: match", self._reaching(MATCH, texts), FALSE_MATCH, less_is_better=True)
 
     def no_match(self, name: str, texts: Sequence[str], most: float) -> Figure:
         """The share of queries that nothing matches; something should."""
-        return Figure(f"{name}: no match", 1 - self._matching(texts), most, less_is_better=True)
+        return Figure(f"{name}: no match", 1 - self._reaching(NO_MATCH, texts), most, less_is_better=True)
 
-    def _matching(self, texts: Sequence[str]) -> float:
+    def _reaching(self, least: float, texts: Sequence[str]) -> float:
         vectors = self._embed(texts)
         pairs = zip(vectors, self._best(vectors), strict=True)
         relevance = [self._calibration.relevance(vector, [best])[0] for vector, best in pairs]
-        return float(np.mean([one >= MATCH for one in relevance]))
+        return float(np.mean([one >= least for one in relevance]))
 
     def _embed(self, texts: Sequence[str]) -> Matrix:
         with warnings.catch_warnings():

@@ -13,9 +13,13 @@ from torch.nn import functional as F
 from t2i_pipelines.encoders.twofold import FEATURES, Lite0, TwofoldTower
 from tools.t2i_mini.space import PhotoSpace
 
-OFFSET = 1.5
-"""Added to the gate's logit. A photograph taken for a drawing is the worse error: its vector then names
-things that it does not show. Logits of drawings lie far below it."""
+OFFSET, STEEPNESS = 4.5, 2.0
+"""The gate's logit is moved by the one and multiplied by the other.
+
+A photograph taken for a drawing is the worse error: its vector then names things that it does not show.
+Things cut out before white have logits down to -4, ordinary photographs 6, and drawings -8. Chosen on the
+gallery and the photographs of ``data/``: R@1 of the latter rises from 0.36 to 0.46.
+"""
 
 
 def join(lite: Lite0, drawn: Any, space: PhotoSpace, gate: nn.Linear) -> TwofoldTower:
@@ -51,5 +55,6 @@ def fit_gate(photographs: NDArray[Any], drawings: NDArray[Any], steps: int = 400
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    gate.bias.data += OFFSET
+    gate.bias.data = (gate.bias.data + OFFSET) * STEEPNESS
+    gate.weight.data *= STEEPNESS
     return gate.eval().requires_grad_(False)

@@ -17,7 +17,13 @@ from t2i_pipelines.types import Matrix, Vector
 Numbers = NDArray[np.float64]
 
 MATCH = 0.5
-"""The relevance that the best hit must reach, or nothing matches."""
+"""The relevance from which on a hit matches: 5 % of the best hits of unanswered queries reach it."""
+
+NO_MATCH = 0.05
+"""The relevance below which the best hit says that nothing matches: half of those of unanswered queries are.
+
+Between the two, the scores of a small model do not decide, and nothing is claimed.
+"""
 
 STANDS_OUT = 1.645
 """Spreads above the level at which a hit's relevance is :data:`MATCH`. A normal tail has 1/20 beyond."""

@@ -9,7 +9,7 @@ import numpy as np
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.search.query import Q, Query
-from t2i_pipelines.search.relevance.calibration import MATCH, Calibration
+from t2i_pipelines.search.relevance.calibration import NO_MATCH, Calibration
 from t2i_pipelines.search.relevance.keeping import calibration_of
 from t2i_pipelines.search.results import Hits
 from t2i_pipelines.types import Encoder, Matrix, Vector
@@ -50,7 +50,7 @@ def _rate(hits: Hits, vector: Vector, options: SearchOptions, calibration: Calib
     relevances = calibration.relevance(direction, [hit.score for hit in hits])
     for hit, relevance in zip(hits, relevances, strict=True):
         hit.relevance = relevance
-    matched = any(hit.relevance is not None and hit.relevance >= MATCH for hit in hits)
+    may_match = any(hit.relevance is not None and hit.relevance >= NO_MATCH for hit in hits)
     # of a later page the best hit may be on the first
-    hits.no_match = None if options.offset and not matched else not matched
+    hits.no_match = None if options.offset and not may_match else not may_match
     hits[:] = [hit for hit in hits if hit.relevance is None or hit.relevance >= options.min_relevance]
