@@ -218,7 +218,7 @@ def test_help_names_the_commands_and_what_they_are_for(t2i):
     code, out, _ = t2i("--help")
     assert code == 0
     assert "Text-to-image search: type words, get the matching images." in out
-    purposes = {"insert": "Insert images.", "search": "Find images by words", "demo": "Insert a gallery"}
+    purposes = {"insert": "Insert images.", "search": "Find images by words", "demo": "Insert photographs"}
     for command, purpose in purposes.items():
         assert re.search(rf"{command}\s.*{purpose}", out)
 

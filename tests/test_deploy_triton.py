@@ -76,7 +76,7 @@ def test_what_is_declared_runs_and_gives_our_vectors(tmp_path):
     assert f"run: tritonserver --model-repository {tmp_path}/triton" in done.output
     encoder = load_encoder("t2i_mini", precision="fp32", backend="onnxruntime")
     image, text = Served(tmp_path / "triton", "image_tower"), Served(tmp_path / "triton", "text_tower")
-    assert list(image.config.input[0].dims) == [3, 96, 96]
+    assert list(image.config.input[0].dims) == [3, 128, 128]
     for many in (1, 4):  # what dynamic batching makes of requests
         pictures, words = PICTURES[:many], ["a dog on grass", "un gatto", "eine Katze", "狗"][:many]
         assert cosines(image(encoder.tensor(pictures)), encoder.encode_images(pictures)).min() > 0.999999

@@ -138,7 +138,7 @@ def test_texts_are_put_into_templates(pairs):
 def test_progress_is_told(pairs):
     told = []
     evaluate(pairs, **FEW, batch_size=4, on_progress=lambda *one: told.append(one))
-    assert told == [("pictures", 4, 7), ("pictures", 7, 7), ("texts", 7, 7)]
+    assert told == [("images", 4, 7), ("images", 7, 7), ("texts", 7, 7)]
 
 
 def test_it_is_timed(pairs):

@@ -20,7 +20,7 @@ def test_nothing_is_kept_that_could_be_told(tmp_path):
 from t2i_pipelines.encoders import load_encoder
 print(load_encoder("t2i_mini", backend="onnxruntime").encode_texts(["a cat"]).shape)
 """
-    assert run(code, tmp_path) == "(1, 256)"
+    assert run(code, tmp_path) == "(1, 768)"
     assert list(tmp_path.rglob("*")) == []
 
 

@@ -143,7 +143,7 @@ def test_closing_while_others_search_raises_nothing(pictures, tmp_path):
 @pytest.fixture
 def tuned(tmp_path) -> Path:
     """A model that is known by its path alone."""
-    folder = Path(t2i_pipelines.__file__).parent / "mini" / "model"
+    folder = Path(t2i_pipelines.__file__).parent / "encoders/t2i_mini"
     shutil.copytree(folder, tmp_path / "models" / "tuned")
     return tmp_path / "models" / "tuned"
 

@@ -10,7 +10,7 @@ from conftest import paint
 from PIL import Image
 from test_relevance_search import THINGS, WordedEncoder, rows_of
 
-from t2i_pipelines import Img, Like, Q, Searcher, build_insert_pipeline, build_search_pipeline, mini
+from t2i_pipelines import Img, Like, Q, Searcher, build_insert_pipeline, build_search_pipeline, encoders
 from t2i_pipelines._towhee.door import DataCollection, ops
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.encoders import load_encoder, register_encoder
@@ -257,7 +257,7 @@ def test_a_text_of_any_length_is_searched_for(searcher):
 
 def test_a_text_beyond_what_the_model_reads_is_cut_as_if_it_had_ended_there(tmp_path):
     # a model of its own: each warns once
-    model = copytree(Path(mini.__file__).parent / "model", tmp_path / "model")
+    model = copytree(Path(encoders.__file__).parent / "t2i_mini", tmp_path / "model")
     searcher = Searcher(model_name="t2i_mini", checkpoint_path=model, uri=tmp_path / "none.db")
     start = "a red car on a road " * 20
     with pytest.warns(UserWarning, match="a text of .* tokens is cut to the .* that t2i_mini reads") as seen:

@@ -52,7 +52,7 @@ def traps(pictures, secret):
 @pytest.mark.parametrize("source", OUTSIDE)
 def test_nothing_outside_the_roots_is_inserted(http, traps, source):
     source = source.format(outside=traps)
-    assert "it begins with the name of a folder that is served: images" in problem(
+    assert "it begins with the name of a folder that is served: pictures" in problem(
         http.post("/v1/insert", json={"source": source}), 422, "invalid_query"
     )
 

@@ -261,7 +261,7 @@ def test_the_command_makes_a_collection_as_it_is_told_to(tmp_path):
     assert collection.index_type == "HNSW"
     assert collection._catalog.find(30).storage.partition_key == "album"
     (hits,) = collection.search(
-        np.eye(1, 256, dtype=np.float32), where={"album": "x"}, output_fields=["album"]
+        np.eye(1, 768, dtype=np.float32), where={"album": "x"}, output_fields=["album"]
     )
     assert [hit.fields["album"] for hit in hits] == ["x", "x"]
     close(uri)

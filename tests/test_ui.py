@@ -273,7 +273,7 @@ def test_an_error_that_is_not_ours_is_logged_and_not_shown(settings, monkeypatch
 
     monkeypatch.setattr(page._finder, "words", fail)
     html, state = page._ask("red", 5, 0, "")
-    assert "nobody has foreseen" in html
+    assert "for an unexpected reason" in html
     assert ("secret" in html, state) == (False, None)
     assert "ZeroDivisionError: secret" in caplog.text
 

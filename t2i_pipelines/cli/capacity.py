@@ -72,7 +72,7 @@ def show(
 def table(sizes: Sequence[int], dim: int = 512, kinds: Sequence[Storage] = KINDS) -> str:
     """What each way of storing needs at each size, as a Markdown table."""
     head = [
-        "pictures",
+        "images",
         "index",
         "vectors",
         "mmap",

@@ -62,7 +62,7 @@ def embed_pictures(
                 failed.append(record.outcome)
             done += 1
         if on_progress is not None:
-            on_progress("pictures", done, len(pairs.pictures))
+            on_progress("images", done, len(pairs.pictures))
     return _together(numbers, vectors, len(pairs.pictures), load_encoder(**model)), failed
 
 

@@ -67,7 +67,7 @@ def rank(
     :raises VectorError: As :func:`first_ranks`.
     :raises ConfigError: If a query has no right vector.
     """
-    return rank_units(units(queries, "query"), units(gallery, "picture"), right, depth, without=without)
+    return rank_units(units(queries, "query"), units(gallery, "image"), right, depth, without=without)
 
 
 def rank_units(

@@ -157,7 +157,7 @@ def evaluate_vectors(
             f"got {len(texts):,} and {len(pictures):,} vectors"
         )
     require_library()
-    words, seen = Embedded.whole(units(texts, "text")), Embedded.whole(units(pictures, "picture"))
+    words, seen = Embedded.whole(units(texts, "text")), Embedded.whole(units(pictures, "image"))
     found: dict[str, Direction] = {way: measure(way, asked, words, seen, bootstrap) for way in ways}
     return Evaluation(label, "", "", None, asked, found, asked.failed, confidence=confidence)
 

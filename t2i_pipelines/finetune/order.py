@@ -57,7 +57,7 @@ class Order:
         rows = (
             self.domain.rows if self.replay is None else np.concatenate([self.domain.rows, self.replay.rows])
         )
-        for what, numbers in (("picture", rows[:, 0]), ("caption", rows[:, 1])):
+        for what, numbers in (("image", rows[:, 0]), ("caption", rows[:, 1])):
             if len(np.unique(numbers)) < 2:
                 raise SourceError(
                     f"{self.domain.name}: there is only one {what} to learn from, and nothing to tell it "

@@ -49,7 +49,7 @@ class Scoring:
         with torch.no_grad():
             captions, pictures = self.read(self.material.captions), self.see(self.material.pictures)
         found = tuple(np.asarray(one.float().cpu().numpy(), np.float32) for one in (captions, pictures))
-        for what, vectors in zip(("captions", "pictures"), found, strict=True):
+        for what, vectors in zip(("captions", "images"), found, strict=True):
             if not np.isfinite(vectors).all():
                 raise FinetuneError(
                     f"the model's vectors of {what} of {self.material.name} are not numbers any more; lower "

@@ -124,9 +124,7 @@ class Result(BaseModel):
     """The hits of a query, best first."""
 
     hits: list[Found]
-    no_match: bool | None = Field(
-        description="The best hit scores less than the median of unanswered queries."
-    )
+    no_match: bool | None = Field(description="The best hit has a relevance below 0.1.")
 
 
 class SearchResponse(BaseModel):

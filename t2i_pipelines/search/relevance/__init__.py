@@ -14,8 +14,8 @@ far a hit is above that.
   stand out against these.
 - A hit ``z`` spreads above the level has the relevance whose odds are ``(1 - p) / p`` times those of one
   unrelated query in twenty, ``p`` being the normal tail beyond ``z``. At 0.5 it is as good as the best hit
-  of that one in twenty. When the best hit is below 0.05, as half of those of unrelated queries are, nothing
-  matches.
+  of that one in twenty. When the best hit is below 0.1, as two thirds of those of unrelated queries are,
+  nothing matches.
 
 It is a heuristic. It knows nothing but scores, so what the model takes for something else is relevant to it,
 and what the model does not recognise is not. The idea of judging a score by those of a bank of other queries

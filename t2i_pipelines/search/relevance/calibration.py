@@ -19,8 +19,8 @@ Numbers = NDArray[np.float64]
 MATCH = 0.5
 """The relevance from which on a hit matches: 5 % of the best hits of unanswered queries reach it."""
 
-NO_MATCH = 0.05
-"""The relevance below which the best hit says that nothing matches: half of those of unanswered queries are.
+NO_MATCH = 0.1
+"""The relevance below which the best hit says that nothing matches, as two thirds of unanswered queries do.
 
 Between the two, the scores of a small model do not decide, and nothing is claimed.
 """

@@ -38,8 +38,8 @@ class Hits(list[Hit]):
 
     :ivar query: what was searched for, as it was given.
     :ivar options: what the search was asked for beside the query; None where no search made the list.
-    :ivar no_match: the best hit is below the median of those of unanswered queries; None where nothing was
-        calibrated.
+    :ivar no_match: the best hit has a relevance below 0.1, see :mod:`t2i_pipelines.search.relevance`; None
+        where nothing was calibrated.
     :ivar fetched: thumbnails of remote images, by path; see :meth:`fetch`.
     """
 
