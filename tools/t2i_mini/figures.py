@@ -11,8 +11,8 @@ class Figure(NamedTuple):
 
     :ivar target: the least that it must be (0: no demand); the most, where less is better.
     :ivar less_is_better: a share of errors.
-    :ivar known: a share of errors above the target that is known, and written down with its reason. The
-        target stays; the number counts as bad when it is beyond this.
+    :ivar known: a value that misses the target, is known, and written down with its reason. The target
+        stays; the number counts as bad when it is beyond this.
     """
 
     name: str
@@ -29,7 +29,9 @@ class Figure(NamedTuple):
     @property
     def is_bad(self) -> bool:
         """Whether the target is missed, and by more than is known."""
-        return not self.is_met and (self.known is None or self.value > self.known)
+        if self.is_met or self.known is None:
+            return not self.is_met
+        return self.value > self.known if self.less_is_better else self.value < self.known
 
 
 def table_of(figures: Sequence[Figure]) -> str:
