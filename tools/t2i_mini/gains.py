@@ -56,6 +56,7 @@ def measure_chart_gain(gallery: Path, work: Path) -> list[Figure]:
         validation=validation,
         replay=_scenes(work / "replay", SCENES, seed=99),
         outside=_scenes(work / "outside", OUTSIDE, seed=98),
+        train="heads",
         epochs=EPOCHS,
         batch_size=BATCH,
         export=False,
