@@ -144,7 +144,7 @@ def test_a_database_that_another_process_holds_is_named_with_the_way_to_share_it
     holder = child("c.prepare(SPACE); print('held', flush=True); sys.stdin.read()", path)
     try:
         assert holder.stdout.readline() == "held\n"
-        words = r"pictures\.db is open in another process.*milvus-lite server --data-dir .*images"
+        words = r"pictures\.db is open in another process.*milvus-lite server --data-dir .*pictures"
         with pytest.raises(StoreLockedError, match=words + r"\.db --host 127\.0\.0\.1"):
             getattr(open_collection(path), method)(SPACE)
     finally:

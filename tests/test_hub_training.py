@@ -185,5 +185,5 @@ def test_a_model_is_trained_and_loaded_as_in_the_tutorial(hub, tmp_path, monkeyp
     assert result.pictures == 16
     tuned = clip_op(checkpoint_path="./output/train_clip_exp")
     picture = ops.image_decode.cv2("rgb")(rows[0]["image_path"])
-    assert tuned(picture).shape == (256,)
+    assert tuned(picture).shape == (768,)
     assert (tuned(picture) != clip_op()(picture)).any()

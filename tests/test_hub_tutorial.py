@@ -77,7 +77,7 @@ def collection(notebook):
         collection.create_index(field_name="embedding", index_params=index_params)
         return collection
 
-    yield create_milvus_collection("text_image_search", 256)
+    yield create_milvus_collection("text_image_search", 768)
     connections.disconnect("default")
 
 
@@ -135,7 +135,7 @@ def test_p_and_p2_embed_one_picture_and_one_text(notebook, vectors, capsys, disp
         .output('img', 'vec')
     )  # fmt: skip
     DataCollection(p("./train/000-dog.webp")).show()
-    assert re.search(r"Image shape=\(\d+, \d+, 3\) mode=RGB .* shape=\(256,\)", capsys.readouterr().out)
+    assert re.search(r"Image shape=\(\d+, \d+, 3\) mode=RGB .* shape=\(768,\)", capsys.readouterr().out)
     img, vec = p("./train/000-dog.webp").get()
     assert img.mode == "RGB"
     assert np.dot(vec, vectors[0]) > 0.9999
