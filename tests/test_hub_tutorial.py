@@ -198,9 +198,11 @@ def test_p3_p4_and_the_search_pipeline_find_the_right_pictures(inserted, gallery
 
     texts = [row["caption_en"] for row in gallery[::10]]
     exact = np.stack([unit(one) for one in load_encoder("t2i_mini").encode_texts(texts)]) @ vectors.T
+    places = {Path(row["path"]).name: number for number, row in enumerate(gallery)}
     for text, cosines in zip(texts, exact, strict=True):
-        best = np.argsort(-cosines, kind="stable")[:5]
-        assert [Path(path).name for path in search(text)] == [Path(gallery[i]["path"]).name for i in best]
+        found = [cosines[places[Path(path).name]] for path in search(text)]
+        # in bf16 the vectors of a text and of the same text among others differ by less than this
+        assert found == pytest.approx(np.sort(cosines)[::-1][:5], abs=2e-3)
     right = [Path(gallery[10 * n]["path"]).name in map(as_name, search(text)) for n, text in enumerate(texts)]
     assert sum(right) >= 0.9 * len(texts), "the image of a caption is among the first five"
 
