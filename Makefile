@@ -65,7 +65,7 @@ fix: $(TEST)
 	$(BIN)/ruff format .
 
 quality: $(TEST)
-	$(BIN)/python -m tools.t2i_mini.quality $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(TINY),--tiny $(TINY) --words $(WORDS))
+	$(BIN)/python -m tools.t2i_mini.quality --speed $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(TINY),--tiny $(TINY) --words $(WORDS))
 	$(BIN)/python -m tools.t2i_mini.gains $(if $(PHOTOS),--photos $(PHOTOS))
 
 # the next bundled model, see data/README.md: one to two hours on two quiet cores

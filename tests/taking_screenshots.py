@@ -1,7 +1,7 @@
 """Take the screenshots that the README shows: ``python tests/taking_screenshots.py``.
 
 It needs the extras ``ui`` and ``test``, Chromium, and a font with Chinese characters, such as Debian's
-``fonts-wqy-microhei``. It inserts the gallery into a new database each time.
+``fonts-wqy-microhei``. It inserts drawings and photographs into a new database each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from t2i_pipelines import Searcher, build_insert_pipeline, close
 from t2i_pipelines.pipelines import demo
 
 DOCS = Path(__file__).parent.parent / "docs"
-QUERY = "a penguin in the snow"
+QUERY = "a bird"
 FIELDS = ("caption_en",)
 RESULTS = {"width": 1200, "height": 880}
 PAGE = {"width": 1280, "height": 900}
@@ -30,10 +30,11 @@ def keep(page: Any, name: str) -> None:
 
 
 def main() -> None:
-    """Insert the gallery, search it, and save both pages."""
+    """Insert drawings and photographs, search them, and save both pages."""
     with tempfile.TemporaryDirectory() as folder, browsing() as browser:
         settings = {"uri": f"{folder}/milvus.db", "model_name": demo.MODEL}
-        build_insert_pipeline(**settings)(str(DOCS.parent / "data" / "gallery.csv")).to_list()
+        for table in ("gallery.csv", "photographs.csv"):
+            build_insert_pipeline(**settings)(str(DOCS.parent / "data" / table)).to_list()
         hits = Searcher(**settings, limit=10, output_fields=FIELDS)(QUERY)
         close()
         hits.save_html(f"{folder}/results.html")

@@ -41,5 +41,5 @@ def table_of(figures: Sequence[Figure]) -> str:
     for figure in figures:
         bound = f"{'<=' if figure.less_is_better else '>='} {figure.target:.2f}" if figure.target else ""
         missed = "" if figure.is_met else "  missed" if figure.is_bad else "  missed, as is known"
-        lines.append(f"{figure.name:<{width}}{figure.value:8.3f}{bound:>9}{missed}".rstrip())
+        lines.append(f"{figure.name:<{width}}{figure.value:8.3f} {bound:>8}{missed}".rstrip())
     return "\n".join(lines)

@@ -14,10 +14,12 @@ import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders.twofold import SIDE
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import decode, read
 from t2i_pipelines.types import Encoder, Image, Matrix
@@ -177,6 +179,26 @@ def measure_tiny(encoder: Encoder, archive: Path, words: Path) -> list[Figure]:
     ]
 
 
+def measure_speed(encoder: Encoder) -> list[Figure]:
+    """Measure images a second in batches of :data:`BATCH`, and milliseconds of one text, of a few words."""
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    texts = [f"{number} dogs on the grass" for number in range(200)]
+    encoder.encode_images([image] * BATCH)
+    encoder.encode_texts(texts[:1])
+    began = perf_counter()
+    for _ in range(20):
+        encoder.encode_images([image] * BATCH)
+    images = 20 * BATCH / (perf_counter() - began)
+    began = perf_counter()
+    for text in texts:
+        encoder.encode_texts([text])
+    a_text = 1000 * (perf_counter() - began) / len(texts)
+    return [
+        Figure("images a second, encoding alone", images, 200),
+        Figure("one text, ms", a_text, 6, less_is_better=True),
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; the exit code, 1 where a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tools.t2i_mini.quality", description=__doc__)
@@ -185,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=Path, help="CIFAR-10 as <split>/<label>/*.jpg in a tar.gz")
     parser.add_argument("--tiny", type=Path, help="Tiny ImageNet as <synset>/*.jpg in a tar.gz")
     parser.add_argument("--words", type=Path, help="table of nouns of WordNet, which --tiny needs")
+    parser.add_argument("--speed", action="store_true", help="measure that, too")
     parser.add_argument("--checkpoint", help="a model folder to measure in place of the shipped one")
     options = parser.parse_args(arguments)
     encoder = load_encoder("t2i_mini", options.checkpoint)
@@ -194,6 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
         figures += measure_photos(encoder, options.photos)
     if options.tiny and options.words:
         figures += measure_tiny(encoder, options.tiny, options.words)
+    if options.speed:
+        figures += measure_speed(encoder)
     sys.stdout.write(table_of(figures) + "\n")
     if not options.photos:
         sys.stdout.write("CIFAR-10: not measured, for want of --photos\n")
