@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import sys
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
-from t2i_pipelines import __version__
 from t2i_pipelines._towhee.door import pipe
 from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.cli import (
@@ -220,7 +220,7 @@ def _open_model(settings: dict[str, Any]) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"t2i-pipelines {__version__}")
+        typer.echo(f"t2i-pipelines {metadata.version('t2i-pipelines')}")
         raise typer.Exit
 
 

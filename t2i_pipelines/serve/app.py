@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi_offline import FastAPIOffline
 
-from t2i_pipelines import __version__
 from t2i_pipelines.serve import images_routes, insert_routes, search_routes, state_routes
 from t2i_pipelines.serve.guard import Guard
 from t2i_pipelines.serve.options import ServeOptions
@@ -37,7 +37,7 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
 
     app = FastAPIOffline(
         title="t2i_pipelines",
-        version=__version__,
+        version=version("t2i-pipelines"),
         description=DESCRIPTION,
         redoc_url=None,
         lifespan=lifespan,
