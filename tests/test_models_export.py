@@ -188,6 +188,8 @@ def test_the_table_of_models_reads_well():
     assert rows["ViT-B-16-SigLIP2/webli"] == ["768", "224", "375", "5.81", "80.70", "52.10"]
     assert "en fr, MIT" in done.output
     assert "Default: clip_vit_base_patch32. t2i_mini is bundled" in done.output
+    assert "t2i_mini knows photographs of a thousand kinds of things" in done.output
+    assert "It knows no people" in done.output
     assert "…" not in done.output, "nothing is cut off at 80 columns"
 
 
