@@ -142,7 +142,7 @@ def test_replayed_pairs_have_their_share_of_each_batch():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "what"), [([(0, 0), (0, 1)], "picture"), ([(0, 0), (1, 0), (2, 0)], "caption")]
+    ("pairs", "what"), [([(0, 0), (0, 1)], "image"), ([(0, 0), (1, 0), (2, 0)], "caption")]
 )
 def test_one_picture_or_one_caption_teaches_nothing(pairs, what):
     with pytest.raises(
