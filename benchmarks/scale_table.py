@@ -24,7 +24,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "p50_ms": ("p50, ms", lambda n: f"{n:,.1f}"),
     "p99_ms": ("p99, ms", lambda n: f"{n:,.1f}"),
     "recall_words": ("recall@10, words", lambda n: f"{n:.3f}"),
-    "recall_pictures": ("pictures", lambda n: f"{n:.3f}"),
+    "recall_pictures": ("images", lambda n: f"{n:.3f}"),
     "memory": ("memory, MB", lambda n: f"{n / 1e6:,.0f}"),
     "disk": ("disk, MB", lambda n: f"{n / 1e6:,.0f}"),
 }

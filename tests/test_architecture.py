@@ -88,9 +88,9 @@ def test_the_house_grows_neither_wider_nor_deeper():
 
 
 def test_floors_and_circles_are_counted_right():
-    assert house._floors({"a": {"b"}, "b": {"c"}, "d": {"c"}}) == 3
-    assert house._circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"d2"}, "d2": {"d"}}) == 2
-    assert house._circles({"a": {"b"}, "b": set()}) == 0
+    assert house.count_floors({"a": {"b"}, "b": {"c"}, "d": {"c"}}) == 3
+    assert house.count_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"d2"}, "d2": {"d"}}) == 2
+    assert house.count_circles({"a": {"b"}, "b": set()}) == 0
 
 
 def test_the_public_names_are_sorted_and_there():

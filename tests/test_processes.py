@@ -258,6 +258,12 @@ def test_a_misspelt_column_is_named_once_with_those_that_are_near(tmp_path):
         assert len(build_search_pipeline(**settings, output_fields=["plaice", "year"])(query).get()[1]) == 1
     with pytest.warns(UserWarning, match="'albumm'$"):
         search(query, group_by="albumm")
+    empty = Searcher(uri=tmp_path / "later.db", model_name="colour")
+    build_insert_pipeline(uri=tmp_path / "later.db", model_name="colour")([str(tmp_path / "gone.png")])
+    assert empty(query, where={"yeer": 1}) == []  # nothing is known of columns yet
+    build_insert_pipeline(uri=tmp_path / "later.db", model_name="colour")([{"path": path, "year": 2015}])
+    with pytest.warns(UserWarning, match="'yeer'; the nearest are year"):
+        empty(query, where={"yeer": 1})
     for where in ({"35mm": 1}, {"GPS (lat)": (">", 48)}, {"year": (">", 2000)}, {"id": ("!=", "x")}):
         assert len(search(query, where=where, output_fields=["*", "year", "path"])) == 1
     assert search(query, where={"35mm": 2}) == []

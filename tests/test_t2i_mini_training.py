@@ -1,4 +1,4 @@
-"""The first steps of training t2i_mini 2, on archives made here; and the parts that decide its vectors."""
+"""The first steps of training t2i_mini, on archives made here; and the parts that decide its vectors."""
 
 import io
 import json
@@ -176,20 +176,14 @@ def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_pat
     assert labels["tiny_held_out"] == ["c0001", "c0001", "c0002", "c0002"]
     assert labels["cifar"] == ["cat", "cat", "dog", "dog"]
     assert len(labels["scenes"]) == 8
-    model = assemble.Trained(tmp_path / "out")
-    texts = model.texts(["a dog", "ein Hund", "一只狗"])
-    assert texts.shape == (3, 768)
-    image = tmp_path / "one.png"
-    Image.fromarray(np.random.default_rng(5).integers(0, 255, (70, 50, 3), np.uint8)).save(image)
-    again = unit(model.clip.visual(features.to_input([np.asarray(Image.open(image))])).detach().numpy())
-    assert np.allclose(model.images([image]), again, atol=1e-5)
+    trained = torch.load(tmp_path / "out/model.pt", weights_only=True)
     assert assemble.assemble(tmp_path / "out", tmp_path / "folder") > 0.9999
     encoder = load_encoder(str(tmp_path / "folder"), precision="fp32")
-    pixels = encoder.fit(np.asarray(Image.open(image)))
+    pixels = encoder.fit(np.random.default_rng(5).integers(0, 255, (70, 50, 3), np.uint8))
     # a gate learned from eight scenes of noise turns on rounding, so the vector is not compared
     assert np.linalg.norm(encoder.encode_images([pixels])) == pytest.approx(1, abs=0.3)
-    assert (unit(encoder.encode_texts(["a dog"])) * texts[:1]).sum() > 0.9999
-    again, trained = load_clip(tmp_path / "folder").state_dict(), model.clip.state_dict()
+    assert encoder.encode_texts(["a dog", "ein Hund", "一只狗"]).shape == (3, 768)
+    again = load_clip(tmp_path / "folder").state_dict()
     assert again.keys() == trained.keys()
     for name, value in trained.items():
         if not name.endswith("num_batches_tracked"):

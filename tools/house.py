@@ -54,8 +54,8 @@ def measure() -> House:
     return House(
         names=len(tops) - 1,
         loose=len(loose),
-        floors=_floors(rooms),
-        circles=_circles(graph),
+        floors=count_floors(rooms),
+        circles=count_circles(graph),
         files=len(files),
         lines=sum(lengths),
         small=sum(length < SMALL for length in lengths),
@@ -94,14 +94,15 @@ def _imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
                 yield found
 
 
-def _floors(rooms: dict[str, set[str]]) -> int:
+def count_floors(rooms: dict[str, set[str]]) -> int:
+    """Return the length of the longest chain of imports."""
     depth: dict[str, int] = {}
     for room in TopologicalSorter(rooms).static_order():
         depth[room] = 1 + max((depth[other] for other in rooms.get(room, ())), default=0)
     return max(depth.values())
 
 
-def _circles(graph: dict[str, set[str]]) -> int:
+def count_circles(graph: dict[str, set[str]]) -> int:
     """Count circles, taking one edge away from each that is found."""
     left, found = {name: set(others) for name, others in graph.items()}, 0
     while True:

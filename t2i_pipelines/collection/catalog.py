@@ -204,7 +204,7 @@ class Catalog:
         """Change the index for that of a larger collection, if this one has become one. No row is touched.
 
         Milvus must release the collection for that, and a server that does so answers with nothing for a
-        while. So all searches are announced to first, and wait. With Milvus Lite they wait for the lock, and
+        while. So all who search are notified first, and wait. With Milvus Lite they wait for the lock, and
         one that looks the collection up only then must not find it without an index and create one.
         """
         is_lite = self._connection.is_lite(timeout)

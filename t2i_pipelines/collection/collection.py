@@ -37,7 +37,7 @@ SAMPLE = 1000
 """Rows that are looked at to learn which columns there are."""
 
 MOST_WARNINGS = 100
-"""Names of columns that a collection is asked about; names of a service's clients are without end."""
+"""Names of columns after which a collection warns no more: clients of a service may send any."""
 
 
 class Collection:
@@ -138,7 +138,7 @@ class Collection:
 
         :param options: what to look for; all but ``min_relevance`` is obeyed.
         :param more: options in place of those. A row that lacks one of ``output_fields`` has no such key.
-        :raises UserWarning: Once for each column that the options name and no row has, with near names.
+            Python warns once of each column that the options name and no row has.
         :raises VectorError: If a vector is not finite, zero, or not (D,).
         :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """
@@ -193,33 +193,29 @@ class Collection:
             return []
         return groups(Finder(self, entry, asked).pages(["vector", "path"]), entry.space.dim, threshold)
 
-    def unknown_columns(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """Return those names that no row of a sample has as a column, each with up to three that are near.
-
-        The sample is the first :data:`SAMPLE` rows, of which each may have other columns.
-        """
-        if not names:
-            return {}
-        rows = self.read("query", filter="", limit=SAMPLE, output_fields=["*"]) or []
-        known = {name for row in rows for name in row}
-        return {
-            name: get_close_matches(name, sorted(known - {"vector"}), n=3)
-            for name in names
-            if rows and name not in known
-        }
-
     def _warn_of_unknown_columns(self, asked: SearchOptions, found: Sequence[Sequence[Hit]]) -> None:
-        """Name columns that no row has. A column of a hit is one, and so is that of a condition it meets."""
-        fields = {field for some in found for hit in some for field in hit.fields}
-        names = {*asked.output_fields, *([asked.group_by] if asked.group_by else [])} - fields
-        if not any(found):
-            names |= set(asked.where or ())
-        new = sorted(names - self._asked_columns - {"*", "vector", *TEXTS, *NUMBERS})[
-            : MOST_WARNINGS - len(self._asked_columns)
-        ]
-        self._asked_columns.update(new)
-        for name, near in self.unknown_columns(new).items():
-            advice = f"; the nearest are {', '.join(near)}" if near else ""
+        """Warn of columns that the options name and no row of a sample has, once for each name.
+
+        A column of a hit is one, and so is that of a condition that a hit meets. The sample is the first
+        :data:`SAMPLE` rows, of which each may have other columns.
+        """
+        names = {*asked.output_fields, *filter(None, [asked.group_by])}
+        if asked.where and not any(found):
+            names |= set(asked.where)
+        names -= {"*", "vector", *TEXTS, *NUMBERS} | self._asked_columns
+        if not names or len(self._asked_columns) >= MOST_WARNINGS:
+            return
+        names -= {field for some in found for hit in some for field in hit.fields}
+        names = set(sorted(names)[:MOST_WARNINGS])
+        if not names:
+            return
+        rows = self.read("query", filter="", limit=SAMPLE, output_fields=["*"]) or []
+        if rows:  # of an empty collection every column is unknown
+            self._asked_columns |= names
+        known = {field for row in rows for field in row} - {"vector"}
+        for name in sorted(names - known) if rows else ():
+            near = ", ".join(get_close_matches(name, sorted(known), n=3))
+            advice = f"; the nearest are {near}" if near else ""
             warnings.warn(f"no row has a column {name!r}{advice}", stacklevel=3)
 
     def count(self) -> int:

@@ -18,7 +18,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from t2i_pipelines._towhee.door import clip_models
 from t2i_pipelines.encoders.onnx_folder import (
     NAMES_BEGIN_WITH,
     Towers,
@@ -27,9 +26,9 @@ from t2i_pipelines.encoders.onnx_folder import (
     trace,
     write_settings,
 )
+from t2i_pipelines.encoders.openai_clip import clip_like
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, read_tokenizer
-from t2i_pipelines.encoders.twofold import MARK, twofold_like
 from t2i_pipelines.errors import CheckpointError
 
 PATHS = ("visual/model.onnx", "textual/model.onnx")
@@ -37,7 +36,7 @@ SCALE, WIDE = ".scale", ".float32"
 """What follows a weight's name: of the scale of its rows, and of its value in float32."""
 
 SMALL = 4096
-"""Weights of fewer numbers stay float16: depthwise convolutions of 8 bits cost a cosine of 0.0004."""
+"""Weights of fewer numbers stay float16: depthwise convolutions suffer most from 8 bits."""
 
 
 def export_clip(
@@ -181,10 +180,7 @@ def load_clip(folder: str | Path) -> nn.Module:
     for path in PATHS:
         weights |= _read(folder / path)
     weights |= {name: weights[other] for name, other in equal.items() if other in weights}
-    towhee = clip_models()
-    model: Any = towhee.CLIP(**sizes)
-    if MARK in weights:
-        model.visual = twofold_like(weights, towhee.ModifiedResNet)
+    model = clip_like(weights, sizes)
     missing, _ = model.load_state_dict(weights, strict=False)
     if lost := [name for name in missing if not name.endswith("num_batches_tracked")]:
         raise CheckpointError(f"{folder} has no weights {', '.join(lost[:4])}; was it exported here?")

@@ -138,6 +138,18 @@ def _count(weights: Mapping[str, torch.Tensor], pattern: str) -> int:
     return len({found[1] for name in weights if (found := re.match(pattern, name))})
 
 
+def clip_like(weights: Mapping[str, torch.Tensor], sizes: Mapping[str, Any]) -> Any:
+    """Make a ``CLIP`` of these sizes, with the image tower that weights of these names are of.
+
+    :return: fresh weights, which the caller replaces.
+    """
+    towhee = clip_models()
+    model: Any = towhee.CLIP(**sizes)
+    if MARK in weights:
+        model.visual = twofold_like(weights, towhee.ModifiedResNet)
+    return model
+
+
 def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Module, dict[str, Any]]:
     """The module with these weights, in evaluation mode, and the sizes that it was made with.
 
@@ -146,12 +158,8 @@ def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Modul
     """
     weights = from_transformers(weights)
     sizes = sizes_of(weights, where)
-    towhee = clip_models()
-    model: Any = towhee.CLIP(**_buildable(sizes))
-    resnet = model.visual
-    if MARK in weights:
-        model.visual = twofold_like(weights, towhee.ModifiedResNet)
-        resnet = model.visual.drawn
+    model = clip_like(weights, _buildable(sizes))
+    resnet = getattr(model.visual, "drawn", model.visual)
     if mismatch := first_mismatch(model.state_dict(), weights):
         raise CheckpointError(f"{where} does not fit the model that its own sizes call for: {mismatch}")
     model.load_state_dict(weights, strict=False)

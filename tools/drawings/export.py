@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 
 from t2i_pipelines.encoders.export import export_clip
+from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD
 from t2i_pipelines.errors import CheckpointError
-from tools.drawings.network import MEAN, SIZES, STD, make_clip
+from tools.drawings.network import SIZES, make_clip
 
 log = logging.getLogger(__name__)
 
 PREPROCESS = {
     "size": SIZES["image_resolution"],
     "mode": "RGB",
-    "mean": MEAN,
-    "std": STD,
+    "mean": CLIP_MEAN,
+    "std": CLIP_STD,
     "interpolation": "bicubic",
     "resize_mode": "squash",
     "fill_color": 0,

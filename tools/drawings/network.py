@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from t2i_pipelines._towhee.door import clip_models
 from t2i_pipelines.encoders.openai_clip import encode_text as encode_text  # texts no longer than need be
+from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD
 
 SIZES: dict[str, Any] = {
     "embed_dim": 256,
@@ -27,8 +28,6 @@ SIZES: dict[str, Any] = {
     "transformer_heads": 3,
     "transformer_layers": 2,
 }
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def make_clip(sizes: dict[str, Any]) -> nn.Module:
@@ -39,7 +38,7 @@ def make_clip(sizes: dict[str, Any]) -> nn.Module:
 
 def to_tensor(images: torch.Tensor) -> torch.Tensor:
     """(N, S, S, 3) uint8 RGB -> (N, 3, S, S) float32, normalised, channels last in memory."""
-    mean, std = torch.tensor(MEAN) * 255, torch.tensor(STD) * 255
+    mean, std = torch.tensor(CLIP_MEAN) * 255, torch.tensor(CLIP_STD) * 255
     return ((images - mean) / std).permute(0, 3, 1, 2)
 
 

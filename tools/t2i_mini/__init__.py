@@ -1,4 +1,4 @@
-"""Train t2i_mini 2, the bundled model: not part of the package, which ships the result.
+"""Train t2i_mini, the bundled model: not part of the package, which ships the result.
 
 ``python -m tools.t2i_mini.train`` does all of it; ``python -m tools.t2i_mini.measure`` prints its figures.
 """

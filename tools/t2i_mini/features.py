@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torch import nn
 
-from t2i_pipelines.encoders.twofold import MEAN, SIDE, STD, Lite0, drawing_input, photo_input
+from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD
+from t2i_pipelines.encoders.twofold import SIDE, Lite0, drawing_input, photo_input
 from t2i_pipelines.types import Image
 from tools.drawings.backgrounds import COLOURS, PAINTERS, paint
 from tools.drawings.captions import ground_key
@@ -112,7 +113,7 @@ def to_input(images: Sequence[Image]) -> torch.Tensor:
     size = (SIDE, SIDE)
     squashed = [Pillow.fromarray(image).resize(size, Pillow.Resampling.BICUBIC) for image in images]
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in squashed])).float() / 255
-    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    return ((pixels - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 3, 1, 2)
 
 
 class Towers:

@@ -1,4 +1,4 @@
-"""Train t2i_mini 2: ``python -m tools.t2i_mini.train --words W --tiny T --cifar C --out runs/mini2``.
+"""Train t2i_mini: ``python -m tools.t2i_mini.train --words W --tiny T --cifar C --out runs/mini2``.
 
 What the frozen towers see of each image is computed first and kept in ``--out``; then come the space of
 photographs and the gate, the text tower, and ``model.pt`` with everything. The tower of drawings is that of
