@@ -12,9 +12,9 @@ def main() -> None:
     """Run the command."""
     signal.signal(signal.SIGINT, _end)
     from t2i_pipelines import cli
-    from t2i_pipelines.cli import interrupt
+    from t2i_pipelines.cli import console
 
-    interrupt.end_at_once(_say)
+    console.end_at_once(_say)
     cli.main()
 
 

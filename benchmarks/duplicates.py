@@ -14,7 +14,7 @@ from PIL import Image
 
 from t2i_pipelines.collection.duplicates import usual_threshold
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.evaluate.ranks import units
+from t2i_pipelines.evaluate.metrics import units
 from t2i_pipelines.images import decode
 
 DATA = Path(__file__).parents[1] / "data"

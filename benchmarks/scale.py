@@ -30,8 +30,8 @@ import numpy as np
 
 from benchmarks.clip_like import DIM, ClipLike, Matrix, Truth
 from benchmarks.scale_table import against, filled, tables
-from t2i_pipelines.collection import Collection, close, indexes, open_collection
-from t2i_pipelines.collection.entry import Entry
+from t2i_pipelines.collection import Collection, close, open_collection, schema
+from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.types import Space
 
@@ -118,8 +118,8 @@ class Run:
 
     def change(self, index_type: str, graph: dict[str, int] | None = None, label: str = "") -> None:
         """Build another index over all rows, and measure with it."""
-        own = dict(indexes.GRAPH)
-        indexes.GRAPH.update(graph or {})
+        own = dict(schema.GRAPH)
+        schema.GRAPH.update(graph or {})
         catalog = self.collection._catalog
         try:
             catalog._drop_index(self._entry())
@@ -135,10 +135,10 @@ class Run:
             loaded = time.perf_counter() - begun
             catalog.forget()
         finally:
-            indexes.GRAPH.update(own)
+            schema.GRAPH.update(own)
         time.sleep(5)
         more = {"build_s": built, "load_s": loaded, "memory_released": released, "disk_index_new": grown}
-        params = indexes.build_params(index_type, is_lite=self.collection.is_lite)
+        params = schema.build_params(index_type, is_lite=self.collection.is_lite)
         if params.keys() & (graph or {}).keys():
             params |= graph or {}
         self._measure(label=label or index_type, params=params, **more)
@@ -191,7 +191,7 @@ class Run:
             {
                 "rows": self._rows,
                 "index": label or index_type,
-                "params": indexes.build_params(index_type, is_lite=self.collection.is_lite),
+                "params": schema.build_params(index_type, is_lite=self.collection.is_lite),
                 "p50_ms": 1e3 * p50,
                 "p99_ms": 1e3 * p99,
                 "searches": len(taken),

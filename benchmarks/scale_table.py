@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from t2i_pipelines.cli.capacity import SIZES, said, table
-from t2i_pipelines.collection.advise import advise
-from t2i_pipelines.collection.capacity import Capacity, capacity
-from t2i_pipelines.collection.indexes import GRAPH
+from t2i_pipelines.collection.schema import GRAPH
+from t2i_pipelines.collection.sizing import Capacity, advise, capacity
 
 Record = dict[str, Any]
 

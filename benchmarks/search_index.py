@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.own_vectors import MODEL, own_vectors
 from t2i_pipelines.collection import Collection, close, open_collection
-from t2i_pipelines.collection.indexes import GRAPH
+from t2i_pipelines.collection.schema import GRAPH
 from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import MissingExtraError

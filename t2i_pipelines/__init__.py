@@ -16,8 +16,8 @@ from t2i_pipelines.pipelines.build import (
 )
 from t2i_pipelines.pipelines.report import InsertReport, retry
 from t2i_pipelines.pipelines.searcher import Searcher
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.query import Img, Like, Q
-from t2i_pipelines.search.results import Hits
 from t2i_pipelines.types import Hit
 
 __version__ = "0.1.0"

@@ -29,7 +29,11 @@
 
 Towhee turns every exception inside a pipeline into ``RuntimeError(text)`` and drops the original, so
 each message stands on its own: it names the culprit, its value and the way out.
+
+What went wrong, in few words.
 """
+
+from __future__ import annotations
 
 
 class T2IError(Exception):
@@ -126,3 +130,15 @@ class ModelMismatchError(StoreError):
 
 class VectorError(StoreError, ValueError):
     """A vector has the wrong dimension, is not finite, or is zero."""
+
+
+def cause(err: BaseException) -> str:
+    """What went wrong, in the system's words where there are such."""
+    link: BaseException | None = err
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        if isinstance(link, FileNotFoundError):
+            return "No such file or directory"
+        link = link.__cause__ or link.__context__
+    return str(err).partition("\n")[0] or type(err).__name__

@@ -13,8 +13,8 @@ import onnx
 import pytest
 
 import t2i_pipelines
-from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.encoders.backends import choose, choose_onnx, choose_torch
+from t2i_pipelines.encoders import backends, load_encoder
+from t2i_pipelines.encoders.backends import choose_onnx, choose_torch
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError, ConfigError, MissingExtraError, SourceError
 from t2i_pipelines.types import Compute
@@ -33,15 +33,15 @@ def without(monkeypatch):
     real = importlib.util.find_spec
 
     def pretend(name):
-        monkeypatch.setattr(choose, "find_spec", lambda other: None if other == name else real(other))
+        monkeypatch.setattr(backends, "find_spec", lambda other: None if other == name else real(other))
 
     return pretend
 
 
 def bf16(monkeypatch, there):
-    from t2i_pipelines.encoders.backends import openvino
+    from t2i_pipelines.encoders import backends
 
-    monkeypatch.setattr(openvino, "has_bfloat16", lambda: there)
+    monkeypatch.setattr(backends, "has_bfloat16", lambda: there)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_command_quantizes_and_tells_the_cost(cache):
 SIGNALLED = """
 import os, signal
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.encoders.backends.openvino import OpenvinoTower
+from t2i_pipelines.encoders.backends import OpenvinoTower
 from t2i_pipelines.types import Compute
 
 path = load_encoder("t2i_mini", backend="onnxruntime").image_tower

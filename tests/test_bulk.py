@@ -15,7 +15,7 @@ from test_cli import COLOUR, t2i  # noqa: F401 - a fixture
 
 from t2i_pipelines import InsertReport, build_insert_pipeline, insert_bulk
 from t2i_pipelines.collection import open_collection
-from t2i_pipelines.collection.uri import parse_uri
+from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.errors import ConfigError, CopyError, MissingExtraError, SourceError, StoreError
 from t2i_pipelines.jobs.backup import parquet
 from t2i_pipelines.jobs.bulk import run, shipment

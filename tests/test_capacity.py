@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 from benchmarks import scale_table
 from t2i_pipelines.cli import app
 from t2i_pipelines.cli.capacity import KINDS, SIZES, read_number, table
-from t2i_pipelines.collection import capacity as sizes
-from t2i_pipelines.collection.advise import PREFERRED, advise, searches_a_second
-from t2i_pipelines.collection.capacity import INDEXES, capacity
+from t2i_pipelines.collection import sizing as sizes
+from t2i_pipelines.collection.sizing import INDEXES, PREFERRED, advise, capacity, searches_a_second
 from t2i_pipelines.config.storage import SINCE
 from t2i_pipelines.errors import ConfigError
 

@@ -20,7 +20,7 @@ from t2i_pipelines.collection.failures import (
     quiet,
     translate,
 )
-from t2i_pipelines.collection.hits import from_answer
+from t2i_pipelines.collection.search import from_answer
 from t2i_pipelines.errors import (
     CollectionNotFoundError,
     ConfigError,

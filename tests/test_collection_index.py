@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from stored import SPACE, emptied, random_units, row
 
-from t2i_pipelines.collection import catalog, indexes, open_collection
-from t2i_pipelines.collection.indexes import (
+from t2i_pipelines.collection import catalog, open_collection, schema
+from t2i_pipelines.collection.schema import (
     LITE,
     QUANTIZED,
     SERVER,
@@ -33,7 +33,7 @@ SMALL = {"FLAT": 0, "IVF_FLAT": 300, "IVF_SQ8": 900}, {"FLAT": 0, "HNSW": 300, "
 def small_steps(monkeypatch):
     """Ladders that a few hundred rows climb."""
     lite, server = SMALL
-    monkeypatch.setattr(indexes, "ladder", lambda *, is_lite, version: lite if is_lite else server)
+    monkeypatch.setattr(schema, "ladder", lambda *, is_lite, version: lite if is_lite else server)
     monkeypatch.setattr(catalog, "RECHECK", 0.5)
 
 

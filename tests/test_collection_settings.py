@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.collection import open_collection
+from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.collection.rows import BATCH_BYTES, BATCH_ROWS, batches, check_metadata, check_rows
 from t2i_pipelines.collection.schema import read_space
-from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.errors import ConfigError, StoreError
 
 ROW = {"id": "a", "vector": np.ones(4, np.float32), "path": "p", "size": 1, "mtime": 2, "digest": ""}

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from stored import SPACE, random_units, row
 
-from t2i_pipelines.collection import catalog, indexes, open_collection
-from t2i_pipelines.collection.lite_turns import one_writer, reading
+from t2i_pipelines.collection import catalog, open_collection, schema
+from t2i_pipelines.collection.lite import one_writer, reading
 
 VECTORS = random_units(20, seed=7)
 A_WHILE = 0.5  # seconds in which a search that does not wait has long answered
@@ -107,7 +107,7 @@ def test_a_forked_child_finds_rows_that_its_parent_writes_out_meanwhile(store, m
 
 @pytest.mark.parametrize("step", ["release_collection", "drop_index", "create_index", "load_collection"])
 def test_rows_are_found_at_every_step_of_a_new_index(store, monkeypatch, step):
-    monkeypatch.setattr(indexes, "ladder", lambda *, is_lite, version: {"FLAT": 0, "IVF_FLAT": 10})
+    monkeypatch.setattr(schema, "ladder", lambda *, is_lite, version: {"FLAT": 0, "IVF_FLAT": 10})
     at_step = stopped(monkeypatch, store._connection._open(30), step, after=True)
     _, found = beside(store.flush, lambda: READS["search"](store), *at_step)
     assert found
@@ -115,7 +115,7 @@ def test_rows_are_found_at_every_step_of_a_new_index(store, monkeypatch, step):
 
 
 def test_one_who_looks_the_collection_up_does_not_meet_it_without_its_index(store, monkeypatch):
-    monkeypatch.setattr(indexes, "ladder", lambda *, is_lite, version: {"FLAT": 0, "IVF_FLAT": 10})
+    monkeypatch.setattr(schema, "ladder", lambda *, is_lite, version: {"FLAT": 0, "IVF_FLAT": 10})
     monkeypatch.setattr(catalog, "BEING_MADE", 0.0)
     at_step = stopped(monkeypatch, store._connection._open(30), "drop_index", after=True)
     made, make = [], store._catalog._make_index
@@ -187,7 +187,7 @@ def test_neither_those_who_read_nor_those_who_write_without_pause_keep_the_other
 
 
 def test_one_who_is_interrupted_while_waiting_leaves_the_lock_as_it_was(tmp_path, monkeypatch):
-    from t2i_pipelines import locks
+    from t2i_pipelines._towhee import locks
 
     lock = locks.Turns()
 

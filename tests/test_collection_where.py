@@ -196,7 +196,7 @@ class AsNewer:
 
 @pytest.mark.parametrize("understands", [True, False])
 def test_a_server_that_knows_templates_gets_the_values_apart(understands):
-    from t2i_pipelines.collection.entry import Entry
+    from t2i_pipelines.collection.catalog import Entry
     from t2i_pipelines.collection.search import Finder
     from t2i_pipelines.config.search import SearchOptions
 

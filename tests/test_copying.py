@@ -14,9 +14,9 @@ from stored import DIM, SPACE, random_units, row
 from t2i_pipelines import export_collection, import_collection
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.collection.notes import read_note, write_note
-from t2i_pipelines.jobs.backup import exporting, reading
-from t2i_pipelines.jobs.backup.fingerprint import Fingerprint
-from t2i_pipelines.search.relevance.keeping import NOTE
+from t2i_pipelines.jobs.backup import exporting, parquet
+from t2i_pipelines.jobs.backup.manifest import Fingerprint
+from t2i_pipelines.search.relevance import NOTE
 
 pytest_plugins = ["milvus_backends"]
 
@@ -106,7 +106,7 @@ def fingerprint(rows):
 
 def test_pandas_reads_the_folder_with_all_columns_and_the_metadata(tmp_path, filled, monkeypatch):
     monkeypatch.setattr(exporting, "PART_ROWS", 2)
-    monkeypatch.setattr(reading, "MOST", 2)
+    monkeypatch.setattr(parquet, "MOST", 2)
     rows = {one["id"]: one for one in odd_rows()}
     filled("source", list(rows.values()))
     export_collection(tmp_path / "out", uri=tmp_path / "source.db")
@@ -152,7 +152,7 @@ def test_the_columns_are_those_of_milvus_own_bulk_writer(tmp_path, filled):
 def test_files_are_bounded_by_rows_and_bytes_and_the_digest_is_the_same(tmp_path, filled, monkeypatch):
     rows = many(50)
     filled("source", rows)
-    monkeypatch.setattr(reading, "MOST", 7)
+    monkeypatch.setattr(parquet, "MOST", 7)
     monkeypatch.setattr(exporting, "PART_ROWS", 15)
     by_rows = export_collection(tmp_path / "rows", uri=tmp_path / "source.db")
     assert [part.rows for part in by_rows.files] == [14, 14, 14, 8]
@@ -217,7 +217,7 @@ def test_an_object_store_holds_an_export_as_a_disk_does(tmp_path, filled):
 
 
 def test_progress_tells_of_every_page(tmp_path, filled, monkeypatch):
-    monkeypatch.setattr(reading, "MOST", 2)
+    monkeypatch.setattr(parquet, "MOST", 2)
     filled("source", many(5))
     told = []
     export_collection(tmp_path / "out", uri=tmp_path / "source.db", progress=lambda *one: told.append(one))
@@ -239,14 +239,14 @@ def test_rows_whose_metadata_is_too_much_for_one_answer_are_read_in_smaller_page
             raise TooLargeError("one message is over the server's limit")
         return read(method, **arguments)
 
-    monkeypatch.setattr(reading, "MOST", 8)
+    monkeypatch.setattr(parquet, "MOST", 8)
     collection.read = narrow
-    pages = list(reading.pages(collection, DIM))
+    pages = list(parquet.pages(collection, DIM))
     assert [one["id"] for page in pages for one in page] == [f"{i:05}" for i in range(20)]
     assert asked[:4] == [8, 8, 4, 2]
     collection.read = lambda *_, **__: narrow("query", limit=9)
     with pytest.raises(TooLargeError):
-        list(reading.pages(collection, DIM))
+        list(parquet.pages(collection, DIM))
 
 
 def test_importing_the_package_loads_neither_pyarrow_nor_fsspec():

@@ -18,7 +18,7 @@ from t2i_pipelines.images import decode, read
 from t2i_pipelines.operators import image_decode
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus import InCollection
-from t2i_pipelines.pipelines import demo
+from t2i_pipelines.pipelines import build
 
 WAYS_OUT = (
     "unset HF_HUB_OFFLINE once; or give a file or folder that you have, by checkpoint_path= "
@@ -73,7 +73,7 @@ def test_openais_b32_is_the_default_of_operators(taker):
 
 
 def test_the_demo_needs_no_download():
-    assert demo.MODEL == "t2i_mini"
+    assert build.MODEL == "t2i_mini"
 
 
 def test_without_weights_an_insert_opens_no_picture_and_fails_once(pictures, tmp_path, fetched, opened):

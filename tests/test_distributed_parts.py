@@ -11,15 +11,20 @@ from conftest import paint
 
 from t2i_pipelines.errors import ClusterError, ConfigError, MissingExtraError, SourceError, StoreError
 from t2i_pipelines.jobs.ray import insert_distributed, work
-from t2i_pipelines.jobs.ray.arrivals import Arrivals
-from t2i_pipelines.jobs.ray.cluster import connected
-from t2i_pipelines.jobs.ray.flow import Flow
-from t2i_pipelines.jobs.ray.parts import PARTS_AT_ONCE, RECORDS_A_PART, Part, rounds
-from t2i_pipelines.jobs.ray.shipment import Shipment, packed, unpacked
+from t2i_pipelines.jobs.ray.flow import Arrivals, Flow
+from t2i_pipelines.jobs.ray.parts import (
+    PARTS_AT_ONCE,
+    RECORDS_A_PART,
+    Part,
+    Shipment,
+    packed,
+    rounds,
+    unpacked,
+)
+from t2i_pipelines.jobs.ray.run import connected
 from t2i_pipelines.pipelines.build import insert_arguments
 from t2i_pipelines.pipelines.report import InsertReport
-from t2i_pipelines.stages import Stopwatch
-from t2i_pipelines.types import Batch, Record
+from t2i_pipelines.types import Batch, Record, Stopwatch
 
 pytest_plugins = ["milvus_backends"]
 

@@ -22,8 +22,8 @@ from t2i_pipelines.evaluate import (
     evaluate_vectors,
     published,
 )
-from t2i_pipelines.evaluate.evaluation import Speed
 from t2i_pipelines.evaluate.publications import check_protocol
+from t2i_pipelines.evaluate.report import Speed
 
 
 def made(

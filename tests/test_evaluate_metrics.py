@@ -15,8 +15,8 @@ from sklearn.metrics import (
 
 from t2i_pipelines.errors import ConfigError, MissingExtraError, VectorError
 from t2i_pipelines.evaluate import METRICS, Pairs, evaluate_vectors, first_ranks
-from t2i_pipelines.evaluate.directions import Embedded, measure
 from t2i_pipelines.evaluate.metrics import Bootstrap, check_metric, judged, shown
+from t2i_pipelines.evaluate.reading import Embedded, measure
 
 FEW = Bootstrap(resamples=10)
 
@@ -150,7 +150,7 @@ def test_ranks_do_not_depend_on_how_many_are_compared_at_once(monkeypatch):
     queries, gallery = rng.normal(size=(30, 8)), rng.normal(size=(20, 8))
     right = [[number % 20] for number in range(30)]
     once = first_ranks(queries, gallery, right)
-    monkeypatch.setattr("t2i_pipelines.evaluate.ranks.BLOCK", 45)
+    monkeypatch.setattr("t2i_pipelines.evaluate.metrics.BLOCK", 45)
     assert first_ranks(queries, gallery, right).tolist() == once.tolist()
 
 

@@ -8,8 +8,8 @@ import pytest
 from web import one_after_another, send, serving
 
 from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.images import address, read
 from t2i_pipelines.images import fetch as door
-from t2i_pipelines.images import limits, read
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_server_that_drips_does_not_hold_a_thread_for_ever(web, monkeypatch):
 
 
 def test_a_picture_that_is_announced_as_too_large_is_not_loaded(web, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_BYTES", 1000)
+    monkeypatch.setattr(address, "MAX_BYTES", 1000)
     web.pages["/a.png"] = broken_off_after(1001)
     with pytest.raises(
         ImageDecodeError,
@@ -168,7 +168,7 @@ def broken_off_after(announced: int):
 
 
 def test_a_picture_without_an_end_is_given_up_at_the_limit(web, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(address, "MAX_BYTES", 100_000)
     sent = []
 
     def endless(request) -> None:

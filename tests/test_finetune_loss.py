@@ -7,12 +7,11 @@ from clips import open_clip
 from transformers import get_cosine_schedule_with_warmup
 
 from t2i_pipelines.errors import ConfigError, SourceError
-from t2i_pipelines.finetune.blend import choose_alpha
-from t2i_pipelines.finetune.loss import contrast
-from t2i_pipelines.finetune.material import Material, Truth
-from t2i_pipelines.finetune.order import Order
-from t2i_pipelines.finetune.schedule import HEAD_RATE, LARGE_RATE, SMALL_RATE, rate_at, safe_rate
+from t2i_pipelines.finetune.clip import contrast
+from t2i_pipelines.finetune.material import Material, Order, Truth
+from t2i_pipelines.finetune.result import choose_alpha
 from t2i_pipelines.finetune.scoring import Mark
+from t2i_pipelines.finetune.trainer import HEAD_RATE, LARGE_RATE, SMALL_RATE, rate_at, safe_rate
 
 
 def vectors(count: int, seed: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ import pytest
 from t2i_pipelines import Hit
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError, QueryError
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.query import Q
-from t2i_pipelines.search.results import Hits
 
 STORED = [Hit(f"id{rank}", 1 - rank / 100, f"/pictures/{rank}.jpg") for rank in range(40)]
 

@@ -161,8 +161,8 @@ def test_a_dry_run_says_so(photos):
 def test_what_keeps_it_from_speaking_does_not_keep_it_from_ending(tmp_path):
     code = """
         import threading, time
-        from t2i_pipelines.cli import interrupt
-        interrupt.end_at_once(threading.Event().wait)
+        from t2i_pipelines.cli import console
+        console.end_at_once(threading.Event().wait)
         print("at work", flush=True)
         time.sleep(60)
     """
@@ -172,9 +172,9 @@ def test_what_keeps_it_from_speaking_does_not_keep_it_from_ending(tmp_path):
 def test_a_process_that_has_said_so_does_not_exit_as_if_all_were_well(tmp_path):
     code = """
         import os, threading, time
-        from t2i_pipelines.cli import interrupt
+        from t2i_pipelines.cli import console
         at_it = threading.Event()
-        interrupt.end_at_once(lambda: (at_it.set(), time.sleep(0.5)))
+        console.end_at_once(lambda: (at_it.set(), time.sleep(0.5)))
         print("at work", flush=True)
         at_it.wait()
     """
@@ -184,11 +184,11 @@ def test_a_process_that_has_said_so_does_not_exit_as_if_all_were_well(tmp_path):
 def test_in_the_last_moment_of_a_process_there_is_nothing_to_interrupt(tmp_path):
     code = """
         import os, signal, sys
-        from t2i_pipelines.cli import interrupt
+        from t2i_pipelines.cli import console
         class Late:
             def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGINT):
                 kill(own, number)
-        interrupt.end_at_once(lambda: print("interrupted"))
+        console.end_at_once(lambda: print("interrupted"))
         sys.late = Late()
     """
     program = [sys.executable, "-c", textwrap.dedent(code)]

@@ -13,7 +13,7 @@ import t2i_pipelines
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import decode, read
-from t2i_pipelines.search.relevance.background import background
+from t2i_pipelines.search.relevance import background
 from tools.drawings import gallery
 from tools.drawings.emoji_names import LANGUAGES
 from tools.drawings.scenes import FONT

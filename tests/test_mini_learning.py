@@ -11,7 +11,7 @@ from PIL import Image
 
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError, SourceError
-from t2i_pipelines.finetune.loss import contrast
+from t2i_pipelines.finetune.clip import contrast
 from tools.drawings import exam, photos, train
 from tools.drawings.captions import corpus
 from tools.drawings.export import export_run

@@ -8,8 +8,7 @@ from clips import CLIPTokenizer, open_clip
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from t2i_pipelines.encoders.scripts import scripts_of
-from t2i_pipelines.encoders.tokenizer import TextTokenizer, openai_tokenizer
+from t2i_pipelines.encoders.tokenizer import TextTokenizer, openai_tokenizer, scripts_of
 from t2i_pipelines.errors import CheckpointError
 
 TEXTS = {

@@ -11,9 +11,9 @@ def watch(event, told):
         asked.append((event, str(told)))
 sys.addaudithook(watch)
 import time
-from t2i_pipelines.encoders.backends import openvino
+from t2i_pipelines.encoders import backends
 time.sleep(1)
-print(asked, "openvino_telemetry" in sys.modules, bool(openvino.CORE.available_devices))
+print(asked, "openvino_telemetry" in sys.modules, bool(backends.core().available_devices))
 """
 
 

@@ -23,11 +23,11 @@ from t2i_pipelines.errors import (
 )
 from t2i_pipelines.images import distinct_records
 from t2i_pipelines.operators import OPERATORS
+from t2i_pipelines.operators.base import Outcomes
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import MilvusInsert
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.outcomes import Outcomes
 from t2i_pipelines.operators.read_source import ReadSource
 from t2i_pipelines.types import Batch, Record
 

@@ -8,9 +8,8 @@ from conftest import paint
 from PIL import Image
 
 from t2i_pipelines import Hit
-from t2i_pipelines.search.page import render
-from t2i_pipelines.search.results import Hits
-from t2i_pipelines.search.results.thumbnails import LONGEST
+from t2i_pipelines.search.hits import Hits, render
+from t2i_pipelines.search.thumbnails import LONGEST
 
 
 def hit(path, score=0.5) -> Hit:

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2i_pipelines.collection import every_row
-from t2i_pipelines.collection.every_row import by_score, cosines
-from t2i_pipelines.collection.ranking import Rankings, cached
+from t2i_pipelines.collection import search
+from t2i_pipelines.collection.search import Rankings, by_score, cached, cosines
 from t2i_pipelines.types import Hit
 
 QUERY = np.ones((1, 1), np.float32)
@@ -133,7 +132,7 @@ def pages_of(vectors, a_page=7):
 
 @pytest.mark.parametrize("kept", [1, 5, 1000])
 def test_every_row_comes_once_in_the_order_of_its_cosine_however_many_passes_it_takes(monkeypatch, kept):
-    monkeypatch.setattr(every_row, "KEPT", kept)
+    monkeypatch.setattr(search, "KEPT", kept)
     vectors = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     vectors[10:20] = vectors[10] * np.arange(1, 11)[:, None]  # one direction, ten lengths
     query = np.asarray([1, 2, 3, 4], np.float32)

@@ -18,7 +18,7 @@ from two_models import Searching, Turned, answer
 
 from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, close, sync
 from t2i_pipelines.collection import aliases, open_collection
-from t2i_pipelines.collection.entry import RENAMED, generation
+from t2i_pipelines.collection.catalog import RENAMED, generation
 from t2i_pipelines.errors import (
     CollectionNotFoundError,
     ConfigError,

@@ -7,10 +7,9 @@ import pytest
 
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.search.relevance import rating
-from t2i_pipelines.search.relevance.background import background
-from t2i_pipelines.search.relevance.calibration import Calibration, calibrate
-from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search import relevance
+from t2i_pipelines.search.hits import Hits
+from t2i_pipelines.search.relevance import Calibration, background, calibrate
 from t2i_pipelines.types import Hit
 
 LABELS = {"rows": 100, "background": "b", "weights": "w"}
@@ -68,11 +67,11 @@ def test_relevance_is_in_0_to_1_and_never_falls_as_the_score_rises():
 @pytest.fixture
 def rated(monkeypatch):
     """Hits of these scores, found by words of generality 0.5, as they are given relevance."""
-    monkeypatch.setattr(rating, "calibration_of", lambda collection, encoder: made_for())
+    monkeypatch.setattr(relevance, "calibration_of", lambda collection, encoder: made_for())
 
     def rate(scores, length=1.0, **options):
         hits = Hits([Hit(str(score), score, "a.jpg") for score in scores], query="words")
-        rating.rate([hits], length * asked(0.5)[None], SearchOptions(**options), None, lambda: None)
+        relevance.rate([hits], length * asked(0.5)[None], SearchOptions(**options), None, lambda: None)
         return hits
 
     return rate

@@ -12,8 +12,8 @@ from worded import THINGS, WordedEncoder, finder, rows_of, stored
 from t2i_pipelines import Img, Like, Q, cli
 from t2i_pipelines.collection import close, open_collection
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.search.relevance import background, keeping
-from t2i_pipelines.search.relevance.calibration import NO_MATCH
+from t2i_pipelines.search import relevance
+from t2i_pipelines.search.relevance import NO_MATCH
 
 FOREIGN = ["thimble", "sofa bed", "kumquat", "hurdle", "asdkjh", "xoxoq wpfl", "zzkrt", "marmot", "a lathe"]
 
@@ -41,13 +41,13 @@ def search(filled, settings):
 def made(monkeypatch):
     """How often a calibration is made."""
     calls = []
-    real = keeping._made
+    real = relevance._made
 
     def count(*arguments):
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(keeping, "_made", count)
+    monkeypatch.setattr(relevance, "_made", count)
     return calls
 
 
@@ -72,7 +72,7 @@ def test_what_is_there_matches_and_what_is_not_does_not(search):
 
 
 def test_things_that_the_background_names_match_too(settings, filled):
-    named = [query for query in background.background().everyday if re.fullmatch("[a-z]{3,}", query)]
+    named = [query for query in relevance.background().everyday if re.fullmatch("[a-z]{3,}", query)]
     filled.upsert(list(rows_of(named, 2)))
     search = finder(settings)
     assert [query for query in [*named, *THINGS] if search(query).no_match] == []
@@ -156,7 +156,7 @@ def test_the_calibration_is_stored_with_the_collection_and_no_row(search, filled
 
 
 def test_it_is_made_anew_once_the_collection_has_grown_or_shrunk(search, filled, made, monkeypatch):
-    monkeypatch.setattr(keeping, "RECHECK", 0.0)
+    monkeypatch.setattr(relevance, "RECHECK", 0.0)
     rows = 2 * len(THINGS)
     search("anchor")
     for more, makes in ((0.4, 1), (0.2, 2), (0.6, 2), (1.0, 3)):
@@ -176,7 +176,7 @@ def test_it_is_made_anew_once_the_collection_has_grown_or_shrunk(search, filled,
 
 
 def time_passes(collection) -> None:
-    keeping._kept[collection].until = 0.0
+    relevance._kept[collection].until = 0.0
 
 
 def test_it_is_looked_at_again_only_after_a_while(search, filled, monkeypatch):
@@ -198,9 +198,9 @@ def test_a_collection_that_was_dropped_and_made_again_is_another_one(search, fil
 def test_too_few_pictures_are_not_calibrated_for(settings, made):
     collection = open_collection(settings["uri"])
     collection.prepare(WordedEncoder.space)
-    collection.upsert(list(rows_of(THINGS[: keeping.LEAST_ROWS - 1])))
+    collection.upsert(list(rows_of(THINGS[: relevance.LEAST_ROWS - 1])))
     hits = finder(settings, min_relevance=0.9)("anchor")
-    assert len(hits) == keeping.LEAST_ROWS - 1
+    assert len(hits) == relevance.LEAST_ROWS - 1
     assert (hits[0].relevance, hits.no_match) == (None, None)
     assert (made, stored(collection)) == ([], None)
 
@@ -214,14 +214,14 @@ def test_where_it_cannot_be_stored_it_stays_in_memory(search, filled, made, monk
     def refuse(*arguments):
         raise StoreError("no right to change the collection")
 
-    monkeypatch.setattr(keeping, "write_note", refuse)
+    monkeypatch.setattr(relevance, "write_note", refuse)
     caplog.set_level(logging.INFO, "t2i_pipelines.search.relevance")
     for _ in range(2):
         assert search("anchor")[0].relevance > 0.5
         time_passes(filled)
     assert (len(made), stored(filled)) == (1, None)
     assert "stays in memory: no right to change the collection" in caplog.text
-    monkeypatch.setattr(keeping._kept[filled], "state", object())  # another collection of that name
+    monkeypatch.setattr(relevance._kept[filled], "state", object())  # another collection of that name
     assert search("anchor")[0].relevance > 0.5
     assert len(made) == 2
 
@@ -230,7 +230,7 @@ def test_a_failure_leaves_hits_without_relevance_and_one_warning(search, filled,
     def fail(*arguments):
         raise OSError("the model's file is gone")
 
-    monkeypatch.setattr(keeping, "embedded", fail)
+    monkeypatch.setattr(relevance, "embedded", fail)
     for _ in range(3):
         hits = search("anchor")
         assert (len(hits), hits[0].relevance, hits.no_match) == (10, None, None)
@@ -247,18 +247,18 @@ def test_a_failed_look_leaves_what_is_known_of_the_same_collection_only(search, 
     def fail(*arguments):
         raise StoreError("no answer")
 
-    monkeypatch.setattr(keeping, "read_note", fail)
+    monkeypatch.setattr(relevance, "read_note", fail)
     time_passes(filled)
     assert search("anchor")[0].relevance == pytest.approx(before, abs=1e-6)
     filled.drop()
     filled.prepare(WordedEncoder.space)
     filled.upsert([{**row, "path": "/elsewhere.jpg"} for row in rows_of(THINGS, 1)])
-    monkeypatch.setattr(keeping._kept[filled], "state", object())  # as a server tells of the new collection
+    monkeypatch.setattr(relevance._kept[filled], "state", object())  # as a server tells of the new collection
     assert search("anchor")[0].relevance is None
 
 
 def test_a_failure_is_not_met_again_by_every_search(search, made, monkeypatch):
-    monkeypatch.setattr(keeping, "embedded", lambda encoder: [][0])
+    monkeypatch.setattr(relevance, "embedded", lambda encoder: [][0])
     for _ in range(3):
         search("anchor")
     assert len(made) == 1
@@ -266,12 +266,12 @@ def test_a_failure_is_not_met_again_by_every_search(search, made, monkeypatch):
 
 def test_what_is_stored_by_another_model_or_background_is_not_used(search, filled, made, monkeypatch):
     search("anchor")
-    other = background.Background(background.background().everyday[5:], background.background().elsewhere)
+    other = relevance.Background(relevance.background().everyday[5:], relevance.background().elsewhere)
     close()
-    monkeypatch.setattr(keeping, "background", lambda: other)
+    monkeypatch.setattr(relevance, "background", lambda: other)
     search("anchor")
     assert len(made) == 2
-    assert stored(filled).background == other.digest != background.background().digest
+    assert stored(filled).background == other.digest != relevance.background().digest
 
 
 def test_threads_that_come_first_together_make_one(search, made):

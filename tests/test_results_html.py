@@ -17,8 +17,8 @@ from reading_html import Parsed, assert_harmless
 
 from t2i_pipelines import Hit
 from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.search.hits import Hits, ManyHits
 from t2i_pipelines.search.query import Img, Like, Q
-from t2i_pipelines.search.results import Hits, ManyHits
 
 HOSTILE = [
     "<script>document.title = 'ran'</script>",

@@ -13,8 +13,8 @@ from web import serving
 
 from t2i_pipelines import Hit
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, QueryError
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.query import Img
-from t2i_pipelines.search.results import Hits
 
 
 def hits_of(*paths: object) -> Hits:

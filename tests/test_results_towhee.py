@@ -13,7 +13,7 @@ from towhee import DataCollection, ops, pipe
 from towhee.types import Image
 
 from t2i_pipelines import Hit, build_insert_pipeline, build_search_pipeline, harden
-from t2i_pipelines.search.results import Hits, ManyHits
+from t2i_pipelines.search.hits import Hits, ManyHits
 
 
 @pytest.fixture

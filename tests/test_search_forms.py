@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from stored import SPACE, random_units
 
-from t2i_pipelines.collection.entry import Entry
+from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.failures import RefusedError
 from t2i_pipelines.collection.search import Finder, filters
 from t2i_pipelines.config.search import SearchOptions

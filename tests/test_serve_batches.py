@@ -9,7 +9,7 @@ from serving import names, search, serving
 
 from t2i_pipelines import Searcher, build_insert_pipeline
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError, StoreUnavailableError
-from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.batches import Batches
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal

@@ -8,8 +8,8 @@ from conftest import paint
 from t2i_pipelines import Hit
 from t2i_pipelines.cli import console
 from t2i_pipelines.config.search import SearchOptions
-from t2i_pipelines.search.results import Hits
-from t2i_pipelines.search.results.printable import percent
+from t2i_pipelines.search.hits import Hits
+from t2i_pipelines.search.render import percent
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from t2i_pipelines import InsertReport, build_insert_pipeline, sync
 from t2i_pipelines.cli import app
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, SourceError
 from t2i_pipelines.images import count, image_suffixes, read, records
-from t2i_pipelines.images.header import FORMATS
-from t2i_pipelines.stages import Skipped
+from t2i_pipelines.images.decode import FORMATS
+from t2i_pipelines.types import Skipped
 
 
 def listed(source, **options) -> tuple[list[str], dict[str, int]]:
@@ -53,7 +53,7 @@ def test_an_image_of_a_phone_counts_in_a_folder_and_in_a_tar_whatever_the_case_o
 
 
 def test_what_looks_like_a_photo_or_a_video_is_counted_with_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("t2i_pipelines.images.sources.listing.image_suffixes", lambda: frozenset({".png"}))
+    monkeypatch.setattr("t2i_pipelines.images.sources.record.image_suffixes", lambda: frozenset({".png"}))
     paint(tmp_path / "a.png", "red")
     for name in ("b.heic", "c.HEIC", "d.mp4", "e.CR2", "f.txt", "g.json", "noname", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"x")
@@ -322,7 +322,7 @@ def test_sync_keeps_a_file_of_a_kind_that_cannot_be_read_any_more(tmp_path, monk
         (tmp_path / "p" / name).write_bytes(content)
     assert sync(tmp_path / "p", **settings).counts["failed"] == 0
     (tmp_path / "p" / "gone.heic").unlink()
-    monkeypatch.setattr("t2i_pipelines.images.sources.listing.image_suffixes", lambda: frozenset({".png"}))
+    monkeypatch.setattr("t2i_pipelines.images.sources.record.image_suffixes", lambda: frozenset({".png"}))
     report = sync(tmp_path / "p", **settings)
     assert (report.counts["unchanged"], report.counts["deleted"]) == (9, 1)
     assert report.note == (

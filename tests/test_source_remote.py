@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_source_tars import write_tar
 
 from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceError
-from t2i_pipelines.images import count, is_remote, limits, read, records
+from t2i_pipelines.images import address, count, is_remote, read, records
 from t2i_pipelines.images.sources.remote import file_row
 
 
@@ -227,7 +227,7 @@ def test_a_server_that_refuses_is_named(bucket, monkeypatch):
 def test_a_remote_picture_is_missing_or_too_large(bucket, monkeypatch):
     with pytest.raises(ImageDecodeError, match=r"^cannot read image memory://gone\.png: No such file"):
         read("memory://gone.png")
-    monkeypatch.setattr(limits, "MAX_BYTES", 4)
+    monkeypatch.setattr(address, "MAX_BYTES", 4)
     with pytest.raises(ImageDecodeError, match="larger than the 4 bytes that an image from the web"):
         read(f"{bucket}/b.png")
 

@@ -240,7 +240,7 @@ def test_a_missing_permission_is_an_error_of_ours(folder, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("t2i_pipelines.images.opening.open", refuse, raising=False)
+    monkeypatch.setattr("t2i_pipelines.images.files.open", refuse, raising=False)
     with pytest.raises(SourceError, match=r"cannot read '.*rows\.csv': Permission denied"):
         records(table)
 

@@ -13,7 +13,8 @@ from conftest import paint
 from web import serving
 
 from t2i_pipelines.errors import ImageDecodeError, SourceError
-from t2i_pipelines.images import count, limits, read, records, tar_member
+from t2i_pipelines.images import address, count, read, records
+from t2i_pipelines.images import files as tar_files
 from t2i_pipelines.operators.read_source import ReadSource
 
 MTIME = 1_420_000_000
@@ -177,7 +178,7 @@ def test_a_tar_without_pictures_is_an_error_before_any_work(tmp_path, content, m
 
 
 def test_what_is_wrong_with_one_sample_is_its_outcome(tmp_path, red, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_BYTES", 1000)
+    monkeypatch.setattr(address, "MAX_BYTES", 1000)
     monkeypatch.setattr("t2i_pipelines.images.sources.webdataset.SIDECAR_BYTES", 1000)
     tar = write_tar(
         tmp_path / "a.tar",
@@ -279,7 +280,7 @@ def test_a_tar_is_never_held_in_memory(tmp_path):
 def test_what_is_kept_of_a_tars_names_does_not_grow(tmp_path):
     """A TarFile remembers every member: half a kilobyte each."""
     tar = write_tar(tmp_path / "a.tar", {f"{n:05}.png": b"x" for n in range(5000)})
-    tar_member._listing.cache_clear()
+    tar_files._listing.cache_clear()
     next(records(tar))
     tracemalloc.start()
     assert sum(1 for _ in records(tar)) == 5000

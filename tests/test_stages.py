@@ -12,8 +12,7 @@ from conftest import paint
 from t2i_pipelines import InsertReport, build_insert_pipeline, sync
 from t2i_pipelines.images import records
 from t2i_pipelines.operators.image_decode import ImageDecode
-from t2i_pipelines.stages import Stopwatch, budget
-from t2i_pipelines.types import Batch, Outcome, Reason
+from t2i_pipelines.types import Batch, Outcome, Reason, Stopwatch, budget
 
 
 class Time:

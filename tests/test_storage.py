@@ -9,9 +9,9 @@ import pytest
 from stored import DIM, SPACE, random_units, row
 
 from t2i_pipelines import build_insert_pipeline
-from t2i_pipelines.collection import close, creation, open_collection
+from t2i_pipelines.collection import close, open_collection, schema
 from t2i_pipelines.collection.catalog import Catalog
-from t2i_pipelines.collection.indexes import build_params, depth
+from t2i_pipelines.collection.schema import build_params, depth
 from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.config.storage import Storage, check_supported
 from t2i_pipelines.errors import ConfigError
@@ -94,7 +94,7 @@ def test_replicas_are_loaded_once_the_index_is_there(made):
     assert list(calls) == ["describe_resource_group", "create_collection", "create_index", "load_collection"]
     assert calls["load_collection"][1] == {"replica_number": 2}
     assert "index_params" not in calls["create_collection"][1]  # which would load it, with one
-    assert calls["create_collection"][1]["properties"] == {creation.REPLICAS: "2"}
+    assert calls["create_collection"][1]["properties"] == {schema.REPLICAS: "2"}
 
 
 def test_more_replicas_than_query_nodes_are_refused_before_anything_is_made(made):
@@ -185,16 +185,16 @@ def test_a_description_is_read_back():
     from pymilvus import DataType
 
     described = {
-        "properties": {"mmap.enabled": "true", creation.REPLICAS: "3"},
+        "properties": {"mmap.enabled": "true", schema.REPLICAS: "3"},
         "fields": [
             {"name": "vector", "type": DataType.FLOAT16_VECTOR},
             {"name": "album", "type": DataType.VARCHAR, "is_partition_key": True},
         ],
     }
-    assert creation.read_storage(described) == Storage(
+    assert schema.read_storage(described) == Storage(
         vector_type="FLOAT16_VECTOR", mmap=True, partition_key="album", replica_number=3
     )
-    assert creation.read_storage({"fields": [{"name": "vector", "type": DataType.FLOAT_VECTOR}]}) == Storage()
+    assert schema.read_storage({"fields": [{"name": "vector", "type": DataType.FLOAT_VECTOR}]}) == Storage()
 
 
 def test_vectors_of_float16_go_in_and_come_back_through_pymilvus():
@@ -203,8 +203,8 @@ def test_vectors_of_float16_go_in_and_come_back_through_pymilvus():
 
     half = Storage(vector_type="FLOAT16_VECTOR")
     vectors = random_units(3)
-    stored = creation.as_stored(half, [row(at, one) for at, one in enumerate(vectors)])
-    (asked,) = creation.as_asked(half, {"data": list(vectors[:1]), "limit": 3})["data"]
+    stored = schema.as_stored(half, [row(at, one) for at, one in enumerate(vectors)])
+    (asked,) = schema.as_asked(half, {"data": list(vectors[:1]), "limit": 3})["data"]
     assert {one["vector"].dtype for one in stored} == {np.dtype(np.float16)} == {asked.dtype}
     sent = Prepare._prepare_placeholder_str([asked])
     assert vectors[0].astype(np.float16).tobytes() in sent
@@ -212,7 +212,7 @@ def test_vectors_of_float16_go_in_and_come_back_through_pymilvus():
         [{"id": "0", "vector": stored[0]["vector"].tobytes()}],
         [[{"id": "0", "distance": 1.0, "entity": {"vector": stored[0]["vector"].tobytes()}}]],
     ]
-    query, ((found,),) = (creation.as_read(half, answer) for answer in answers)
+    query, ((found,),) = (schema.as_read(half, answer) for answer in answers)
     for vector in (query[0]["vector"], found["entity"]["vector"]):
         assert vector.dtype == np.float32
         np.testing.assert_allclose(vector, vectors[0], atol=1e-3)
@@ -220,10 +220,10 @@ def test_vectors_of_float16_go_in_and_come_back_through_pymilvus():
 
 def test_vectors_of_float32_are_left_as_they_are():
     rows = [row("a", random_units(1)[0])]
-    assert creation.as_stored(Storage(), rows)[0] is rows[0]
+    assert schema.as_stored(Storage(), rows)[0] is rows[0]
     asked, answer = {"data": [1]}, [{"vector": b"1234"}]
-    assert creation.as_asked(Storage(), asked) is asked
-    assert creation.as_read(Storage(), answer) == [{"vector": b"1234"}]
+    assert schema.as_asked(Storage(), asked) is asked
+    assert schema.as_read(Storage(), answer) == [{"vector": b"1234"}]
 
 
 @pytest.mark.parametrize("value", [3, None, "x" * 256, "é" * 128, ["a"]])
@@ -232,7 +232,7 @@ def test_a_partition_key_that_is_no_text_is_refused_with_its_row(value):
     with pytest.raises(
         ConfigError, match="row 'a': 'album' is the partition key of this collection and must"
     ):
-        creation.as_stored(Storage(partition_key="album"), rows)
+        schema.as_stored(Storage(partition_key="album"), rows)
 
 
 def test_indexes_of_newer_servers_are_built_with_a_second_look():

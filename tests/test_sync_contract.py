@@ -8,7 +8,7 @@ import pytest
 from conftest import COLOURS, paint
 
 from t2i_pipelines import InsertReport, sync
-from t2i_pipelines.collection import scan as scanning
+from t2i_pipelines.collection import search as scanning
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import DeletionRefusedError, StoreError
 

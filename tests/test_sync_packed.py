@@ -9,10 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.images import packed, path_key, records
-from t2i_pipelines.jobs.sync.foresee import foresee
-from t2i_pipelines.jobs.sync.inventory import GONE, UNCHANGED, Inventory
-from t2i_pipelines.jobs.sync.spill import Spill
-from t2i_pipelines.jobs.sync.twins import Twins
+from t2i_pipelines.jobs.sync.inventory import GONE, UNCHANGED, Inventory, Spill
+from t2i_pipelines.jobs.sync.plan import Twins, foresee
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.types import Record
 

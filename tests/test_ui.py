@@ -16,7 +16,7 @@ from conftest import paint
 
 from t2i_pipelines import Searcher, build_insert_pipeline, testing
 from t2i_pipelines.errors import ConfigError, MissingExtraError, QueryError
-from t2i_pipelines.ui import EXAMPLES, build_ui, inserting, markup
+from t2i_pipelines.ui import EXAMPLES, build_ui, finding, markup
 from t2i_pipelines.ui.app import Latest
 from t2i_pipelines.ui.finding import Finder, Wanted
 
@@ -238,7 +238,7 @@ def test_an_empty_collection_and_too_high_a_wish_are_said(filled, tmp_path):
 def test_inserting_tells_how_far_it_is_and_what_failed(pictures, settings):
     (pictures / "sub").mkdir()
     (pictures / "sub" / "broken.jpg").write_bytes(b"no picture")
-    runs = list(inserting.insert(f" {pictures} ", settings))
+    runs = list(finding.insert(f" {pictures} ", settings))
     html = markup.inserted(runs[-1], settings)
     assert (runs[-1].total, runs[-1].is_over) == (8, True)
     assert "8 images: 7 inserted, 0 unchanged, 1 failed" in html
@@ -250,10 +250,10 @@ def test_inserting_tells_how_far_it_is_and_what_failed(pictures, settings):
 
 
 def test_a_run_under_way_shows_its_bar(settings):
-    run = inserting.Run("photos", total=40)
+    run = finding.Run("photos", total=40)
     assert re.search(r'<progress .*max="40" value="0">', markup.inserted(run, settings))
     assert "0 of 40" in markup.inserted(run, settings)
-    unknown = markup.inserted(inserting.Run("photos.tar"), settings)
+    unknown = markup.inserted(finding.Run("photos.tar"), settings)
     assert "value=" not in unknown
 
 

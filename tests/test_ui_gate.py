@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from t2i_pipelines.ui.gate import Gate
+from t2i_pipelines.ui.serving import Gate
 
 
 def status(path, host="127.0.0.1:7860", origin=None, kind="http"):

@@ -3,7 +3,7 @@
 import pytest
 
 from t2i_pipelines.errors import ConfigError, StoreUnavailableError
-from t2i_pipelines.ui.plainly import LONGEST, plainly
+from t2i_pipelines.ui.markup import LONGEST, plainly
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 from t2i_pipelines import build_search_pipeline
 from t2i_pipelines.collection.notes import read_note
 from t2i_pipelines.encoders import register_encoder
-from t2i_pipelines.search.relevance import keeping
-from t2i_pipelines.search.relevance.calibration import Calibration
+from t2i_pipelines.search import relevance
+from t2i_pipelines.search.relevance import Calibration
 from t2i_pipelines.types import Space
 
 DIM = 96
@@ -102,5 +102,5 @@ def finder(settings, **options):
 
 
 def stored(collection) -> Calibration | None:
-    text = read_note(collection, keeping.NOTE)
+    text = read_note(collection, relevance.NOTE)
     return None if text is None else Calibration.from_json(text)

@@ -41,8 +41,8 @@ from t2i_pipelines._towhee.door import (
     operator_class,
 )
 from t2i_pipelines._towhee.drawing import line, svg
+from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.errors import ConfigError, T2IError
-from t2i_pipelines.locks import Lock
 
 THREADS = 64
 """Threads that a pipeline may use at most; they are started only when needed."""

@@ -22,7 +22,6 @@ from t2i_pipelines.cli import (
     eval,
     finetune,
     info,
-    interrupt,
     models,
     reembed,
     search,
@@ -30,7 +29,7 @@ from t2i_pipelines.cli import (
     sync,
     ui,
 )
-from t2i_pipelines.cli import ray as on_ray
+from t2i_pipelines.cli import options as on_ray
 from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
@@ -58,7 +57,7 @@ from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, T2IError
 from t2i_pipelines.images import count, is_remote, records
-from t2i_pipelines.pipelines import demo
+from t2i_pipelines.pipelines import build
 from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
 from t2i_pipelines.types import Outcome
 
@@ -169,25 +168,25 @@ def insert(
 
 @app.command(name="demo")
 def run_demo(
-    source: Annotated[str, typer.Option(help="Images to try it on.")] = demo.SOURCE,
-    uri: Uri = demo.URI,
-    html: Annotated[Path, typer.Option(help="Page to write.")] = Path(demo.PAGE),
+    source: Annotated[str, typer.Option(help="Images to try it on.")] = build.SOURCE,
+    uri: Uri = build.URI,
+    html: Annotated[Path, typer.Option(help="Page to write.")] = Path(build.PAGE),
 ) -> None:
     """Insert photographs and drawings, ask questions in five languages, and write a page of the answers."""
-    if source == demo.SOURCE and not Path(source).exists():
+    if source == build.SOURCE and not Path(source).exists():
         raise ConfigError(
-            f"the images of the demo, in {demo.SOURCE}/, are in a checkout of the project, not in the "
+            f"the images of the demo, in {build.SOURCE}/, are in a checkout of the project, not in the "
             "package; run `t2i demo` there, or try your own images: t2i demo --source FOLDER"
         )
-    failed = _insert(source, None, uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL)
+    failed = _insert(source, None, uri=uri, collection_name=build.COLLECTION, model_name=build.MODEL)
     pipeline = build_search_pipeline(
-        uri=uri, collection_name=demo.COLLECTION, model_name=demo.MODEL, limit=demo.LIMIT
+        uri=uri, collection_name=build.COLLECTION, model_name=build.MODEL, limit=build.LIMIT
     )
-    results = [tuple(pipeline(query).get()) for query in demo.QUERIES]
+    results = [tuple(pipeline(query).get()) for query in build.QUERIES]
     for query, hits in results:
         console.show_hits(query, hits, pictures=False)
-    write_page(html, results, title=demo.TITLE, note=demo.NOTE, steps=demo.STEPS)
-    for purpose, command in demo.STEPS:
+    write_page(html, results, title=build.TITLE, note=build.NOTE, steps=build.STEPS)
+    for purpose, command in build.STEPS:
         console.out.print(f"{console.plain(purpose)}: [bold]{console.plain(command)}[/]", soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
 
@@ -199,7 +198,7 @@ def _insert(source: str, report: Path | None, **settings: Any) -> int:
         next(records(source, exclude=exclude))  # a source that is not there ends the run here
     _open_model(settings)
     with console.progress_bar(count(source, exclude=exclude)) as tally:
-        interrupt.now_say(tally.interrupted)
+        console.now_say(tally.interrupted)
         steps = insert_steps(pipe.input("source"), **settings)
         # a lambda, since Towhee deep-copies any other callable with all that it holds
         counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
@@ -236,7 +235,7 @@ def _common(
     ] = False,
 ) -> None:
     if context.invoked_subcommand not in ENDED_AT_ONCE:
-        interrupt.leave_to_python()
+        console.leave_to_python()
 
 
 def main() -> None:

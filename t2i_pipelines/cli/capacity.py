@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from t2i_pipelines.collection.advise import Advice, advise
-from t2i_pipelines.collection.capacity import INDEXES, capacity
+from t2i_pipelines.collection.sizing import INDEXES, Advice, advise, capacity
 from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.errors import ConfigError
 

@@ -9,8 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.insert_by import insert_by
-from t2i_pipelines.cli.options import Name, Token, Uri
+from t2i_pipelines.cli.options import Name, Token, Uri, insert_by
 from t2i_pipelines.jobs.backup import export_collection, import_collection
 from t2i_pipelines.jobs.bulk import insert_bulk
 

@@ -11,7 +11,7 @@ from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import Filter, Name, Token, Uri, Where
 from t2i_pipelines.cli.search import conditions
 from t2i_pipelines.collection import check_exists, open_collection
-from t2i_pipelines.search.results.address import near
+from t2i_pipelines.search.render import near
 
 Threshold = Annotated[
     float | None,

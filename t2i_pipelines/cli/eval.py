@@ -15,7 +15,7 @@ from t2i_pipelines.cli.options import BatchSize, Checkpoint, Device, Json, Templ
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Evaluation, compare, compare_to_published, evaluate, read_pairs
-from t2i_pipelines.evaluate.embed import OnProgress
+from t2i_pipelines.evaluate.index import OnProgress
 from t2i_pipelines.evaluate.metrics import check_metric
 from t2i_pipelines.evaluate.publications import check_protocol
 from t2i_pipelines.evaluate.report import Grid, grid

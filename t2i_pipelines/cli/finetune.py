@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import Checkpoint, Device
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.finetune import FinetuneOptions, finetune
@@ -114,7 +114,7 @@ class _Shown:
         self._bar, self._at = bar, recall_at
         self._task = bar.add_task("", total=None, told="")
         self._last: Told | None = None
-        interrupt.now_say(self._interrupted)
+        console.now_say(self._interrupted)
 
     def __call__(self, told: Told) -> None:
         """Take a step."""

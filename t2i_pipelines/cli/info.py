@@ -13,7 +13,7 @@ from rich.table import Table
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import Token, Uri
 from t2i_pipelines.collection import collection_names, open_collection
-from t2i_pipelines.collection.uri import parse_uri
+from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.errors import StoreError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

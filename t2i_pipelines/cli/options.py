@@ -1,17 +1,25 @@
-"""The options that several commands share."""
+"""The options that several commands share.
+
+From a function that inserts to what ``t2i insert`` does by it.
+
+``t2i insert --ray``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import Field, fields
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
+from t2i_pipelines.cli import console
 from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding
+from t2i_pipelines.jobs.ray import insert_distributed
+from t2i_pipelines.pipelines.report import InsertReport
 
 Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
 Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
@@ -130,3 +138,30 @@ def _option(one: Field[Any], type: Any) -> Any:
     flag = (f"--{one.name}",) if type is bool else ()
     kind = str if get_origin(type) is Literal else type
     return Annotated[kind, typer.Option(*flag, help=one.metadata["help"])]
+
+
+def insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:
+    """With a progress bar and a report; gives the number of failures.
+
+    :param run: takes a source, ``report=``, ``progress=`` and settings.
+    """
+
+    def insert(source: str, report: Path | None, **settings: Any) -> int:
+        with console.progress_bar(None) as tally:
+            console.now_say(tally.interrupted)
+            run(source, report=tally.report, progress=lambda outcome: tally.show(), **settings)
+        console.show_report(tally.report, report)
+        return tally.report.counts["failed"]
+
+    return insert
+
+
+Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]
+Address = Annotated[
+    str, typer.Option("--ray-address", help="Insert on the Ray cluster there, such as 10.0.0.1:6379.")
+]
+
+
+def insert_at(address: str) -> Callable[..., int]:
+    """Insert on the Ray cluster at ``address``, as ``t2i insert`` does here; gives the number of failures."""
+    return insert_by(partial(insert_distributed, address=address or None))

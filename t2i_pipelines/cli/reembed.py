@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
@@ -82,7 +82,7 @@ def run(
     }
     options: dict[str, Any] = {"pairs": pairs, "tolerance": tolerance, "force": force}
     with console.progress_bar(open_collection(**place).count(), "re-embedding") as tally:
-        interrupt.now_say(tally.interrupted)
+        console.now_say(tally.interrupted)
         done = tally.report
         result = reembed(report=done, progress=lambda outcome: tally.show(), **options, **settings)
     console.show_report(done, report)

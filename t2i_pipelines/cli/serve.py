@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.logging import RichHandler
 
-from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
@@ -120,7 +120,7 @@ def run(
     try:
         finished = serve(options, **settings)
     except KeyboardInterrupt:
-        raise typer.Exit(interrupt.EXIT_CODE) from None
+        raise typer.Exit(console.EXIT_CODE) from None
     if not finished:
         console.err.file.flush()
         os._exit(1)  # threads that are still inserting would keep the process

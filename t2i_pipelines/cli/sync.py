@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_pipelines.cli import console, interrupt
+from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import (
     Backend,
     BatchSize,
@@ -73,11 +73,11 @@ def run(
     }
     done = InsertReport()
     if dry_run:
-        interrupt.now_say(lambda: console.show_interruption(done))
+        console.now_say(lambda: console.show_interruption(done))
         sync(source, report=done, dry_run=True, progress=console.show_change, **settings)
     else:
         with console.progress_bar(count(source, exclude=exclude or ()), "syncing") as tally:
-            interrupt.now_say(tally.interrupted)
+            console.now_say(tally.interrupted)
             done = tally.report
             sync(source, report=done, progress=lambda outcome: tally.show(), **settings)
     console.show_report(done, report)

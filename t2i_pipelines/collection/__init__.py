@@ -10,8 +10,13 @@
     close()                                    # another process may open the file now
 """
 
-from t2i_pipelines.collection.collection import Collection
-from t2i_pipelines.collection.ledger import Ledger
-from t2i_pipelines.collection.opening import check_exists, close, collection_names, open_collection
+from t2i_pipelines.collection.collection import (
+    Collection,
+    check_exists,
+    close,
+    collection_names,
+    open_collection,
+)
+from t2i_pipelines.collection.rows import Ledger
 
 __all__ = ["Collection", "Ledger", "check_exists", "close", "collection_names", "open_collection"]

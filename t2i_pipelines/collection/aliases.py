@@ -18,9 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.collection import catalog, lite, schema
-from t2i_pipelines.collection.catalog import Catalog
+from t2i_pipelines.collection.catalog import BESIDE, LONGEST, RENAMED, Catalog, Entry, generation
 from t2i_pipelines.collection.connection import SLOW
-from t2i_pipelines.collection.entry import BESIDE, LONGEST, RENAMED, Entry, generation
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from t2i_pipelines.types import Space
 

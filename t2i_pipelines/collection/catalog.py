@@ -1,19 +1,107 @@
-"""What a database knows of one collection: whether it is there, for which model, and loaded."""
+"""What a database knows of one collection: whether it is there, for which model, and loaded.
+
+What a database tells of a collection, with the notes that are kept in it.
+
+Whether the Milvus at hand can store a collection as it was chosen.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-from t2i_pipelines.collection import creation, indexes, lite, schema, supported
+from t2i_pipelines.collection import lite, schema
 from t2i_pipelines.collection.connection import SLOW, Connection
-from t2i_pipelines.collection.entry import CHANGING, Entry, generation, read_entry
 from t2i_pipelines.collection.failures import NotLoadedError
-from t2i_pipelines.config.storage import AUTO, Storage
-from t2i_pipelines.errors import CollectionNotFoundError, StoreError
+from t2i_pipelines.collection.schema import read_storage
+from t2i_pipelines.config.storage import AUTO, Storage, check_supported
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, StoreError
 from t2i_pipelines.types import Space
+
+CHANGING = "t2i_pipelines.changing_until"
+"""Until when its index is being changed, seconds since 1970."""
+
+BESIDE = "t2i_pipelines.beside"
+"""Earlier targets of an alias, the latest first, separated by commas."""
+
+RENAMED = "t2i_pipelines.renamed_to"
+"""What a collection is about to be called, so that its name can become an alias."""
+
+LONGEST = 255
+"""Letters of a collection's name."""
+
+
+class Entry(NamedTuple):
+    """A collection as it was found.
+
+    :ivar identity: changes when the collection is dropped and made again.
+    :ivar real_name: what the collection is called if it was asked for by an alias.
+    :ivar index_type: empty where there is none yet.
+    :ivar changing_until: the index is being changed, for no longer than until then, seconds since 1970.
+    :ivar beside: real names of earlier targets of its alias, see :mod:`..collection.aliases`.
+    """
+
+    identity: Any
+    real_name: str
+    space: Space
+    index_type: str
+    changing_until: float = 0.0
+    storage: Storage = Storage()
+    beside: tuple[str, ...] = ()
+
+
+def read_entry(found: Mapping[str, Any], where: str) -> tuple[Entry, str]:
+    """A collection without its index type, from what ``describe_collection`` returned.
+
+    :return: the entry, and what the collection is about to be called, mostly empty.
+    :raises StoreError: If this library did not make the collection.
+    """
+    notes = found.get("properties") or {}
+    entry = Entry(
+        identity=(found.get("collection_id"), found.get("created_timestamp")),
+        real_name=found["collection_name"],
+        space=schema.read_space(found, where),
+        index_type="",
+        changing_until=float(notes.get(CHANGING, 0)),
+        storage=read_storage(found),
+        beside=tuple(filter(None, notes.get(BESIDE, "").split(","))),
+    )
+    return entry, notes.get(RENAMED, "")
+
+
+def generation(name: str, space: Space) -> str:
+    """Return the real name of a model's collection where ``name`` is the alias: the same at every run."""
+    made = "|".join([space.weights, space.preprocessing, str(space.dim), space.metric])
+    digest = hashlib.blake2b(made.encode(), digest_size=6).hexdigest()
+    return f"{name[: LONGEST - len(digest) - 1]}_{digest}"
+
+
+GROUP = "__default_resource_group"
+"""The query nodes that a server uses unless told otherwise."""
+
+
+def check(connection: Connection, storage: Storage, timeout: float) -> None:
+    """Pass if it can.
+
+    :raises ConfigError: Names the setting, and what this Milvus has and would need.
+    """
+    where = str(connection.address)
+    is_lite = connection.is_lite(timeout)
+    schema.check_index_type(storage.index_type, local=is_lite)
+    check_supported(storage, None if is_lite else connection.version(timeout), where)
+    if storage.replica_number > 1:
+        group = connection.call(
+            "describe_resource_group", GROUP, doing="counting query nodes", timeout=timeout
+        )
+        if group.num_available_node < storage.replica_number:
+            raise ConfigError(
+                f"replica_number={storage.replica_number} needs as many query nodes, and {where} has "
+                f"{group.num_available_node}"
+            )
+
 
 RECHECK = 5.0
 """Seconds after which a server is asked again: other processes may have recreated a collection there for
@@ -124,7 +212,7 @@ class Catalog:
         """
         from pymilvus import MilvusClient
 
-        supported.check(self._connection, storage, timeout)
+        check(self._connection, storage, timeout)
         # a reader must not find the collection half made: it would try to complete it
         with (
             self._connection.kept_open(),
@@ -138,7 +226,7 @@ class Catalog:
                 self._call("create_collection", max(seconds, 60.0), **arguments)
                 # apart from it: together they wait half a second for the index, and load one replica
                 self._make_index(space, index_type, timeout)
-                self._call("load_collection", SLOW, **creation.load_arguments(storage))
+                self._call("load_collection", SLOW, **schema.load_arguments(storage))
             except StoreError:
                 if self.find(timeout) is None:
                     raise
@@ -156,7 +244,7 @@ class Catalog:
         name = entry.real_name if entry is not None else ""
         if entry is not None and not entry.index_type:
             self._finish(entry, timeout)
-        replicas = creation.load_arguments(entry.storage) if entry else {}
+        replicas = schema.load_arguments(entry.storage) if entry else {}
         try:
             self._call("load_collection", SLOW, name, **replicas)
         except CollectionNotFoundError:
@@ -212,13 +300,13 @@ class Catalog:
         with self._connection.kept_open(), loading, self._connection.writing(timeout):
             entry = self.find(timeout)
             steps = self._ladder(timeout)
-            wanted = indexes.outgrown(entry.index_type, rows, steps) if entry else None
+            wanted = schema.outgrown(entry.index_type, rows, steps) if entry else None
             if entry is None or wanted is None:
                 return
             with nullcontext() if is_lite else self._nobody_searching(timeout):
                 self._drop_index(entry)
                 self._make_either(entry, wanted, timeout)
-                self._call("load_collection", SLOW, **creation.load_arguments(entry.storage))
+                self._call("load_collection", SLOW, **schema.load_arguments(entry.storage))
         self.forget()
 
     @contextmanager
@@ -253,7 +341,7 @@ class Catalog:
                 self._call("drop_index", SLOW, index_name="vector")
             except StoreError:
                 if tried == TRIES:
-                    self._call("load_collection", SLOW, **creation.load_arguments(entry.storage))
+                    self._call("load_collection", SLOW, **schema.load_arguments(entry.storage))
                     raise
                 time.sleep(0.1)
             else:
@@ -280,11 +368,11 @@ class Catalog:
 
     def _type(self, index_type: str, timeout: float) -> str:
         """The type that a collection begins with."""
-        return indexes.choice(0, self._ladder(timeout)) if index_type == AUTO else index_type
+        return schema.choice(0, self._ladder(timeout)) if index_type == AUTO else index_type
 
     def _ladder(self, timeout: float) -> Mapping[str, int]:
         connection = self._connection
-        return indexes.ladder(is_lite=connection.is_lite(timeout), version=connection.version(timeout))
+        return schema.ladder(is_lite=connection.is_lite(timeout), version=connection.version(timeout))
 
     def _remembered(self) -> Entry | None:
         since, entry = self._connection.entries.get(self._name, (0.0, None))

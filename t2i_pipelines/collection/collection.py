@@ -1,7 +1,11 @@
-"""A collection of images in Milvus: rows in, hits out, and the space that its vectors live in."""
+"""A collection of images in Milvus: rows in, hits out, and the space that its vectors live in.
+
+Open a collection by its settings, and close what was opened.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +16,20 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from t2i_pipelines.collection import creation, hits, schema
-from t2i_pipelines.collection.catalog import Catalog
-from t2i_pipelines.collection.connection import SLOW, Connection
+from t2i_pipelines._towhee.locks import Lock
+from t2i_pipelines.collection import lite, schema, search
+from t2i_pipelines.collection.catalog import Catalog, Entry
+from t2i_pipelines.collection.connection import SLOW, Address, Connection, connection_to, parse_uri
 from t2i_pipelines.collection.duplicates import Member, groups
-from t2i_pipelines.collection.entry import Entry
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
-from t2i_pipelines.collection.ledger import Ledger, chunks, is_one_of
-from t2i_pipelines.collection.rows import batches, check_rows
+from t2i_pipelines.collection.rows import Ledger, batches, check_rows, chunks, is_one_of
+from t2i_pipelines.collection.schema import check_index_type, check_name
 from t2i_pipelines.collection.search import Finder
-from t2i_pipelines.config.checks import check_share, check_whole_number
+from t2i_pipelines.config.checks import check_known, check_share, check_whole_number
 from t2i_pipelines.config.conditions import NUMBERS, TEXTS
 from t2i_pipelines.config.search import MAX_LIMIT, SearchArgs, SearchOptions
-from t2i_pipelines.config.storage import AUTO, Storage
-from t2i_pipelines.errors import CollectionNotFoundError
+from t2i_pipelines.config.storage import AUTO, HowStored, Storage, check_supported
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 from t2i_pipelines.types import Hit, Matrix, Space, Vector
 
 T = TypeVar("T")
@@ -102,7 +106,7 @@ class Collection:
             raise CollectionNotFoundError(
                 f"{self._where} does not exist yet; call prepare(space) before upsert"
             )
-        for batch in batches(creation.as_stored(entry.storage, check_rows(rows, entry.space.dim))):
+        for batch in batches(schema.as_stored(entry.storage, check_rows(rows, entry.space.dim))):
             self._send(batch)
             if self._connection.is_full(self._catalog.real_name):
                 self._write("flush", slow=True)
@@ -144,7 +148,7 @@ class Collection:
         """
         asked = replace(options or SearchOptions(), **more)
         entry = self._entry(of_model=True)
-        queries = hits.check_queries(vectors, entry.space.dim if entry else None)
+        queries = search.check_queries(vectors, entry.space.dim if entry else None)
         if entry is None or not len(queries):
             return [[] for _ in queries]
         found = Finder(self, entry, asked).find(queries)
@@ -171,7 +175,7 @@ class Collection:
         asked = replace(options or SearchOptions(), **more)
         check_whole_number("batch_size", batch_size, MAX_LIMIT)
         entry = self._entry(of_model=True)
-        (query,) = hits.check_queries(np.asarray(vector)[None], entry.space.dim if entry else None)
+        (query,) = search.check_queries(np.asarray(vector)[None], entry.space.dim if entry else None)
         found = iter(()) if entry is None else Finder(self, entry, asked).every(query)
         return iter(lambda: list(islice(found, batch_size)), [])
 
@@ -298,10 +302,10 @@ class Collection:
     def _read(self, method: str, seconds: float | None, arguments: dict[str, Any]) -> Any:
         if (entry := self._entry(of_model=method == "search")) is None:
             return None
-        asked = creation.as_asked(entry.storage, {**arguments, "consistency_level": self._consistency()})
+        asked = schema.as_asked(entry.storage, {**arguments, "consistency_level": self._consistency()})
         try:
             answer = self._loaded(lambda: self._call(method, seconds=seconds, **asked))
-            return creation.as_read(entry.storage, answer)
+            return schema.as_read(entry.storage, answer)
         except CollectionNotFoundError:  # dropped meanwhile, from elsewhere
             self._catalog.forget()
             return None
@@ -347,3 +351,100 @@ class Collection:
         doing, name = f"{method} in collection {self.name!r}", self._catalog.real_name
         timeout = self._timeout if seconds is None else seconds
         return self._connection.call(method, name, doing=doing, timeout=timeout, **arguments)
+
+
+_lock = Lock()
+_opened: dict[tuple[object, ...], Collection] = {}
+
+
+def open_collection(
+    uri: str | os.PathLike[str] = "milvus.db",
+    token: str = "",
+    collection_name: str = "image_collection",
+    timeout: float = 30.0,
+    index_type: str = AUTO,
+    **stored: Unpack[HowStored],
+) -> Collection:
+    """The collection of these settings: equal settings, the same object. Opens nothing yet.
+
+    :param uri: a file that ends in ``.db`` (Milvus Lite), or a server such as
+        ``http://localhost:19530``.
+    :param token: ``user:password`` or an API key; Milvus Lite needs none.
+    :param timeout: seconds that one call to the server may take.
+    :param index_type: used when the collection is made. ``AUTO`` is chosen by the number of rows, and again
+        whenever they are flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.schema`.
+    :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
+        :class:`~t2i_pipelines.config.Storage`. A server is asked whether it knows them only then.
+    :raises ConfigError: If one of them cannot work.
+    """
+    address = parse_uri(uri)
+    check_name(collection_name)
+    check_known(Storage, dict(stored))
+    storage = Storage(index_type=check_index_type(index_type, local=address.path is not None), **stored)
+    if address.path is not None:
+        check_supported(storage, None, str(address))
+    if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+    key = (address.uri, token, collection_name, float(timeout), storage)
+    with _lock:
+        if key not in _opened:
+            _opened[key] = Collection(
+                connection_to(address, token),
+                collection_name=collection_name,
+                timeout=float(timeout),
+                storage=storage,
+            )
+        return _opened[key]
+
+
+def collection_names(uri: str | os.PathLike[str] = "milvus.db", token: str = "") -> list[str]:
+    """Return the names of the collections of a database, sorted.
+
+    :raises CollectionNotFoundError: If a local database is not there.
+    :raises StoreError: If the database does not answer.
+    """
+    address = parse_uri(uri)
+    check_database(address)
+    found = connection_to(address, token).call("list_collections", doing="listing collections", timeout=30.0)
+    return sorted(found)
+
+
+def check_database(address: Address) -> None:
+    """Refuse a local database that is not there.
+
+    :raises CollectionNotFoundError: With the command that makes one.
+    """
+    if address.path is not None and not lite.exists(address.path):
+        raise CollectionNotFoundError(
+            f"there is no database {address}; insert images first: t2i insert FOLDER --uri {address}"
+        )
+
+
+def check_exists(
+    uri: str | os.PathLike[str] = "milvus.db", token: str = "", collection_name: str = "image_collection"
+) -> None:
+    """Refuse a collection that is not there.
+
+    :raises CollectionNotFoundError: Says whether the database or the collection is missing, and which
+        collections there are.
+    """
+    if open_collection(uri, token, collection_name).space() is not None:
+        return
+    address = parse_uri(uri)
+    names = ", ".join(collection_names(uri, token)) or "none"
+    raise CollectionNotFoundError(
+        f"there is no collection {collection_name!r} at {address}; its collections: {names} "
+        "(collection_name, --collection-name)"
+    )
+
+
+def close(uri: str | os.PathLike[str] | None = None) -> None:
+    """Close every collection, or those at ``uri``. They open again when they are used again.
+
+    A Milvus Lite database is released: another process may open it right after.
+    """
+    wanted = None if uri is None else parse_uri(uri).uri
+    with _lock:
+        chosen = [c for key, c in _opened.items() if wanted is None or key[0] == wanted]
+    for collection in chosen:
+        collection.close()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.errors import (
     CollectionNotFoundError,
     ConfigError,
@@ -17,7 +18,6 @@ from t2i_pipelines.errors import (
     StoreUnavailableError,
     T2IError,
 )
-from t2i_pipelines.locks import Lock
 
 COLLECTION_NOT_FOUND, NOT_LOADED, DATABASE_NOT_FOUND, CANNOT_CONNECT = 100, 101, 800, 2
 TIMEOUT = "FutureTimeoutError"  # of gRPC, and no TimeoutError

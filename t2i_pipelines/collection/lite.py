@@ -2,6 +2,15 @@
 
 A database is a directory. One process at a time may open it; within that process it is served over
 gRPC from threads, and ``MilvusClient.close()`` does not end that.
+
+Keeps FAISS from warning, on standard error, that a small segment of Milvus Lite has few rows to train on.
+
+An index of one list learns nothing from them anyway: it is the exact comparison.
+
+Who reads a Milvus Lite database, and who writes to it, take turns.
+
+It loses rows when writes and flushes overlap. And while it flushes, its memory is empty and the file not yet
+there that a search would look at: a search would not find rows that were acknowledged long before.
 """
 
 from __future__ import annotations
@@ -12,12 +21,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from t2i_pipelines._towhee.locks import Lock, Turns, in_forked_child
 from t2i_pipelines.errors import StoreError, StoreFormatError, StoreLockedError
-from t2i_pipelines.locks import Lock, in_forked_child
 
 INDEX_TYPES = ("AUTOINDEX", "FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 """What Milvus Lite can load again. It accepts any other name too, and then never opens the collection."""
@@ -211,3 +220,79 @@ def _disown_servers() -> None:
 
 
 in_forked_child(_disown_servers)
+
+
+class _Faiss:
+    """The module ``faiss``, whose IVF indexes need one row only."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._module, name)
+        if name not in ("IndexIVFFlat", "IndexIVFScalarQuantizer"):
+            return found
+
+        def make(*arguments: Any) -> Any:
+            index = found(*arguments)
+            index.cp.min_points_per_centroid = 1
+            return index
+
+        return make
+
+
+def quieten() -> None:
+    """Do so for the whole process, once."""
+    from milvus_lite.index import faiss_ivf_flat, faiss_ivf_sq8
+
+    for module in (faiss_ivf_flat, faiss_ivf_sq8):
+        if not isinstance(module.faiss, _Faiss):
+            module.faiss = _Faiss(module.faiss)
+
+
+_turns: dict[str, Turns] = {}
+
+
+@contextmanager
+def one_writer(database: str) -> Iterator[None]:
+    """Let one thread write while none reads; of a local database, also among forked children.
+
+    :param database: a path or a server's uri.
+    """
+    with _turns_of(database).alone() as is_first, _one_process(database) if is_first else nullcontext():
+        yield
+
+
+@contextmanager
+def reading(database: str) -> Iterator[None]:
+    """Keep those out who write; the one who writes may read.
+
+    Do nothing within the block that waits for one who writes.
+    """
+    with (
+        _turns_of(database).shared() as is_beside,
+        _one_process(database, shared=True) if is_beside else nullcontext(),
+    ):
+        yield
+
+
+def _turns_of(database: str) -> Turns:
+    with _lock:
+        return _turns.setdefault(database, Turns())
+
+
+@contextmanager
+def _one_process(database: str, *, shared: bool = False) -> Iterator[None]:
+    try:
+        import fcntl
+
+        handle = os.open(database, os.O_RDONLY)
+    except (ImportError, OSError):  # no such call on this system, or not a local database
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # a child that was forked meanwhile keeps the handle open
+        os.close(handle)

@@ -1,4 +1,9 @@
-"""Rows on their way in: checked before Milvus sees them, because it checks little or late."""
+"""Rows on their way in: checked before Milvus sees them, because it checks little or late.
+
+The only vectors that Milvus is given: float32, finite, not zero, of the right length.
+
+What a stored row says of its file, and how rows are asked for by id.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,85 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from t2i_pipelines.collection.schema import DIGEST_BYTES, ID_BYTES, PATH_BYTES
-from t2i_pipelines.collection.vectors import check_vectors
-from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.config.conditions import literal
+from t2i_pipelines.errors import ConfigError, VectorError
+from t2i_pipelines.types import Matrix, Vector
+
+SMALLEST_NORM = 1e-12
+"""A shorter vector has no direction that float32 could tell."""
+
+
+def check_vectors(
+    vectors: Sequence[Any], names: Sequence[str], dim: int, *, may_be_zero: bool = False
+) -> Matrix:
+    """N vectors (D,) -> (N, D) float32.
+
+    :param names: what each vector is called in a message, for example ``row 'a.jpg'``.
+    :param may_be_zero: as where distances are compared, not directions.
+    :raises VectorError: For the first that is of another length, not finite, or zero.
+    """
+    checked = [_as_vector(v, name, dim) for v, name in zip(vectors, names, strict=True)]
+    if not checked:
+        return np.empty((0, dim), np.float32)
+    matrix = np.stack(checked)
+    finite = np.isfinite(matrix)
+    for row in map(int, np.flatnonzero(~finite.all(axis=1))):
+        at = int(np.flatnonzero(~finite[row])[0])
+        raise VectorError(f"{names[row]}: the vector is not finite: {matrix[row, at]} at {at}")
+    if may_be_zero:
+        return matrix
+    norms = np.linalg.norm(matrix.astype(np.float64), axis=1)
+    for row in map(int, np.flatnonzero(norms < SMALLEST_NORM)):
+        raise VectorError(
+            f"{names[row]}: the vector is zero (its norm is {norms[row]:.3g}), so it has no "
+            f"direction to compare"
+        )
+    return matrix
+
+
+def _as_vector(vector: Any, name: str, dim: int) -> Vector:
+    try:
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            array = np.ascontiguousarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as err:
+        raise VectorError(f"{name}: the vector is not made of numbers: {err}") from err
+    if np.shape(vector) != (dim,):
+        raise VectorError(f"{name}: the vector has shape {np.shape(vector)}, the collection holds ({dim},)")
+    return array
+
+
+IDS_A_CALL = 1000
+
+
+class Ledger(NamedTuple):
+    """What a stored row says of its file: enough to see that it has not changed.
+
+    :ivar size: bytes.
+    :ivar mtime: nanoseconds since the epoch.
+    :ivar digest: hex digest of the content.
+    """
+
+    size: int
+    mtime: int
+    digest: str
+
+
+def chunks(ids: Sequence[str]) -> Iterator[list[str]]:
+    """The ids, each once, in as many lists as there will be calls."""
+    unique = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+    for start in range(0, len(unique), IDS_A_CALL):
+        yield unique[start : start + IDS_A_CALL]
+
+
+def is_one_of(ids: list[str]) -> str:
+    """The filter that finds these rows. Any text is safe in it."""
+    return f"id in {literal(ids)}"
+
 
 FIELDS = ("id", "vector", "path", "size", "mtime", "digest")
 """Every row has these. No metadata may go by one of these names."""

@@ -1,19 +1,218 @@
-"""What a collection looks like, and the note in it that tells which model filled it."""
+"""What a collection looks like, and the note in it that tells which model filled it.
+
+How a collection is stored: what Milvus is told when it is made, and how rows and answers are converted.
+
+Which index a collection has at which size, and how deep it is searched.
+
+Measured on 100,000 images as ``t2i_mini`` embeds them, for captions (``benchmarks/search_index.py``):
+vectors of words lie beside those of images, not among them, and an index that is built for neighbours finds
+them badly. HNSW with the usual ``ef`` of 64 has a recall@10 of 0.83, IVF that probes a tenth of its lists one
+of 0.93. So all rows are compared where that is quick, and a graph is denser and searched deeper than usual.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from t2i_pipelines.collection.creation import add_fields, properties
-from t2i_pipelines.collection.indexes import build_params
+import numpy as np
+
 from t2i_pipelines.collection.lite import INDEX_TYPES
+from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import ConfigError, ModelMismatchError, StoreError
 from t2i_pipelines.types import Space
+
+LITE = {"AUTOINDEX": -1, "FLAT": 0, "IVF_FLAT": 5_000}
+"""Of Milvus Lite, with the number of rows from which each is used. IVF has one list there and is FAISS's
+exact comparison; FLAT is done by NumPy and five times slower. In 8 bits a number (IVF_SQ8) it misses more
+than one in a hundred. AUTOINDEX, a graph, is what earlier versions of this library made."""
+
+SERVER = {"FLAT": 0, "HNSW": 100_000}
+"""Of a server: up to there HNSW is not quicker, at the same recall."""
+
+QUANTIZED = {"HNSW_SQ": 1_000_000}
+"""From Milvus 2.5 on: a graph over 8 bits a number, and the best of what it finds compared in 16."""
+
+GRAPH = {"M": 32, "efConstruction": 400}
+REFINED = {"sq_type": "SQ8", "refine": True, "refine_type": "FP16"}
+"""8 bits alone miss more than one in a hundred of the best ten."""
+REFINE_K = 2
+RABITQ_REFINE_K = 4
+"""Of one bit a number: Milvus's page of IVF_RABITQ tells to try 1 to 5."""
+LARGEST_EF, LARGEST_NPROBE = 32768, 65536
+
+
+def ladder(*, is_lite: bool, version: tuple[int, int]) -> Mapping[str, int]:
+    """Index types, each with the number of rows from which it is used, rising."""
+    if is_lite:
+        return LITE
+    return SERVER | QUANTIZED if version >= (2, 5) else SERVER
+
+
+def choice(rows: int, steps: Mapping[str, int]) -> str:
+    """The index type for that many rows."""
+    return [index_type for index_type, start in steps.items() if rows >= start][-1]
+
+
+def outgrown(index_type: str, rows: int, steps: Mapping[str, int]) -> str | None:
+    """The index type that should take this one's place, None if it may stay.
+
+    Never a smaller one, and never in place of one that is not on the ladder: that was chosen explicitly.
+    """
+    wanted = choice(rows, steps)
+    return wanted if steps.get(index_type, rows + 1) < steps[wanted] else None
+
+
+def build_params(index_type: str, *, is_lite: bool) -> dict[str, Any]:
+    """How the index is built."""
+    params: dict[str, Any] = {}
+    if index_type == "HNSW_SQ" and not is_lite:
+        params = GRAPH | REFINED
+    elif index_type.startswith("HNSW"):
+        params = dict(GRAPH)
+    elif index_type.startswith("IVF"):
+        params = {"nlist": 1 if is_lite else 1024}
+        if index_type == "IVF_RABITQ":
+            params |= {"refine": True, "refine_type": "SQ8"}
+    # Milvus Lite overlooks parameters unless they are in a field of their own
+    return {"params": params} if is_lite and params else params
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How an index of some type is searched.
+
+    :ivar rungs: numbers of hits that it is asked for; see
+        :class:`~t2i_pipelines.collection.search.Rankings`.
+    :ivar exact: it misses no row.
+    """
+
+    index_type: str
+    is_lite: bool
+    rungs: tuple[int, ...]
+    exact: bool
+
+    def params(self, rung: int, *, filtered: bool) -> dict[str, int]:
+        """Milvus's search parameters for a rung.
+
+        :param filtered: rows are left out. Milvus Lite walks the graph over them as over all others, and
+            finds the fewer the more are left out; a server compares all that are left if they are few.
+        """
+        if self.index_type.startswith("HNSW"):
+            refined = {"refine_k": REFINE_K} if self.index_type == "HNSW_SQ" and not self.is_lite else {}
+            return {"ef": LARGEST_EF if self.is_lite and filtered else 2 * rung} | refined
+        if self.index_type.startswith("IVF"):
+            refined = {"refine_k": RABITQ_REFINE_K} if self.index_type == "IVF_RABITQ" else {}
+            return {"nprobe": LARGEST_NPROBE if self.is_lite else 128} | refined
+        if self.index_type == "DISKANN":
+            return {"search_list": 2 * rung}
+        return {}
+
+
+def depth(index_type: str, *, is_lite: bool) -> Depth:
+    """How an index of this type is searched."""
+    if index_type == "AUTOINDEX" and is_lite:
+        index_type = "HNSW"  # what it is there
+    exact = index_type == "FLAT" or (is_lite and index_type.startswith("IVF"))
+    rungs = (2048, MAX_LIMIT) if exact else (512, 4096, MAX_LIMIT)
+    return Depth(index_type, is_lite, rungs, exact)
+
+
+KEY_BYTES = 255
+"""Of a value of the partition key, as UTF-8."""
+
+REPLICAS = "t2i_pipelines.replica_number"
+MMAP = "mmap.enabled"
+
+
+def properties(storage: Storage) -> dict[str, str]:
+    """What a collection keeps of how it is stored, beside its schema."""
+    kept = {MMAP: "true"} if storage.mmap else {}
+    return kept | ({REPLICAS: str(storage.replica_number)} if storage.replica_number > 1 else {})
+
+
+def load_arguments(storage: Storage) -> dict[str, Any]:
+    """Further arguments of ``load_collection``."""
+    return {"replica_number": storage.replica_number} if storage.replica_number > 1 else {}
+
+
+def add_fields(schema: Any, storage: Storage, dim: int) -> None:
+    """The vector, and the partition key if there is one."""
+    from pymilvus import DataType
+
+    schema.add_field("vector", DataType[storage.vector_type], dim=dim)
+    if storage.partition_key is not None:
+        schema.add_field(storage.partition_key, DataType.VARCHAR, max_length=KEY_BYTES, is_partition_key=True)
+
+
+def read_storage(description: Mapping[str, Any]) -> Storage:
+    """How a collection is stored, from what ``describe_collection`` returned; all but its index."""
+    from pymilvus import DataType
+
+    found = description.get("properties") or {}
+    chosen: dict[str, Any] = {"replica_number": int(found.get(REPLICAS, 1))}
+    chosen["mmap"] = str(found.get(MMAP, "")).lower() == "true"
+    for field in description.get("fields", ()):
+        if field["name"] == "vector" and field["type"] == DataType.FLOAT16_VECTOR:
+            chosen["vector_type"] = "FLOAT16_VECTOR"
+        if field.get("is_partition_key"):
+            chosen["partition_key"] = field["name"]
+    return Storage(**chosen)
+
+
+def as_stored(storage: Storage, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Checked rows as the collection takes them.
+
+    :raises ConfigError: If the partition key of one is no text, or too long. Names row and field.
+    """
+    key, half = storage.partition_key, storage.vector_type == "FLOAT16_VECTOR"
+    if key is None and not half:
+        return list(rows)
+    more = [{} if key is None else {key: _key(row, key)} for row in rows]
+    return [
+        {**row, **keyed, "vector": row["vector"].astype(np.float16) if half else row["vector"]}
+        for row, keyed in zip(rows, more, strict=True)
+    ]
+
+
+def as_asked(storage: Storage, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a search, with queries of the type that is stored."""
+    if storage.vector_type != "FLOAT16_VECTOR" or "data" not in arguments:
+        return arguments
+    return {**arguments, "data": [np.asarray(one, np.float16) for one in arguments["data"]]}
+
+
+def as_read(storage: Storage, answer: Any) -> Any:
+    """An answer of a query or a search, with vectors of float32: of float16, Milvus gives the bytes."""
+    if storage.vector_type != "FLOAT16_VECTOR":
+        return answer
+    for one in answer:
+        for row in one if isinstance(one, list) else [one]:
+            _widen(row.get("entity", row))
+    return answer
+
+
+def _key(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key, "")
+    if not isinstance(value, str) or len(value.encode()) > KEY_BYTES:
+        raise ConfigError(
+            f"row {row['id']!r}: {key!r} is the partition key of this collection and must be text of at most "
+            f"{KEY_BYTES} bytes, got {json.dumps(value, default=str):.300}"
+        )
+    return value
+
+
+def _widen(row: Any) -> None:
+    vector = row.get("vector")
+    if isinstance(vector, list) and len(vector) == 1 and isinstance(vector[0], bytes):
+        vector = vector[0]
+    if isinstance(vector, bytes):
+        row["vector"] = np.frombuffer(vector, np.float16).astype(np.float32)
+
 
 ID_BYTES, PATH_BYTES, DIGEST_BYTES = 128, 4096, 64
 NOTE = "t2i_pipelines"

@@ -9,10 +9,9 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from PIL import ImageColor
 
-from t2i_pipelines.config.checks import check_known, check_one_of, check_whole_number
+from t2i_pipelines.config.checks import check_known, check_one_of, check_whole_number, templates_of
 from t2i_pipelines.config.search import SearchArgs, SearchOptions
 from t2i_pipelines.config.storage import Storage, StorageArgs, VectorType
-from t2i_pipelines.config.templates import templates_of
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.types import Backend, Device, OnError, Precision
 
@@ -78,7 +77,7 @@ class Decoding:
         black in most formats.
     :ivar max_pixels: width times height at most, 1 to 2**40; larger images are refused undecoded.
     :ivar max_bytes: size of a local file at most, 1 to 2**40; larger files are refused unread. A remote file
-        and a member of a tar have at most :data:`t2i_pipelines.images.limits.MAX_BYTES`.
+        and a member of a tar have at most :data:`t2i_pipelines.images.address.MAX_BYTES`.
     :ivar reduce: ``auto`` decodes an image much larger than the model's input at a half, a quarter or an
         eighth of its size (cosine to the exact vector above 0.999); ``never`` computes as the reference.
     :ivar isolate: decode in processes of their own: a file that crashes or hangs its decoder then fails
@@ -152,9 +151,9 @@ class Settings:
         ``range_filter``, ``group_by``, ``collapse``, ``diversity`` and ``min_relevance``, see
         :class:`~t2i_pipelines.config.SearchOptions`.
     :ivar templates: search: texts that each text of a query is put into, whose vectors are averaged:
-        ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.templates`.
+        ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.checks`.
     :ivar exclude: insert: globs of files and folders that a folder, a glob, a bucket or a tar skips, such as
-        ``("drafts", "2019/*")``; see :class:`t2i_pipelines.images.sources.listing.Listing`.
+        ``("drafts", "2019/*")``; see :class:`t2i_pipelines.images.sources.record.Listing`.
     :ivar on_error: insert: ``record`` gives a bad image a row of its own, ``raise`` stops at the first.
     :ivar refresh: insert: read every image again, even where size and time are those that are stored,
         and fetch every URL again. Images whose content is the same are not embedded again.

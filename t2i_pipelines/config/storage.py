@@ -60,7 +60,7 @@ class Storage:
     """How a collection is stored. Looked at when it is made; one that is there stays as it is.
 
     :ivar index_type: ``AUTO`` is chosen by the number of rows, and again whenever they are flushed and have
-        grown past a limit; see :mod:`t2i_pipelines.collection.indexes`.
+        grown past a limit; see :mod:`t2i_pipelines.collection.schema`.
     :ivar vector_type: ``FLOAT16_VECTOR`` halves what vectors take in memory and on disk; a server's, from 2.4
         on.
     :ivar mmap: let a server keep on disk what it would hold in memory, and read it from there as needed; the

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from hashlib import blake2b
-from threading import Lock
 
 import numpy as np
 from cachetools import LRUCache
 
-from t2i_pipelines.config.templates import filled
+from t2i_pipelines.config.checks import filled
 from t2i_pipelines.encoders.vectors import mean_direction
 from t2i_pipelines.types import Encoder, Matrix, Vector
 
@@ -26,7 +26,7 @@ class CachedTexts:
     def __init__(self, encoder: Encoder, size: int = TEXTS_KEPT) -> None:
         self._encoder = encoder
         self._kept: LRUCache[bytes, Vector] = LRUCache(size)
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self.hits = self.misses = 0
 
     def __call__(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> list[Vector]:

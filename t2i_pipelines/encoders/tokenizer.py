@@ -2,6 +2,8 @@
 
 The cleaning is open_clip's, which is OpenAI's: mend broken Unicode, read HTML entities twice, make one
 space of many. CLIP reads lower case (``lower``), SigLIP also drops punctuation (``canonicalize``).
+
+Which writing systems a text uses, so that a model can say when it never learned one of them.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import gzip
 import html
 import string
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -19,11 +22,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines.encoders.scripts import scripts_of
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+# first word of a character's Unicode name -> script
+SCRIPTS = {
+    "LATIN": "Latin", "GREEK": "Greek", "CYRILLIC": "Cyrillic", "ARMENIAN": "Armenian", "HEBREW": "Hebrew",
+    "ARABIC": "Arabic", "SYRIAC": "Syriac", "DEVANAGARI": "Devanagari", "BENGALI": "Bengali",
+    "GURMUKHI": "Gurmukhi", "GUJARATI": "Gujarati", "ORIYA": "Oriya", "TAMIL": "Tamil", "TELUGU": "Telugu",
+    "KANNADA": "Kannada", "MALAYALAM": "Malayalam", "SINHALA": "Sinhala", "THAI": "Thai", "LAO": "Lao",
+    "TIBETAN": "Tibetan", "MYANMAR": "Myanmar", "GEORGIAN": "Georgian", "HANGUL": "Hangul",
+    "ETHIOPIC": "Ethiopic", "KHMER": "Khmer", "MONGOLIAN": "Mongolian", "HIRAGANA": "Hiragana",
+    "KATAKANA": "Katakana", "CJK": "Han",
+}  # fmt: skip
+
+
+def scripts_of(text: str) -> set[str]:
+    """The scripts of a text's letters, for example ``{"Latin", "Han"}``; digits and emoji have none."""
+    names = {unicodedata.name(char, "").partition(" ")[0] for char in set(text) if char.isalpha()}
+    return {SCRIPTS[name] for name in names if name in SCRIPTS}
+
 
 CONTEXT_LENGTH = 77  # open_clip's default
 STEP = 8

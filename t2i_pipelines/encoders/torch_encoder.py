@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from t2i_pipelines._towhee.locks import in_forked_child
 from t2i_pipelines.encoders.backends import choose_torch
 from t2i_pipelines.encoders.checkpoints import read_weights
 from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
 from t2i_pipelines.encoders.models import ModelInfo
-from t2i_pipelines.encoders.openai_clip import build_clip, encode_text
-from t2i_pipelines.encoders.openclip import build_openclip
+from t2i_pipelines.encoders.openai_clip import build_clip, build_openclip, encode_text
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, by_length
 from t2i_pipelines.errors import CheckpointError
-from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.types import EXACT, Compute, Image, Matrix, Space
 
 TEXTS_A_PASS = 256

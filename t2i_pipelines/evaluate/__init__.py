@@ -10,14 +10,12 @@
 Figures need the extra ``eval``; :class:`Pairs`, :func:`read_pairs` and :func:`first_ranks` do not.
 """
 
-from t2i_pipelines.evaluate.directions import Direction
-from t2i_pipelines.evaluate.evaluation import Evaluation, Speed
 from t2i_pipelines.evaluate.index import IndexFigures
-from t2i_pipelines.evaluate.metrics import METRICS, Metric
+from t2i_pipelines.evaluate.metrics import METRICS, Metric, first_ranks
 from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.evaluate.publications import PublishedComparison, compare_to_published, published
-from t2i_pipelines.evaluate.ranks import first_ranks
-from t2i_pipelines.evaluate.reading import read_pairs
+from t2i_pipelines.evaluate.reading import Direction, read_pairs
+from t2i_pipelines.evaluate.report import Evaluation, Speed
 from t2i_pipelines.evaluate.run import evaluate, evaluate_vectors
 from t2i_pipelines.evaluate.table import EvaluationTable, compare, evaluate_many
 

@@ -23,16 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.encoders.models import find
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.evaluate.directions import DEFAULT
-from t2i_pipelines.evaluate.evaluation import Evaluation
 from t2i_pipelines.evaluate.metrics import Metric
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
-from t2i_pipelines.evaluate.reading import read_pairs
-from t2i_pipelines.evaluate.report import Grid, as_html
+from t2i_pipelines.evaluate.reading import DEFAULT, read_pairs
+from t2i_pipelines.evaluate.report import Evaluation, Grid, as_html
 from t2i_pipelines.evaluate.run import evaluate
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 TOLERANCE = 0.3
 """Points by which two careful measurements of one model may differ: open_clip's table and CLIP_benchmark's

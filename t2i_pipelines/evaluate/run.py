@@ -9,12 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.config.checks import check_whole_number
+from t2i_pipelines.config.checks import check_whole_number, filled, templates_of
 from t2i_pipelines.config.settings import DEFAULT_MODEL, MAX_BATCH_SIZE, Settings
 from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError, SourceError, VectorError
-from t2i_pipelines.evaluate.directions import (
+from t2i_pipelines.evaluate.index import (
+    ALONE,
+    OnProgress,
+    Place,
+    Texts,
+    embed_pictures,
+    embed_texts,
+    through_index,
+)
+from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, rank_units, require_library, units
+from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
+from t2i_pipelines.evaluate.reading import (
     DEFAULT,
     TEXT_TO_IMAGE,
     Direction,
@@ -22,13 +33,7 @@ from t2i_pipelines.evaluate.directions import (
     check_ways,
     measure,
 )
-from t2i_pipelines.evaluate.embed import ALONE, OnProgress, Texts, embed_pictures, embed_texts
-from t2i_pipelines.evaluate.evaluation import Evaluation, Speed
-from t2i_pipelines.evaluate.index import Place, through_index
-from t2i_pipelines.evaluate.metrics import DEPTH, Bootstrap, require_library
-from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
-from t2i_pipelines.evaluate.ranks import rank_units, units
-from t2i_pipelines.search.query import filled, templates_of
+from t2i_pipelines.evaluate.report import Evaluation, Speed
 from t2i_pipelines.types import Backend, Device, Encoder, Matrix, Precision
 
 

@@ -1,7 +1,7 @@
 """Fine-tune a CLIP on one's own images and captions: ``finetune(pairs, model_name=...)``.
 
 The loss counts every caption that is known to be true of an image as right, so that captions which
-occur twice in a batch are no negatives of each other; see :mod:`t2i_pipelines.finetune.loss`. Needs the
+occur twice in a batch are no negatives of each other; see :mod:`t2i_pipelines.finetune.clip`. Needs the
 extra ``torch``; importing this does not import torch.
 """
 

@@ -1,18 +1,58 @@
-"""A CLIP in parts: two towers, and the two heads that take what towers give into the common space."""
+"""A CLIP in parts: two towers, and the two heads that take what towers give into the common space.
+
+The contrastive loss of images and captions, in which every true pair is a positive.
+
+With unit vectors ``u`` of captions and ``v`` of images, a scale ``s``, and ``T[i]`` the images that
+caption ``i`` is true of::
+
+    to image = - mean over i of mean over k in T[i] of log(exp(s u_i v_k) / sum over j of exp(s u_i v_j))
+
+``to caption`` is the same with captions and images exchanged, and the loss is the mean of the two. It is
+the bidirectional loss of UniCL (Yang et al. 2022, arXiv:2204.03610, equations 3 to 5), whose sum over
+positives stands outside of the logarithm, as in SupCon (Khosla et al. 2020, arXiv:2004.11362, equation 2).
+Where each caption has one image and each image one caption it is CLIP's InfoNCE.
+
+Images and captions to vectors, each side no more often than what learns makes necessary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from t2i_pipelines.finetune.loss import MOST_SCALE
-from t2i_pipelines.finetune.options import Train
+from t2i_pipelines.finetune.options import Augment, Train
 from t2i_pipelines.finetune.start import Start
+from t2i_pipelines.finetune.store import Store
 from t2i_pipelines.types import Compute
+
+MOST_SCALE = math.log(100)
+"""CLIP's bound of ``logit_scale`` (Radford et al. 2021, section 2.5)."""
+
+
+def contrast(
+    pictures: torch.Tensor, captions: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """The loss of a batch, in nats.
+
+    :param pictures: (N, D), of any length; each row a different image.
+    :param captions: (C, D), likewise.
+    :param truth: (C, N) bool: whether the caption is true of the image; every row and column has a True.
+    :param scale: what cosines are multiplied with, the inverse temperature.
+    """
+    logits = scale * F.normalize(captions, dim=-1) @ F.normalize(pictures, dim=-1).T
+    goal = truth.float()
+    to_picture = (goal / goal.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    to_caption = (goal / goal.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    return -(to_picture + to_caption) / 2
+
 
 HEADS = ("text_projection", "visual.proj", "visual.attnpool.c_proj.weight", "visual.attnpool.c_proj.bias")
 Weights = dict[str, torch.Tensor]
@@ -131,3 +171,97 @@ def _learns(name: str, train: Train) -> bool:
     if train == "heads":
         return name in HEADS
     return name.startswith("visual.") == (train == "image")
+
+
+AT_ONCE = 128
+"""Items that are embedded in one pass where nothing is learned."""
+
+Numbers = NDArray[np.int64]
+Encode = Callable[[Numbers], torch.Tensor]
+
+
+class Side(Protocol):
+    """One of the two sides: numbers of its items -> vectors."""
+
+    def __call__(self, numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
+        """(N,) -> (N, D).
+
+        :param seed: decides the crops; None takes the items as they are.
+        """
+
+
+class Whole:
+    """A side whose tower learns: every item goes through it every time."""
+
+    def __init__(self, encode: Callable[[Numbers, Sequence[int] | None], torch.Tensor]) -> None:
+        self._encode = encode
+
+    def __call__(self, numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
+        """(N,) -> (N, D); in several passes where nothing is learned."""
+        if torch.is_grad_enabled():
+            return self._encode(numbers, seed)
+        return torch.cat([self._encode(some, seed) for some in _parts(numbers)])
+
+
+class Cached:
+    """A side whose tower does not learn: what it gives is computed once, and only the head is left.
+
+    :param head: (N, W) -> (N, D); the identity where the head does not learn either.
+    """
+
+    def __init__(self, encode: Encode, head: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._encode = encode
+        self._head = head
+        self._numbers: Numbers = np.empty(0, np.int64)
+        self._features: torch.Tensor | None = None
+
+    def prepare(self, numbers: Numbers) -> None:
+        """Compute what will be needed; ``numbers`` ascend."""
+        with torch.no_grad():
+            self._features = torch.cat([self._encode(some) for some in _parts(numbers)])
+        self._numbers = numbers
+
+    def __call__(self, numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
+        """(N,) -> (N, D)."""
+        assert self._features is not None
+        return self._head(self._features[torch.from_numpy(np.searchsorted(self._numbers, numbers))])
+
+
+def sides_of(clip: Clip, store: Store, ids: NDArray[np.int64], augment: Augment) -> tuple[Side, Side]:
+    """(images, captions) for all images of a store and all captions."""
+
+    def see(numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
+        kind: Augment = "none" if seed is None else augment
+        return clip.see(torch.from_numpy(store.tensor(numbers.tolist(), kind, seed or ())))
+
+    def read(numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
+        return clip.read(torch.from_numpy(ids[numbers]))
+
+    pictures, captions = np.arange(len(store.digests)), np.arange(len(ids))
+    return (
+        _side(clip, "image", see, clip.image_head, pictures),
+        _side(clip, "text", read, clip.text_head, captions),
+    )
+
+
+def _side(
+    clip: Clip,
+    tower: Train,
+    encode: Callable[..., torch.Tensor],
+    head: Callable[[torch.Tensor], torch.Tensor],
+    numbers: Numbers,
+) -> Side:
+    if clip.train in ("all", tower):
+        return Whole(encode)
+    if clip.train != "heads":
+        frozen = Cached(encode, lambda vectors: vectors)
+        frozen.prepare(numbers)
+        return frozen
+    cached = Cached(encode, head)
+    with clip.headless():
+        cached.prepare(numbers)
+    return cached
+
+
+def _parts(numbers: Numbers) -> Iterator[Numbers]:
+    return (numbers[at : at + AT_ONCE] for at in range(0, len(numbers), AT_ONCE))

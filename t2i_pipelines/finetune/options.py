@@ -53,7 +53,7 @@ class FinetuneOptions:
     :ivar batch_size: pairs a batch, 2 to 65,536. What is no pair of a caption is its negative, so larger
         batches teach more.
     :ivar learning_rate: the highest; None takes one that is safe for the model's size and ``train``, see
-        :func:`t2i_pipelines.finetune.schedule.safe_rate`.
+        :func:`t2i_pipelines.finetune.trainer.safe_rate`.
     :ivar weight_decay: of matrices, AdamW's; biases, norms and the temperature do not decay.
     :ivar warmup_ratio: share of the steps in which the rate rises; then it falls to 0 by half a cosine.
     :ivar max_grad_norm: gradients of a larger L2 norm are scaled down to it.

@@ -15,19 +15,23 @@ import torch
 from t2i_pipelines.encoders.backends import choose_torch
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Pairs
-from t2i_pipelines.finetune import write
-from t2i_pipelines.finetune.blend import blended, choose_alpha
-from t2i_pipelines.finetune.clip import Clip
-from t2i_pipelines.finetune.material import Material, Texts, Truth, digest_of
+from t2i_pipelines.finetune.clip import Clip, sides_of
+from t2i_pipelines.finetune.material import Material, Order, Texts, Truth, digest_of
 from t2i_pipelines.finetune.options import FinetuneOptions
-from t2i_pipelines.finetune.order import Order
-from t2i_pipelines.finetune.result import FinetuneResult, Progress
-from t2i_pipelines.finetune.schedule import safe_rate
+from t2i_pipelines.finetune.result import (
+    FinetuneResult,
+    Progress,
+    blended,
+    choose_alpha,
+    export,
+    make_room,
+    write_model,
+    write_report,
+)
 from t2i_pipelines.finetune.scoring import Scoring
-from t2i_pipelines.finetune.sides import sides_of
 from t2i_pipelines.finetune.start import Start, open_start
 from t2i_pipelines.finetune.store import Store
-from t2i_pipelines.finetune.trainer import Trainer
+from t2i_pipelines.finetune.trainer import Trainer, safe_rate
 from t2i_pipelines.types import Compute
 
 log = logging.getLogger("t2i_pipelines.finetune")
@@ -71,7 +75,7 @@ def run(
         if path is not None and Path(path).expanduser().resolve() == folder.resolve():
             raise ConfigError(f"output_dir={str(folder)!r} is the model to start from; name a new folder")
     start = open_start(model_name, checkpoint_path)
-    write.make_room(folder, resume=options.resume, overwrite=options.overwrite)
+    make_room(folder, resume=options.resume, overwrite=options.overwrite)
     store, texts = Store(start.preprocess), Texts(start.tokenizer)
     try:
         materials = _materials(given, store, texts, options)
@@ -81,7 +85,7 @@ def run(
         store.close()
     unread = [outcome for one in given if one is not None for outcome in one.failed]
     result = replace(result, failed=(*unread, *store.failed))
-    write.write_report(folder, {"model_name": start.name, **result.as_dict(), "options": asdict(options)})
+    write_report(folder, {"model_name": start.name, **result.as_dict(), "options": asdict(options)})
     return result
 
 
@@ -140,10 +144,10 @@ def _tune(
             alpha = choose_alpha(clip, first, best.weights, inside, beyond, at, before=before[1])
     clip.set(blended(first, best.weights, alpha))
     after = inside.metrics(at), {} if beyond is None else beyond.metrics(at)
-    write.write_model(start, clip.module.state_dict(), folder)
+    write_model(start, clip.module.state_dict(), folder)
     return FinetuneResult(
         path=folder,
-        onnx=write.export(folder, start.name) if options.export else None,
+        onnx=export(folder, start.name) if options.export else None,
         before=before[0],
         after=after[0],
         outside_before=before[1],

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from t2i_pipelines.errors import FinetuneError
 from t2i_pipelines.evaluate import first_ranks
-from t2i_pipelines.finetune.clip import Clip
-from t2i_pipelines.finetune.loss import contrast
+from t2i_pipelines.finetune.clip import Clip, Side, contrast
 from t2i_pipelines.finetune.material import Material, Truth
-from t2i_pipelines.finetune.sides import Side
 from t2i_pipelines.types import Matrix
 
 MANY_RIGHT = 10

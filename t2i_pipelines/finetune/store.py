@@ -1,19 +1,24 @@
-"""The images of a run: each content once, fitted to the model, as many in memory as there is room for."""
+"""The images of a run: each content once, fitted to the model, as many in memory as there is room for.
+
+The checkpoint of a run that is under way: whole or not there, and only for the run that wrote it.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from t2i_pipelines.encoders.preprocess import Preprocess
-from t2i_pipelines.errors import FinetuneError, ImageDecodeError
+from t2i_pipelines.errors import ConfigError, FinetuneError, ImageDecodeError
 from t2i_pipelines.finetune.options import Augment
 from t2i_pipelines.images import decode, digest, path_key, read
 from t2i_pipelines.types import Image, Outcome, Reason
@@ -160,3 +165,38 @@ def vary(image: Image, augment: Augment, random: np.random.Generator) -> Image:
     if augment == "crop+flip" and random.random() < 0.5:
         part = part[:, ::-1]
     return np.ascontiguousarray(part)
+
+
+NAME, NEW = "training.pt", "training.pt.new"
+
+
+def save(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write the checkpoint in place of the one before.
+
+    :param run: what makes the run this run: its options, its model, its pairs.
+    """
+    new = folder / NEW
+    with new.open("wb") as file:
+        torch.save({"run": dict(run), "state": dict(state)}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / NAME)
+
+
+def load(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The state that a run was killed in; None if there is none.
+
+    :raises ConfigError: If it is another run's; names the first difference.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    for name, value in run.items():
+        if found["run"].get(name) != value:
+            raise ConfigError(
+                f"{path} is the checkpoint of a run with {name}={found['run'].get(name)!r}, this one has "
+                f"{value!r}; give the same to go on, resume=False to start over, or another output_dir"
+            )
+    state: dict[str, Any] = found["state"]
+    return state

@@ -17,12 +17,13 @@ call it, is ``towhee``.
 """
 
 from t2i_pipelines._towhee.door import known_operator, name_dc2, register
-from t2i_pipelines.hub.ann_insert import MilvusClientInsert, OsschatMilvusInsert
-from t2i_pipelines.hub.ann_search import MilvusClientSearch, OsschatMilvusSearch
-from t2i_pipelines.hub.clip import HubClip
-from t2i_pipelines.hub.image_decode import Cv2, Cv2Rgb
-from t2i_pipelines.hub.np_normalize import NpNormalize
-from t2i_pipelines.hub.output import harden_every_output
+from t2i_pipelines.hub.milvus import (
+    MilvusClientInsert,
+    MilvusClientSearch,
+    OsschatMilvusInsert,
+    OsschatMilvusSearch,
+)
+from t2i_pipelines.hub.operators import Cv2, Cv2Rgb, HubClip, NpNormalize, harden_every_output
 
 OPERATORS = {
     "image-decode/cv2": Cv2,

@@ -1,8 +1,7 @@
 """Where images come from, and how they are read."""
 
 from t2i_pipelines.images.address import is_remote, normal
-from t2i_pipelines.images.decode import checked_array, decode, pixels_of
-from t2i_pipelines.images.header import image_suffixes
+from t2i_pipelines.images.decode import checked_array, decode, image_suffixes, pixels_of
 from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
 from t2i_pipelines.images.source import count, distinct_records, path_key, records

@@ -7,6 +7,8 @@
     s3://bucket/a.jpg                        opened by fsspec
     tar://a.jpg::/shards/000.tar             a file in a tar, in fsspec's notation; the tar may be
     tar://a.jpg::s3://bucket/000.tar         anywhere
+
+How many bytes an image's file may have.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import re
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.errors import ImageDecodeError, SourceError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)(://|::.*://)", re.IGNORECASE)
 
@@ -145,3 +147,20 @@ def split_pattern(pattern: str) -> tuple[str, str]:
 def _file_link(address: str) -> str:
     """What of a chain names the file: the second link of ``simplecache::s3://...``, else the first."""
     return next((link for link in address.split("::") if "://" in link), address)
+
+
+MAX_BYTES = 64 << 20
+"""Of one image's file, over HTTP, on a remote filesystem, or in a tar."""
+
+
+def check_size(size: int) -> None:
+    """Refuse an image that is too large.
+
+    :param size: bytes, of the whole file or of what has been read so far.
+    :raises ImageDecodeError: If it is more than ``MAX_BYTES``.
+    """
+    if size > MAX_BYTES:
+        raise ImageDecodeError(
+            f"larger than the {MAX_BYTES:,} bytes that an image from the web, a bucket or a tar may have; "
+            "insert it from a local folder"
+        )

@@ -10,8 +10,8 @@ import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
+from t2i_pipelines._towhee.locks import Lock, in_forked_child
 from t2i_pipelines.images.read import read
-from t2i_pipelines.locks import Lock, in_forked_child
 
 THREADS = 64
 """Images that are fetched ahead at the same time, of all hosts together."""

@@ -2,6 +2,13 @@
 
 Each image is one GET. What may pass is tried again: no connection, no answer in time, a broken-off
 answer, 429, 5xx; ``Retry-After`` is honoured. Each host gets ``HOST_LIMIT`` requests at a time.
+
+URLs that strangers name are fetched from public addresses only.
+
+The address of a name is looked up once, checked, and connected to, so that an answer of the
+DNS that changes in between gains nothing; TLS is still checked against the name. Each redirect is a request
+of its own. `requests-hardened <https://github.com/saleor/requests-hardened>`_ does it: private, loopback,
+link-local (where clouds keep their metadata), shared, reserved and multicast addresses are refused.
 """
 
 from __future__ import annotations
@@ -16,11 +23,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from t2i_pipelines.errors import ImageDecodeError, SourceError
-from t2i_pipelines.images.address import is_http, split_url
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.limits import check_size
-from t2i_pipelines.locks import Lock, in_forked_child
+from t2i_pipelines._towhee.locks import Lock, in_forked_child
+from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceError, cause
+from t2i_pipelines.images.address import check_size, is_http, split_url
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -46,7 +51,7 @@ HOST_LIMIT = 8
 def fetch(url: str, *, only_public: bool = False) -> bytes:
     """Get what is at a URL; at most ``limits.MAX_BYTES``.
 
-    :param only_public: connect to public addresses only, see :mod:`t2i_pipelines.images.public`.
+    :param only_public: connect to public addresses only, see :mod:`t2i_pipelines.images.fetch`.
     :raises ImageDecodeError: Names the URL, and the status or what else went wrong.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt
@@ -107,7 +112,6 @@ def _session() -> Session:
 
 @cache
 def _public_session() -> Session:
-    from t2i_pipelines.images.public import restrict
 
     session = _new_session()
     restrict(session)
@@ -289,3 +293,39 @@ def _turn(name: str) -> Iterator[None]:
             host.callers -= 1
             if not host.callers:
                 del _hosts[name]
+
+
+PLATFORM = "168.63.129.16"
+"""Azure's own services, at an address that counts as public."""
+
+
+def restrict(session: Session) -> None:
+    """Let a session connect to public addresses only.
+
+    Proxies and passwords of this machine's environment are not used: a proxy would connect in our place.
+
+    :raises MissingExtraError: If requests-hardened is not installed.
+    """
+    import requests
+
+    try:
+        from requests_hardened.ip_filter import InvalidIPAddress
+        from requests_hardened.ip_filter_adapter import IPFilterAdapter
+    except ModuleNotFoundError as err:
+        raise MissingExtraError(
+            "requests-hardened is not installed; run: pip install 't2i-pipelines[serve]'"
+        ) from err
+
+    class PublicAdapter(IPFilterAdapter):  # type: ignore[misc, unused-ignore]
+        def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+            try:
+                host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
+            except InvalidIPAddress as err:
+                raise requests.exceptions.InvalidURL("its host has no public address") from err
+            if host["host"] == PLATFORM:
+                raise requests.exceptions.InvalidURL("its host has no public address")
+            return host, pool
+
+    session.trust_env = False
+    session.mount("http://", PublicAdapter(is_https_proto=False))
+    session.mount("https://", PublicAdapter(is_https_proto=True))

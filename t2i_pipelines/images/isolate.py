@@ -28,11 +28,11 @@ from typing import IO, Any, TypeAlias
 import cv2
 import numpy as np
 
+from t2i_pipelines._towhee.locks import in_forked_child
 from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images.decode import decode
 from t2i_pipelines.images.shrink import Side
-from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.types import Image
 
 Message: TypeAlias = tuple[dict[str, Any], bytearray]

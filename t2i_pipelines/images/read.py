@@ -6,13 +6,11 @@ import hashlib
 import os
 
 from t2i_pipelines.config.settings import Decoding
-from t2i_pipelines.errors import ImageDecodeError, T2IError
-from t2i_pipelines.images import limits
+from t2i_pipelines.errors import ImageDecodeError, T2IError, cause
+from t2i_pipelines.images import address as addresses
 from t2i_pipelines.images.address import normal, scheme
-from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.fetch import fetch
-from t2i_pipelines.images.opening import filesystem, open_regular
-from t2i_pipelines.images.tar_member import read_member
+from t2i_pipelines.images.files import filesystem, open_regular, read_member
 from t2i_pipelines.types import Record
 
 
@@ -21,7 +19,7 @@ def read(item: str | os.PathLike[str] | Record, max_bytes: int = Decoding.max_by
 
     :param item: a local path, ``file://``, ``http(s)://``, ``tar://member::archive``, any URL that fsspec
         opens; or a record, whose bytes may have come with it.
-    :param max_bytes: size of a local file at most; that of a remote one is ``limits.MAX_BYTES``.
+    :param max_bytes: size of a local file at most; that of a remote one is ``address.MAX_BYTES``.
     :raises ImageDecodeError: If it is missing, not a regular file, unreadable, empty or too large.
     """
     if isinstance(item, Record):
@@ -69,8 +67,8 @@ def _read_file(path: str, max_bytes: int) -> bytes:
 def _read_remote(address: str) -> bytes:
     try:
         fs, path = filesystem(address)
-        content: bytes = fs.cat_file(path, end=limits.MAX_BYTES + 1)
-        limits.check_size(len(content))
+        content: bytes = fs.cat_file(path, end=addresses.MAX_BYTES + 1)
+        addresses.check_size(len(content))
     except T2IError as err:
         raise ImageDecodeError(f"cannot read image {address}: {err}") from err
     except Exception as err:  # each filesystem has errors of its own

@@ -13,16 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Protocol
 
-from t2i_pipelines.errors import MissingExtraError, SourceError
+from t2i_pipelines.errors import MissingExtraError, SourceError, cause
 from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
-from t2i_pipelines.images.cause import cause
 from t2i_pipelines.images.packed import Ids, PackedDict
 from t2i_pipelines.images.sources import delimited, folder, json_lines, parquet, remote, webdataset
-from t2i_pipelines.images.sources.listing import Listing
-from t2i_pipelines.images.sources.record import brief, path_key, record_of, refused
+from t2i_pipelines.images.sources.record import Listing, brief, path_key, record_of, refused
 from t2i_pipelines.images.sources.table import plain_name
-from t2i_pipelines.stages import Skipped
-from t2i_pipelines.types import Record
+from t2i_pipelines.types import Record, Skipped
 
 __all__ = ["count", "distinct_records", "path_key", "records"]
 
@@ -71,7 +68,7 @@ def records(
     failed records; the rest is read.
 
     :param exclude: globs of files and folders to skip, such as ``thumbs`` or ``2019/*``; see
-        :class:`~t2i_pipelines.images.sources.listing.Listing`.
+        :class:`~t2i_pipelines.images.sources.record.Listing`.
     :param skipped: counts what is skipped, such as videos and thumbnails of NAS systems.
     :raises SourceError: If there is nothing to read; before the first record.
     :raises MissingExtraError: If fsspec needs a package for it that is not installed.

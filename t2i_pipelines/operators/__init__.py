@@ -4,14 +4,12 @@
 """
 
 from t2i_pipelines._towhee.door import register
+from t2i_pipelines.operators.base import Outcomes, Prefetch
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.following import MilvusFollow
 from t2i_pipelines.operators.image_decode import ImageDecode
-from t2i_pipelines.operators.milvus import MilvusInsert, SkipUnchanged
-from t2i_pipelines.operators.milvus_search import MilvusSearch
+from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.outcomes import Outcomes
-from t2i_pipelines.operators.prefetch import Prefetch
 from t2i_pipelines.operators.read_query import ReadQuery
 from t2i_pipelines.operators.read_source import ReadSource
 

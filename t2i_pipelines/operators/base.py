@@ -7,6 +7,10 @@
    fills in place: records that have a status are skipped, and none is added, dropped or moved.
 4. Given plain items, it raises at the first that it cannot work on. Given a batch, it does what
    ``on_error`` says: ``record`` ends that record as ``failed``, ``raise`` raises.
+
+The last step of inserting: one row an input.
+
+Remote images are asked for as soon as it is known that they are needed.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from t2i_pipelines._towhee.door import SharedType
-from t2i_pipelines.types import Batch, OnError, Record, Stage
+from t2i_pipelines.images import is_remote
+from t2i_pipelines.images.ahead import Ahead
+from t2i_pipelines.types import Batch, OnError, Outcome, Reason, Record, Stage, log_failure
 
 
 class Operator:
@@ -65,3 +71,47 @@ class ItemOperator(Operator, ABC):
         if self.on_error == "raise":
             raise err
         record.fail(err)
+
+
+class Outcomes(Operator):
+    """``ops.t2i.outcomes``: a batch -> rows ``(path, id, status, reason)``. For ``flat_map``."""
+
+    in_flight: ClassVar[int | None] = None
+
+    def __call__(self, batch: Batch) -> list[Outcome]:
+        """One row a record, in order; ``status`` is never missing."""
+        for record in batch.unfinished:
+            record.fail(f"{record.path}: no step of the pipeline finished it")
+        clock = batch.clock
+        fine = Reason("", "insert")
+        fine.clock = clock
+        rows = []
+        for record in batch:
+            outcome = record.outcome
+            clock.counts[outcome.status] += 1
+            if isinstance(outcome.reason, Reason):
+                outcome.reason.clock = clock
+                if outcome.status == "failed":
+                    log_failure(outcome.path, outcome.id, outcome.reason.stage, str(outcome.reason))
+            else:
+                outcome = outcome._replace(reason=fine)
+            rows.append(outcome)
+        if batch.last:
+            clock.log_end()
+        return rows
+
+
+class Prefetch(Operator):
+    """``ops.t2i.prefetch``: begin to fetch what a batch needs, and pass it on at once.
+
+    Batches wait behind this step, so that one slow host delays no other until all of them are full.
+    """
+
+    in_flight: ClassVar[int | None] = 8
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Begin with each record that is still needed, is remote, and has no bytes or other way to them."""
+        for record in batch.pending:
+            if record.content is None and record.ahead is None and is_remote(record.path):
+                record.ahead = Ahead(record.path).take
+        return batch

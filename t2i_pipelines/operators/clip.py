@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from t2i_pipelines.config.checks import templates_of
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders import load
 from t2i_pipelines.encoders.vectors import mean_direction
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.search.query import Blend, Query, check_text, each_operand, replaced, templates_of
+from t2i_pipelines.search.query import Blend, Query, check_text, each_operand, replaced
 from t2i_pipelines.types import (
     Backend,
     Device,
@@ -34,7 +35,7 @@ class Clip(ItemOperator):
     """``ops.t2i.clip``: images or texts -> vectors, not normalised.
 
     :param modality: ``image``, or ``text``, which takes what ``ops.t2i.read_query`` gives, images included.
-    :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.templates`.
+    :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.checks`.
     """
 
     stage: ClassVar[Stage] = "encode"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.collection.aliases import entry_of, space_of
 from t2i_pipelines.config.checks import check_known
 from t2i_pipelines.config.search import SearchArgs, SearchOptions
 from t2i_pipelines.encoders import model_of
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError
-from t2i_pipelines.locks import Lock
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.clip import Clip
-from t2i_pipelines.operators.milvus_search import MilvusSearch
+from t2i_pipelines.operators.milvus import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.read_query import ReadQuery
-from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.types import Space
 
 AS_STORED = "auto"

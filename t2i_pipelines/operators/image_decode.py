@@ -13,15 +13,25 @@ import numpy as np
 from PIL import Image as Pillow
 
 from t2i_pipelines._towhee.door import TowheeImage
+from t2i_pipelines._towhee.locks import in_forked_child
 from t2i_pipelines.config.settings import Decoding, DecodingArgs
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read
 from t2i_pipelines.images.shrink import Side
-from t2i_pipelines.locks import in_forked_child
 from t2i_pipelines.operators.base import ItemOperator
-from t2i_pipelines.stages import Stopwatch
-from t2i_pipelines.types import Backend, Batch, Device, Encoder, Image, OnError, Precision, Record, Stage
+from t2i_pipelines.types import (
+    Backend,
+    Batch,
+    Device,
+    Encoder,
+    Image,
+    OnError,
+    Precision,
+    Record,
+    Stage,
+    Stopwatch,
+)
 
 
 @cache

@@ -8,8 +8,7 @@ from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.operators.base import Operator
-from t2i_pipelines.stages import Stopwatch, log
-from t2i_pipelines.types import Batch, OnError, Record
+from t2i_pipelines.types import Batch, OnError, Record, Stopwatch, log
 
 BATCH_SIZE = Settings.batch_size
 

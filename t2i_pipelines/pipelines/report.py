@@ -10,11 +10,10 @@ from t2i_pipelines._towhee.door import DataQueue
 from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.images.source import path_key
 from t2i_pipelines.pipelines.build import build_insert_pipeline, shows_settings
-from t2i_pipelines.stages import Skipped, Stopwatch, budget, in_order
-from t2i_pipelines.types import Outcome, Reason
+from t2i_pipelines.types import Outcome, Reason, Skipped, Stopwatch, budget, in_order
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 STATUSES = ("inserted", "updated", "reused", "unchanged", "deleted", "skipped", "failed")
 SHOWN = 10
@@ -96,7 +95,7 @@ class InsertReport:
         return in_order(busy)
 
     def budget(self) -> str:
-        """One line, see :func:`t2i_pipelines.stages.budget`; empty where nothing was timed."""
+        """One line, see :func:`t2i_pipelines.types.budget`; empty where nothing was timed."""
         hints = {stage: hint for clock in self.clocks for stage, hint in clock.hints.items()}
         return budget(self.total, self.seconds, self.stages, hints) if self.clocks else ""
 

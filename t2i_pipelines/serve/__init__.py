@@ -8,7 +8,7 @@
     roots.py        the folders whose files may be inserted and shown
     batches.py      requests that come together are embedded and searched together
     jobs.py         inserts, which take their time
-    run.py          a server that finishes what it accepted
+    app.py          a server that finishes what it accepted
 
 Importing this package imports nothing of these; they need the extra ``serve``.
 """
@@ -50,10 +50,10 @@ def serve(options: ServeOptions | None = None, **settings: Any) -> bool:
     :raises CheckpointError: If the model cannot be loaded.
     """
     try:
-        from t2i_pipelines.serve import run
+        from t2i_pipelines.serve import app
     except ModuleNotFoundError as err:
         raise _missing(err) from err
-    return run.run(options or ServeOptions(), settings)
+    return app.run(options or ServeOptions(), settings)
 
 
 def _missing(err: ModuleNotFoundError) -> MissingExtraError:

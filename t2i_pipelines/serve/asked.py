@@ -17,13 +17,12 @@ from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.sources.record import record_of
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.search.query import Img, Like, Q, Query, check_text
-from t2i_pipelines.search.query.line import is_address, parse
+from t2i_pipelines.search.query_line import is_address, parse
 from t2i_pipelines.serve.models import Asked, Condition, InsertRequest, SearchRequest
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.serve.roots import Roots
-from t2i_pipelines.stages import Skipped
-from t2i_pipelines.types import Record
+from t2i_pipelines.types import Record, Skipped
 
 PICTURES = 8
 """Images that an expression may name."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from t2i_pipelines.config.search import SearchArgs
 from t2i_pipelines.errors import EncodeError, ImageDecodeError, QueryError, VectorError
-from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
 

@@ -16,8 +16,7 @@ from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
-from t2i_pipelines.stages import Skipped
-from t2i_pipelines.types import Outcome, Record
+from t2i_pipelines.types import Outcome, Record, Skipped
 
 KEPT = 1000
 """Jobs that are remembered after their end, and failures that each remembers."""

@@ -16,12 +16,11 @@ from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode
 from t2i_pipelines.images.address import is_http
+from t2i_pipelines.images.decode import identify
 from t2i_pipelines.images.fetch import fetch
-from t2i_pipelines.images.header import identify
 from t2i_pipelines.images.shrink import MARGIN
-from t2i_pipelines.search.results import Hits
-from t2i_pipelines.search.results.pictures import shrunk
-from t2i_pipelines.search.results.thumbnails import LONGEST, Thumbnail
+from t2i_pipelines.search.hits import Hits
+from t2i_pipelines.search.thumbnails import LONGEST, Thumbnail, shrunk
 from t2i_pipelines.serve.asked import HIDDEN
 from t2i_pipelines.serve.models import FailedInput, Found, Links, Result, StoredImage
 from t2i_pipelines.serve.options import ServeOptions

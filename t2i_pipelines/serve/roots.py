@@ -10,9 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from t2i_pipelines.errors import ImageDecodeError, QueryError
-from t2i_pipelines.images.address import is_http, scheme
-from t2i_pipelines.images.limits import check_size
-from t2i_pipelines.images.tar_member import read_member
+from t2i_pipelines.images.address import check_size, is_http, scheme
+from t2i_pipelines.images.files import read_member
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://[^\s'\",;)]+", re.IGNORECASE)
 _PATH = re.compile(r"(?:(?<![\w.:/>-])|(?<=:)(?!//))~?/[^\s'\",;:)]*[^\s'\",;:).]")

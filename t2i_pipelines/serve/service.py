@@ -18,7 +18,7 @@ from t2i_pipelines.errors import StoreError
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
-from t2i_pipelines.search.results import Hits
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.asked import Reader
 from t2i_pipelines.serve.batches import Batches
 from t2i_pipelines.serve.jobs import Jobs

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.errors import ConfigError, MissingExtraError
-from t2i_pipelines.pipelines.build import shows_settings
-from t2i_pipelines.pipelines.demo import QUERIES, TITLE
+from t2i_pipelines.pipelines.build import QUERIES, TITLE, shows_settings
 from t2i_pipelines.pipelines.searcher import Searcher
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import gradio as gr
 
 from t2i_pipelines.errors import QueryError, T2IError
 from t2i_pipelines.pipelines.searcher import Searcher
-from t2i_pipelines.ui import inserting, markup, serving
+from t2i_pipelines.ui import finding, markup, serving
 from t2i_pipelines.ui.finding import MOST, Finder, Found, Wanted
-from t2i_pipelines.ui.plainly import plainly
+from t2i_pipelines.ui.markup import plainly
 
 log = logging.getLogger("t2i_pipelines.ui")
 
@@ -187,7 +187,7 @@ class Page(gr.Blocks):
 
     def _insert(self, source: str) -> Iterator[str]:
         try:
-            for run in inserting.insert(source, self._settings):
+            for run in finding.insert(source, self._settings):
                 error = "" if run.error is None else self._sentence(run.error)
                 yield markup.inserted(run, self._settings, error)
         except Exception as err:

@@ -1,19 +1,102 @@
-"""How the page is served: to this machine alone, whatever the environment says."""
+"""How the page is served: to this machine alone, whatever the environment says.
+
+What Gradio's server answers for the page: the routes that the page needs, for this machine, and no others.
+
+Gradio has many more: it serves files, fetches from other hosts, describes its API, and keeps statistics.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.images.limits import MAX_BYTES
-from t2i_pipelines.ui.gate import LOOPBACK, Gate
+from t2i_pipelines.images.address import MAX_BYTES
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+ROUTES = re.compile(
+    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(?:assets|static)/.+"
+    r"|/gradio_api/(?:queue/(?:join|data)|upload|upload_progress|heartbeat/\w+|startup-events|theme\.css|cancel"
+    r"|app_id)/?"
+)
+
+POLICY = (
+    "default-src 'none'; "
+    # Gradio's page has scripts of its own in it, and makes functions of templates
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self'; manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'self'"
+)
+"""The browser asks no other host for anything, whatever the page holds."""
+
+_HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class Gate:
+    """ASGI middleware. Refuses other routes, other names of this host, and what other pages send.
+
+    A page from elsewhere that is open in the same browser could else insert, or read hits by a name of its
+    own that leads to 127.0.0.1 (DNS rebinding).
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        status = 404 if scope["type"] != "http" else _refused(scope)
+        if status:
+            await send({"type": "http.response.start", "status": status, "headers": list(_HEADERS)})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _refused(scope: Scope) -> int:
+    """The status to refuse with; 0 for none."""
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1")
+    origin = headers.get(b"origin")
+    if _parts(f"//{host}").hostname not in LOOPBACK:
+        return 403
+    if origin is not None and _parts(origin.decode("latin-1")).netloc != host:
+        return 403
+    return 0 if ROUTES.fullmatch(scope["path"]) else 404
+
+
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets that are not closed
+        return urlsplit("")
+
 
 SESSIONS = 100
 """Open pages whose last result is kept; each may hold an uploaded image."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from t2i_pipelines.finetune.loss import contrast
+from t2i_pipelines.finetune.clip import contrast
 from tools.drawings.network import encode_image, encode_text, to_tensor
 from tools.drawings.samples import Batch
 

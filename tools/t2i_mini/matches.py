@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2i_pipelines.search.relevance.background import background, embedded
-from t2i_pipelines.search.relevance.calibration import (
+from t2i_pipelines.search.relevance import (
     MATCH,
     NO_MATCH,
     Calibration,
+    background,
     calibrate,
+    embedded,
 )
 from t2i_pipelines.types import Encoder, Matrix
 from tools.drawings.captions import describe

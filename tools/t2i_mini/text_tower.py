@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 
-from t2i_pipelines.finetune.loss import contrast
+from t2i_pipelines.finetune.clip import contrast
 from tools.drawings.learning import encode_captions, make_optimiser, rate_at
 from tools.drawings.samples import is_true
 from tools.t2i_mini.space import DIMENSIONS, PhotoSpace

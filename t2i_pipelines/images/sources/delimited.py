@@ -13,11 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import scheme
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.sources.listing import Listing
-from t2i_pipelines.images.sources.record import brief, refused
+from t2i_pipelines.images.sources.record import Listing, brief, refused
 from t2i_pipelines.images.sources.table import (
     check_columns,
     not_utf8,

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from fnmatch import translate
 from itertools import takewhile
 
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.sources.listing import Listing
-from t2i_pipelines.images.sources.record import refused
+from t2i_pipelines.errors import cause
+from t2i_pipelines.images.sources.record import Listing, refused
 from t2i_pipelines.types import Record
 
 _Identity = tuple[int, int]

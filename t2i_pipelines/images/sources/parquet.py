@@ -10,12 +10,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import is_http
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.opening import open_binary
-from t2i_pipelines.images.sources.listing import Listing
-from t2i_pipelines.images.sources.record import refused
+from t2i_pipelines.images.files import open_binary
+from t2i_pipelines.images.sources.record import Listing, refused
 from t2i_pipelines.images.sources.table import check_columns, place_column, placed
 
 ROWS_AT_ONCE = 1000

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import below, split_pattern
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.opening import filesystem
-from t2i_pipelines.images.sources.listing import Listing
-from t2i_pipelines.images.sources.record import described, refused
+from t2i_pipelines.images.files import filesystem
+from t2i_pipelines.images.sources.record import Listing, described, refused
 from t2i_pipelines.types import Record
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")

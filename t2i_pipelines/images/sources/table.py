@@ -7,10 +7,9 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
-from t2i_pipelines.errors import SourceError
+from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import beside, name_of
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.opening import open_binary
+from t2i_pipelines.images.files import open_binary
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 

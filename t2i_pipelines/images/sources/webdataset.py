@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2i_pipelines.errors import ImageDecodeError, SourceError
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.limits import check_size
-from t2i_pipelines.images.opening import open_binary
-from t2i_pipelines.images.sources.listing import Listing
-from t2i_pipelines.images.sources.record import RESERVED, described, refused
+from t2i_pipelines.errors import ImageDecodeError, SourceError, cause
+from t2i_pipelines.images.address import check_size
+from t2i_pipelines.images.files import open_binary
+from t2i_pipelines.images.sources.record import RESERVED, Listing, described, refused
 from t2i_pipelines.types import Record
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")

@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 from t2i_pipelines.collection import check_exists, open_collection
 from t2i_pipelines.collection.notes import read_note
 from t2i_pipelines.errors import CopyError
-from t2i_pipelines.jobs.backup.fingerprint import Fingerprint
 from t2i_pipelines.jobs.backup.folder import Folder
-from t2i_pipelines.jobs.backup.manifest import Manifest, Part, claim
-from t2i_pipelines.jobs.backup.parquet import Writer
-from t2i_pipelines.jobs.backup.reading import pages
-from t2i_pipelines.search.relevance.keeping import NOTE as RELEVANCE
+from t2i_pipelines.jobs.backup.manifest import Fingerprint, Manifest, Part, claim
+from t2i_pipelines.jobs.backup.parquet import Writer, pages
+from t2i_pipelines.search.relevance import NOTE as RELEVANCE
 
 PART_ROWS = 100_000
 PART_BYTES = 256 << 20

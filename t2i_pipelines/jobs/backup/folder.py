@@ -9,10 +9,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from t2i_pipelines.errors import CopyError, SourceError, T2IError
+from t2i_pipelines.errors import CopyError, SourceError, T2IError, cause
 from t2i_pipelines.images import normal
-from t2i_pipelines.images.cause import cause
-from t2i_pipelines.images.opening import filesystem
+from t2i_pipelines.images.files import filesystem
 
 DIGEST_BYTES = 32
 A_READ = 1 << 20

@@ -16,10 +16,9 @@ from t2i_pipelines.config.storage import AUTO, HowStored
 from t2i_pipelines.errors import ConfigError, CopyError, ModelMismatchError, StoreError
 from t2i_pipelines.jobs.backup import parquet
 from t2i_pipelines.jobs.backup.exporting import Progress
-from t2i_pipelines.jobs.backup.fingerprint import Fingerprint
 from t2i_pipelines.jobs.backup.folder import Folder
-from t2i_pipelines.jobs.backup.manifest import Manifest, Part
-from t2i_pipelines.jobs.backup.reading import pages
+from t2i_pipelines.jobs.backup.manifest import Fingerprint, Manifest, Part
+from t2i_pipelines.jobs.backup.parquet import pages
 
 IfExists: TypeAlias = Literal["fail", "replace", "merge"]
 

@@ -12,18 +12,23 @@ $meta      string         the metadata of the row as one JSON object
 
 A dynamic field is one JSON column there, too, because rows need not have the same metadata; in pandas,
 ``frame["$meta"].map(json.loads)`` gives it as dicts.
+
+Every row of a collection with all that it holds, in memory that does not grow with the rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from t2i_pipelines.jobs.backup.fingerprint import metadata
+from t2i_pipelines.collection import Collection, search
+from t2i_pipelines.collection.failures import TooLargeError
+from t2i_pipelines.errors import StoreError
 from t2i_pipelines.jobs.backup.folder import Written
+from t2i_pipelines.jobs.backup.manifest import metadata
 
 META = "$meta"
 AT_ONCE = 2000
@@ -96,3 +101,37 @@ def ids(file: BinaryIO) -> Iterator[str]:
 
     for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(columns=["id"]):
         yield from batch.column("id").to_pylist()
+
+
+PAGE_BYTES = 8 << 20
+"""Of vectors. As Python's floats they take eight times as much."""
+
+MOST = 10_000
+
+
+def pages(collection: Collection, dim: int) -> Iterator[list[dict[str, Any]]]:
+    """Pages of rows in the order of their ids, smaller ones where much metadata makes an answer too large.
+
+    :param dim: of a vector.
+    :raises StoreError: If the database does not answer, or not with rows in order.
+    """
+
+    def read(forms: Sequence[Mapping[str, Any]], **arguments: Any) -> list[dict[str, Any]]:
+        return collection.read("query", seconds=collection.patience, **forms[0], **arguments) or []
+
+    last, most = "", max(1, min(MOST, PAGE_BYTES // (4 * dim)))
+    while True:
+        try:
+            for page in search.pages(read, ("vector", "*"), collection.is_lite, after=last, most=most):
+                yield page
+                last = page[-1]["id"]
+        except StoreError as err:
+            if most == 1 or not _is_too_large(err):
+                raise
+            most //= 2
+        else:
+            return
+
+
+def _is_too_large(err: StoreError) -> bool:
+    return isinstance(err, TooLargeError) or "exceed" in str(err)

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from t2i_pipelines.collection import Collection
-from t2i_pipelines.collection.connection import channel_options
+from t2i_pipelines.collection.connection import channel_options, parse_uri
 from t2i_pipelines.collection.failures import quiet, translate
-from t2i_pipelines.collection.uri import parse_uri
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 
 REST = (2, 4)

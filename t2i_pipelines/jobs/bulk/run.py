@@ -19,8 +19,7 @@ from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.jobs.backup.folder import Folder
 from t2i_pipelines.jobs.bulk.importer import importer_of
-from t2i_pipelines.jobs.bulk.operator import BulkInsert
-from t2i_pipelines.jobs.bulk.shipment import Shipment
+from t2i_pipelines.jobs.bulk.shipment import BulkInsert, Shipment
 from t2i_pipelines.pipelines.build import (
     OUTCOME_COLUMNS,
     checked,
@@ -29,8 +28,7 @@ from t2i_pipelines.pipelines.build import (
     vector_steps,
 )
 from t2i_pipelines.pipelines.report import InsertReport
-from t2i_pipelines.stages import Stopwatch
-from t2i_pipelines.types import Outcome
+from t2i_pipelines.types import Outcome, Stopwatch
 
 
 @shows_settings

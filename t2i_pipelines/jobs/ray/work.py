@@ -1,20 +1,27 @@
-"""What runs in Ray's processes: the operators of the pipelines, on one batch after the other."""
+"""What runs in Ray's processes: the operators of the pipelines, on one batch after the other.
+
+Images to vectors inside a job of your own: Ray Data, Spark, pandas or pyarrow.
+"""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, Unpack
 
+import numpy as np
+
+from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.encoders import register_encoder
-from t2i_pipelines.errors import SourceError, T2IError
-from t2i_pipelines.images import records
-from t2i_pipelines.jobs.ray.parts import Part
-from t2i_pipelines.jobs.ray.shipment import Shipment, packed, unpacked
+from t2i_pipelines.errors import ConfigError, SourceError, T2IError
+from t2i_pipelines.images import digest, records
+from t2i_pipelines.images.sources.record import brief, record_of, refused
+from t2i_pipelines.jobs.ray.parts import Part, Shipment, packed, unpacked
 from t2i_pipelines.operators import OPERATORS
-from t2i_pipelines.types import Batch
+from t2i_pipelines.pipelines.build import insert_arguments, shows_settings
+from t2i_pipelines.types import Batch, Matrix, Record, Vector
 
 PART = "part"
 
@@ -125,3 +132,109 @@ def _lighten(batch: Batch) -> None:
             record.vector = record.twin = None
             if record.status != "failed":
                 record.metadata = {}
+
+
+ADDED = ("id", "vector", "error")
+
+B = TypeVar("B")
+
+
+@shows_settings
+def embed_batch(batch: B, *, column: str = "path", **settings: Unpack[SettingsArgs]) -> B:
+    """Add a vector to each row of a batch: ``dataset.map_batches(embed_batch)``.
+
+    Of the same kind as ``batch`` and as long, with three more columns:
+
+    * ``id``: the primary key that inserting gives this path; the row's own where the batch has an ``id``;
+      for bytes without one, the digest of the bytes;
+    * ``vector``: D numbers, float32, of unit length. In a dict one (N, D) array, where the rows of failures
+      are NaN; in a data frame an array a row, in a table a list, missing for failures;
+    * ``error``: empty, or one sentence. A bad image is a row with an error, and ends no job.
+
+    The model is loaded once in each process. With Spark::
+
+        frame.mapInPandas(lambda frames: (embed_batch(one) for one in frames),
+                          "path string, id string, vector array<float>, error string")
+
+    :param batch: a dict of arrays or lists of one length, a ``pandas.DataFrame``, or a ``pyarrow.Table``.
+    :param column: holds what to embed: a path or a URL, or the bytes of a file.
+    :param settings: see :class:`t2i_pipelines.config.Settings`; those of model and decoding count, and
+        ``batch_size`` for one pass of the model.
+    :raises ConfigError: If a setting is wrong, or the batch has no such column.
+    :raises CheckpointError: If the model's files are missing.
+    """
+    given = insert_arguments({**settings, "on_error": "record"})
+    values = _column(batch, column)
+    ids = _column(batch, "id") if "id" in _names(batch) else [None] * len(values)
+    records = [_record(value, id, column) for value, id in zip(values, ids, strict=True)]
+    operators = [
+        OPERATORS["t2i/image-decode"](**given["image_decode"]),
+        OPERATORS["t2i/clip"](**given["clip"]),
+        OPERATORS["t2i/normalize"](**given["normalize"]),
+    ]
+    size = given["read_source"]["batch_size"]
+    for at in range(0, len(records), size):
+        some = Batch(records[at : at + size])
+        for operator in operators:
+            operator(some)
+    dim = 0 if any(record.vector is not None for record in records) else operators[1].encoder.space.dim
+    return _with(batch, records, dim)  # type: ignore[no-any-return]
+
+
+def _record(value: Any, id: Any, column: str) -> Record:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        content = bytes(value)
+        key = digest(content) if id is None else str(id)
+        return Record(f"<{column} {key}>", key, content=content)
+    named = {} if id is None else {"id": id}
+    try:
+        return record_of({"path": value, **named})
+    except (TypeError, ValueError) as err:  # a path with a null character, for one
+        return refused(brief(value), f"cannot read image {brief(value)}: {err}")
+
+
+def _names(batch: Any) -> list[str]:
+    if isinstance(batch, Mapping):
+        return list(batch)
+    names = getattr(batch, "column_names", getattr(batch, "columns", None))
+    if names is None:
+        raise ConfigError(
+            f"a batch is a dict of arrays, a pandas.DataFrame or a pyarrow.Table; got {type(batch).__name__}"
+        )
+    return [str(name) for name in names]
+
+
+def _column(batch: Any, name: str) -> list[Any]:
+    if name not in (names := _names(batch)):
+        raise ConfigError(f"the batch has no column {name!r}; it has {', '.join(names)}: say column=")
+    values = batch[name]
+    return values.to_pylist() if hasattr(values, "to_pylist") else list(values)
+
+
+def _with(batch: Any, records: list[Record], dim: int) -> Any:
+    """The batch with the columns of :data:`ADDED`."""
+    ids, errors = [record.id for record in records], [record.reason for record in records]
+    vectors = [record.vector for record in records]
+    if isinstance(batch, Mapping):
+        columns = (np.array(ids, object), _matrix(vectors, dim), np.array(errors, object))
+        return {**batch, **dict(zip(ADDED, columns, strict=True))}
+    if hasattr(batch, "assign"):
+        return batch.assign(id=ids, vector=vectors, error=errors)
+    import pyarrow as pa
+
+    kinds = (pa.string(), pa.list_(pa.float32()), pa.string())
+    for name, values, kind in zip(ADDED, (ids, vectors, errors), kinds, strict=True):
+        if name in batch.column_names:
+            batch = batch.drop_columns([name])
+        batch = batch.append_column(name, pa.array(values, kind))
+    return batch
+
+
+def _matrix(vectors: list[Vector | None], dim: int) -> Matrix:
+    """(N, D); the rows of what has no vector are NaN."""
+    there = [vector for vector in vectors if vector is not None]
+    matrix = np.full((len(vectors), len(there[0]) if there else dim), np.nan, np.float32)
+    for row, vector in zip(matrix, vectors, strict=True):
+        if vector is not None:
+            row[:] = vector
+    return matrix

@@ -1,4 +1,7 @@
-"""Embed the images of a collection by another model, and switch its name to the result."""
+"""Embed the images of a collection by another model, and switch its name to the result.
+
+Switch a name back to its earlier target, or delete that.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Unpack
 
-from t2i_pipelines.collection import aliases, open_collection
-from t2i_pipelines.collection.entry import generation
+from t2i_pipelines.collection import Collection, aliases, open_collection
+from t2i_pipelines.collection.catalog import generation
 from t2i_pipelines.collection.notes import read_note, write_note
 from t2i_pipelines.config.checks import check_share
 from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.encoders import load_encoder, load_space
-from t2i_pipelines.errors import SwapRefusedError
+from t2i_pipelines.errors import ConfigError, SwapRefusedError
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.jobs.reembed.checking import Checks
 from t2i_pipelines.jobs.reembed.work import Work, by_name, entry_of
 from t2i_pipelines.pipelines.build import checked, shows_settings
 from t2i_pipelines.pipelines.report import InsertReport
-from t2i_pipelines.search.relevance.keeping import calibration_of
-from t2i_pipelines.stages import Stopwatch
-from t2i_pipelines.types import Outcome
+from t2i_pipelines.search.relevance import calibration_of
+from t2i_pipelines.types import Outcome, Stopwatch
 
 UNFINISHED = "t2i_pipelines.catch_up_from"
 """A note in the new collection: which one it must still be compared with."""
@@ -128,3 +130,43 @@ def _ended(work: Work, place: dict[str, Any]) -> Reembedding:
             f"{place['collection_name']!r} is of this model already, so there was nothing to do"
         )
     return Reembedding(work.report, before or work.new.name, work.new.name, None)
+
+
+def roll_back(**settings: Unpack[SettingsArgs]) -> tuple[str, str]:
+    """Switch the name back to its earlier target; nothing is embedded. A second call switches forth again.
+
+    What was inserted or deleted since is not in that collection; :func:`~t2i_pipelines.jobs.reembed.reembed`
+    with its model moves the name back with all of it.
+
+    :param settings: ``uri``, ``token``, ``collection_name`` and ``timeout``.
+    :return: real names of the target before and after.
+    :raises ConfigError: If it is no alias, or its earlier target is gone.
+    """
+    named, real_name, others = _others(settings)
+    if not others:
+        raise ConfigError(
+            f"{named.name!r} stands for {real_name!r}, and for nothing before that is still there"
+        )
+    aliases.move(named, others[0])
+    aliases.wait_for_others(named)
+    return real_name, others[0]
+
+
+def drop_old(**settings: Unpack[SettingsArgs]) -> list[str]:
+    """Delete the earlier targets of the name. Searches by their models fail from then on.
+
+    :param settings: ``uri``, ``token``, ``collection_name`` and ``timeout``.
+    :return: their real names.
+    """
+    _, _, others = _others(settings)
+    for name in others:
+        by_name(checked(settings)[1], name).drop()
+    return others
+
+
+def _others(settings: SettingsArgs) -> tuple[Collection, str, list[str]]:
+    """Return the collection by its name, its target, and its earlier targets that are there."""
+    _, place, _ = checked(settings)
+    named = open_collection(**place)
+    entry = entry_of(named, place)
+    return named, entry.real_name, [name for name in entry.beside if by_name(place, name).space() is not None]

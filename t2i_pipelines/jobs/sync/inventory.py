@@ -1,8 +1,14 @@
-"""What a collection holds, in memory: enough to see which files are new, changed, moved or gone."""
+"""What a collection holds, in memory: enough to see which files are new, changed, moved or gone.
+
+Records that wait for their turn, outside of memory.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import pickle
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_pipelines.images.packed import Ids, Packed, find, packed
-from t2i_pipelines.types import content_of
+from t2i_pipelines.types import Record, content_of
 
-FIELDS = ("size", "mtime", "digest")
+STAMP_FIELDS = ("size", "mtime", "digest")
 """What a scan of the collection must bring beside ``id``."""
 
 GONE, UNCHANGED, PENDING, FAILED = range(4)
@@ -35,7 +41,7 @@ class Inventory:
         for page in pages:
             keys.append(packed([self.ids.pack(row["id"], remember=True) for row in page]))
             contents.append(packed([content_key(row["digest"]) for row in page]))
-            stamps.append(np.array([stamp(*(row[name] for name in FIELDS)) for row in page], np.uint64))
+            stamps.append(np.array([stamp(*(row[name] for name in STAMP_FIELDS)) for row in page], np.uint64))
         self.keys: Packed = _joined(keys)
         order = np.argsort(self.keys)
         self.keys = self.keys[order]
@@ -87,3 +93,39 @@ def stamp(size: int, mtime: int, digest: str) -> int:
     """
     text = f"{size} {mtime} {digest.partition(':')[2]}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+IN_MEMORY = 16 << 20
+"""Bytes; beyond that a temporary file is written, which has no name and goes with the process."""
+
+
+class Spill:
+    """Records in, and the same out again as often as one likes; each time new objects."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by close
+        self._kept: list[Sequence[Record] | None] = []
+        self._count = 0
+
+    def close(self) -> None:
+        """Release memory and file."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Put some aside. What cannot be pickled, such as odd metadata, stays in memory."""
+        try:
+            written = pickle.dumps(list(records), pickle.HIGHEST_PROTOCOL)
+        except Exception:  # a class may raise what it likes
+            self._kept.append(records)
+        else:
+            self._kept.append(None)
+            self._file.write(written)
+        self._count += len(records)
+
+    def __iter__(self) -> Iterator[Record]:
+        self._file.seek(0)
+        for kept in self._kept:
+            yield from map(copy.copy, kept) if kept is not None else pickle.load(self._file)

@@ -18,17 +18,13 @@ from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.packed import SIZE, Packed
-from t2i_pipelines.images.sources.listing import kind_of
-from t2i_pipelines.jobs.sync.foresee import foresee
-from t2i_pipelines.jobs.sync.inventory import FAILED, FIELDS, GONE, Inventory, content_key
-from t2i_pipelines.jobs.sync.plan import Plan
-from t2i_pipelines.jobs.sync.spill import Spill
-from t2i_pipelines.jobs.sync.twins import Twins
+from t2i_pipelines.images.sources.record import kind_of
+from t2i_pipelines.jobs.sync.inventory import FAILED, GONE, STAMP_FIELDS, Inventory, Spill, content_key
+from t2i_pipelines.jobs.sync.plan import Plan, Twins, foresee
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.pipelines.report import InsertReport
-from t2i_pipelines.stages import Skipped, Stopwatch, log, log_failure
-from t2i_pipelines.types import Outcome, Record
+from t2i_pipelines.types import Outcome, Record, Skipped, Stopwatch, log, log_failure
 
 MOST_DELETED = 0.2
 """Of the stored rows; more need ``force=True``."""
@@ -98,7 +94,7 @@ def sync(
         space = load_space(**model)
     with clock.busy("scan"):
         collection.verify(space)
-        inventory = Inventory(collection.scan(FIELDS))
+        inventory = Inventory(collection.scan(STAMP_FIELDS))
     with closing(Spill()) as waiting:
         plan = Plan(inventory, waiting, chosen.refresh)
         nameless = 0

@@ -1,0 +1,284 @@
+"""The hits of one query.
+
+The hits of several queries.
+
+Several queries and their hits as one self-contained HTML page: no script, no link out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias, overload
+
+from PIL import Image as Pillow
+
+from t2i_pipelines.config.checks import check_one_of, check_whole_number
+from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.errors import ImageDecodeError, QueryError
+from t2i_pipelines.images import is_remote
+from t2i_pipelines.search.comparison import Comparison
+from t2i_pipelines.search.render import fragment, page, save
+from t2i_pipelines.search.thumbnails import BUDGET, Thumbnail, load, montage, thumbnail, together
+from t2i_pipelines.search.view import SHOWN, addresses, as_text, frame, text, view
+from t2i_pipelines.types import Hit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Again = Callable[[SearchOptions], "Hits"]
+"""Searches for the same vector once more, with other options."""
+
+Missing: TypeAlias = Literal["raise", "skip", "none"]
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first. A list of :class:`~t2i_pipelines.types.Hit`.
+
+    :ivar query: what was searched for, as it was given.
+    :ivar options: what the search was asked for beside the query; None where no search made the list.
+    :ivar no_match: the best hit has a relevance below 0.1, see :mod:`t2i_pipelines.search.relevance`; None
+        where nothing was calibrated.
+    :ivar fetched: thumbnails of remote images, by path; see :meth:`fetch`.
+    """
+
+    query: object = None
+    options: SearchOptions | None = None
+    no_match: bool | None = None
+    fetched: Mapping[str, Thumbnail] = {}
+    _again: Again | None = None
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        query: object = None,
+        options: SearchOptions | None = None,
+        again: Again | None = None,
+        no_match: bool | None = None,
+    ) -> None:
+        """Make a list of hits.
+
+        :param again: searches for the same vector with other options; lets :meth:`more` go on. A copied or
+            unpickled list has none.
+        """
+        super().__init__(hits)
+        self.query, self.options, self.no_match, self._again = query, options, no_match, again
+
+    @property
+    def first_rank(self) -> int:
+        """Rank of the first hit, from 1; later on the pages that follow the first."""
+        return 1 + (self.options.offset if self.options else 0)
+
+    def more(self, n: int | None = None) -> Hits:
+        """The hits that come after these, by a search for the same vector.
+
+        :param n: how many at most; as many as this search was asked for, if left out.
+        :raises QueryError: If the list cannot search: it was copied, unpickled, cut with a step, or put
+            together by hand.
+        :raises ConfigError: Past Milvus's window of 16,384 hits.
+        """
+        if self._again is None or self.options is None:
+            raise QueryError(
+                "cannot look for more: these hits were copied, unpickled, cut with a step or put together by "
+                f"hand, and hold no connection; search again with offset={self.first_rank - 1 + len(self)}"
+            )
+        asked = self.options
+        limit = asked.limit if n is None else n
+        return self._again(replace(asked, offset=asked.offset + asked.limit, limit=limit))
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Hit | Self:
+        """One hit, or a part of the list with the same query; :meth:`more` goes on where the part ends."""
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        start, stop, step = index.indices(len(self))
+        part = type(self)(super().__getitem__(index), query=self.query, no_match=self.no_match)
+        part.fetched = self.fetched
+        if self.options is not None and step == 1 and part:
+            limit = stop - start if stop < len(self) else self.options.limit - start
+            part.options = replace(self.options, offset=self.options.offset + start, limit=limit)
+            part._again = self._again
+        return part
+
+    def copy(self) -> Self:
+        """A list of the same hits, that cannot search for more."""
+        twin = type(self)(self)
+        vars(twin).update(self.__getstate__())
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let lists be pickled and copied, without the search behind them."""
+        return {name: value for name, value in vars(self).items() if name != "_again"}
+
+    def __repr__(self) -> str:
+        """The query and the first hits, a line each."""
+        return text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a grid of the first 50, in less than 1 MB that need nothing else.
+
+        Nothing leaves this machine for it: images on the web are shown after :meth:`fetch`.
+        """
+        return fragment("hits.html", views=[view(self, SHOWN, BUDGET)])
+
+    def save_html(self, path: str | os.PathLike[str], title: str = "", note: str = "") -> Path:
+        """Write all hits as one page that needs nothing else: no script, no link, images embedded.
+
+        An image takes at most 32 kB. Images on the web are shown after :meth:`fetch`.
+
+        :param title: a heading above the query.
+        :param note: a line below the heading.
+        :return: where the page is.
+        """
+        window = as_text(self.query) or "Results"
+        return save(path, page("hits.html", title, note, window, views=[view(self, None, None)]))
+
+    def fetch(self) -> Self:
+        """Get the images that are on the web or in a cloud, so that they are shown from now on.
+
+        :return: the list itself.
+        """
+        wanted = {path for path in [*(hit.path for hit in self), *addresses(self.query)] if is_remote(path)}
+        paths = sorted(wanted - {path for path, one in self.fetched.items() if one.content})
+        got = together(lambda path: thumbnail(path, BUDGET // SHOWN, fetch=True), paths)
+        self.fetched = {**self.fetched, **dict(zip(paths, got, strict=True))}
+        return self
+
+    def images(self, *, longest: int | None = None, missing: Missing = "raise") -> list[Any]:
+        """The images, upright and RGB, in the order of the hits. What is remote is fetched.
+
+        :param longest: their longer side is at most this, in pixels; their own size, if left out.
+        :param missing: what becomes of one that cannot be read: ``raise`` an error, ``skip`` it, or put
+            ``none`` (None) in its place.
+        :return: ``PIL.Image.Image`` objects.
+        :raises ImageDecodeError: Names the file and the cause.
+        """
+        check_one_of("missing", missing, Missing)
+        if longest is not None:
+            check_whole_number("longest", longest, 1 << 16)
+
+        def one(hit: Hit) -> Pillow.Image | None:
+            try:
+                return load(hit.path, longest)
+            except ImageDecodeError as err:
+                if missing == "raise":
+                    raise ImageDecodeError(f"{err}; images(missing='none') gives None in its place") from err
+                return None
+
+        pictures = together(one, self)
+        return [picture for picture in pictures if picture is not None or missing == "none"]
+
+    def montage(
+        self,
+        columns: int = 5,
+        rows: int = 2,
+        size: int = 150,
+        *,
+        crop: bool = True,
+        gap: int = 0,
+        background: str = "white",
+    ) -> Pillow.Image:
+        """One image of the best hits, row by row, each in a square. What is remote is fetched.
+
+        :param columns: squares in a row.
+        :param rows: rows at most.
+        :param size: side of a square, in pixels.
+        :param crop: fill the square and cut off what stands out; False shows whole images.
+        :param gap: pixels between squares.
+        :param background: a colour, as Pillow names them.
+        :return: RGB. Where an image cannot be read, its square says ``missing``.
+        :raises QueryError: If there are no hits.
+        :raises ConfigError: If a number is out of its range, or the colour is none.
+        """
+        check_whole_number("columns", columns, 100)
+        check_whole_number("rows", rows, 100)
+        check_whole_number("size", size, 2000)
+        if not self:
+            raise QueryError("there are no hits to make a montage of")
+        # an image of 4:1 has to be four times as long as the square that it fills
+        longest = 4 * size if crop else size
+        pictures = self[: columns * rows].images(longest=longest, missing="none")
+        return montage(pictures, columns, size, crop, gap, background)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each hit.
+
+        :return: index rank, from 1; columns id, score, relevance (missing where nothing was calibrated),
+            path, and the further fields. A field that has the name of one of these is ``fields.NAME``. The
+            query's text is in ``.attrs["query"]``.
+        """
+        return frame(self)
+
+    def compare(self, other: Hits, labels: Sequence[str] | None = None) -> Comparison:
+        """These hits beside others, of another query or another model.
+
+        :param labels: two names; if left out, the queries if they differ, else A and B.
+        """
+        return Comparison(self, other, labels)
+
+
+QUERIES = 10
+"""Queries that a notebook shows."""
+
+
+class ManyHits(list[Hits]):
+    """The hits of several queries, in the order of the queries. A list of :class:`Hits`."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Hits: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Hits | Self:
+        """The hits of one query, or of some."""
+        found = super().__getitem__(index)
+        return found if isinstance(found, Hits) else type(self)(found)
+
+    def __repr__(self) -> str:
+        """Each list, one below the other."""
+        return "\n".join(map(repr, self)) or "<ManyHits: no queries>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a grid for each of the first ten queries, 50 hits in all."""
+        shown = self[:QUERIES]
+        each = SHOWN // max(1, len(shown))
+        views = [view(hits, each, BUDGET * each // SHOWN) for hits in shown]
+        return fragment("hits.html", views=views, unseen=len(self) - len(shown))
+
+    def save_html(self, path: str | os.PathLike[str], title: str = "", note: str = "") -> Path:
+        """Write all hits of all queries as one page; see :meth:`Hits.save_html`."""
+        return save(path, page("hits.html", title, note, views=[view(hits, None, None) for hits in self]))
+
+
+def render(
+    results: Iterable[tuple[object, Sequence[Hit]]],
+    title: str = "",
+    note: str = "",
+    steps: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Render pairs of query and hits. All text is escaped; images are embedded as WebP.
+
+    Nothing leaves this machine for it: images on the web are shown where the hits have fetched them.
+
+    :param title: a heading above the queries.
+    :param note: a paragraph below the title.
+    :param steps: commands to go on with, listed at the end, each after what it does.
+    """
+    asked = [_asked(*pair) for pair in results]
+    window = as_text(asked[0].query) if len(asked) == 1 else "Results"
+    return page(
+        "hits.html", title, note, window, steps=steps, views=[view(hits, None, None) for hits in asked]
+    )
+
+
+def _asked(query: object, hits: Sequence[Hit]) -> Hits:
+    if isinstance(hits, Hits) and hits.query is not None:
+        return hits
+    twin = hits.copy() if isinstance(hits, Hits) else Hits(hits)
+    twin.query = query
+    return twin

@@ -1,0 +1,276 @@
+"""``POST /v1/search``, as JSON or as a form with an image's file.
+
+``POST /v1/insert`` and ``GET /v1/jobs/{id}``.
+
+``/v1/images/{id}``: what is stored, its file, its thumbnail, and its end.
+
+``/healthz``, ``/readyz`` and ``/metrics``.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, params
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+
+from t2i_pipelines.serve.jobs import Job
+from t2i_pipelines.serve.models import (
+    Health,
+    InsertRequest,
+    JobError,
+    JobReport,
+    SearchRequest,
+    SearchResponse,
+    SkippedFiles,
+    StoredImage,
+)
+from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, refusal_of, schema_of
+from t2i_pipelines.serve.service import Service
+
+JSON, FORM = "application/json", "multipart/form-data"
+STRUCTURED = ("where", "output_fields")
+"""Fields that are JSON in a form, too."""
+
+
+def search_routes(service: Service) -> APIRouter:
+    """The route."""
+    routes = APIRouter(tags=["search"])
+    form = schema_of(SearchRequest)
+    form["properties"] = {
+        name: {"type": "string", "format": "binary", "description": "An image's file."}
+        if name == "image"
+        else {"type": "string", "contentMediaType": JSON, "description": one.get("description", "")}
+        if name in STRUCTURED
+        else one
+        for name, one in form["properties"].items()
+        if name != "queries"
+    }
+    content = {JSON: {"schema": schema_of(SearchRequest)}, FORM: {"schema": form}}
+
+    @routes.post(
+        "/v1/search",
+        response_model=SearchResponse,
+        responses=problems(401, 408, 413, 415, 422, 429, 500, 503),
+        summary="Find images",
+        openapi_extra={"requestBody": {"required": True, "content": content}},
+    )
+    async def search(request: Request) -> SearchResponse:
+        """Hits of words, an expression, a stored image or one of your own; or of several queries at once.
+
+        As JSON, or as a form whose `image` is an image's file. What comes at the same time with the same
+        options is embedded and searched at once. `429` tells after how many seconds to try again.
+        """
+        found = await service.find(await read(request))
+        return SearchResponse(results=[service.pictures.result(hits) for hits in found])
+
+    return routes
+
+
+async def read(request: Request) -> SearchRequest:
+    """The request in either form.
+
+    :raises RequestValidationError: If it is not as it should be.
+    :raises Refusal: If it is of another type.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == JSON:
+            return SearchRequest.model_validate_json(await request.body())
+        if kind == FORM:
+            return SearchRequest.model_validate(await _form(request))
+    except ValidationError as err:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in err.errors(include_url=False)]
+        raise RequestValidationError(found) from err
+    raise Refusal(415, f"a search is {JSON} or {FORM}, not {kind or 'without a type'!r:.80}")
+
+
+async def _form(request: Request) -> dict[str, Any]:
+    try:
+        async with request.form(max_files=1, max_fields=20) as form:
+            return {name: await _value(form, name) for name in form}
+    except MultiPartException as err:
+        raise Refusal(400, f"the form cannot be read: {err.message}") from err
+
+
+async def _value(form: FormData, name: str) -> Any:
+    value = form[name]
+    if isinstance(value, UploadFile):
+        if name != "image":
+            raise Refusal(422, f"{name!r:.80} is a file; only image may be one")
+        return b64encode(await value.read())
+    if name in STRUCTURED:
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError) as err:
+            raise Refusal(422, f"{name} is not JSON: {err}") from err
+    return value
+
+
+def insert_routes(service: Service) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(tags=["insert"])
+
+    @routes.post(
+        "/v1/insert",
+        summary="Insert images",
+        status_code=202,
+        response_model=JobReport,
+        responses=problems(401, 403, 408, 413, 422, 429),
+    )
+    async def insert(request: InsertRequest, response: Response) -> JobReport:
+        """A job that inserts them. Running it again is safe: unchanged files are skipped.
+
+        `Location` is where to look how it is doing. What is accepted is finished, also when the service is
+        told to end.
+        """
+        if service.options.read_only:
+            raise Refusal(403, "this service only reads", code="read_only")
+        service.reader.check_insert(request)
+        job = service.jobs.accept(
+            Job(partial(service.reader.records, request), request.source, request.refresh)
+        )
+        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        return report(job, service)
+
+    @routes.get(
+        "/v1/jobs/{id}",
+        summary="How an insert is doing",
+        response_model=JobReport,
+        responses=problems(401, 404, 422, 429),
+    )
+    async def look(id: str) -> JobReport:
+        """What became of its inputs so far, and which failed."""
+        job = service.jobs.find(id)
+        if job is None:
+            raise Refusal(
+                404, f"no job has the id {id!r:.80}; ended ones are forgotten in time", code="job_not_found"
+            )
+        return report(job, service)
+
+    return routes
+
+
+def report(job: Job, service: Service) -> JobReport:
+    """A job as clients see it."""
+    error = None
+    if job.error is not None:
+        refusal = refusal_of(job.error, service.roots)
+        error = JobError(code=refusal.code, detail=refusal.detail)
+    return JobReport(
+        id=job.id,
+        status=job.status,
+        source=job.source,
+        counts={status: count for status, count in job.report.counts.items() if count},
+        skipped=[SkippedFiles(**one) for one in job.skipped.as_list()],
+        failed=[service.pictures.failed(one) for one in list(job.report.failed)],
+        seconds_by_stage=job.report.stages,
+        error=error,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+    )
+
+
+CONTENT = {
+    "Cache-Control": "private, max-age=3600",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+"""Headers for files of unknown origin, whatever type they claim to be."""
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def images_routes(service: Service) -> APIRouter:
+    """The routes. An id may hold slashes, so those with an end of their own come first."""
+    routes = APIRouter(tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
+
+    @routes.get(
+        "/v1/images/{id:path}/thumbnail",
+        summary="A small image",
+        response_class=Response,
+        responses={200: {"content": {"image/webp": BINARY}}},
+    )
+    async def thumbnail(id: str) -> Response:
+        """WebP, its longer side 256 pixels at most, its size 24 kB."""
+        with service.metrics.stage("thumbnail"):
+            content = await service.run(service.pictures.thumbnail, id)
+        return Response(content, media_type="image/webp", headers=CONTENT)
+
+    @routes.get(
+        "/v1/images/{id:path}/file",
+        summary="The image",
+        response_class=Response,
+        responses={200: {"content": {"image/*": BINARY}}},
+    )
+    async def file(id: str) -> Response:
+        """The file's own bytes."""
+        found = await service.run(service.pictures.file, id)
+        return Response(found.content, media_type=found.media_type, headers=CONTENT)
+
+    @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
+    async def image(id: str) -> StoredImage:
+        """Its path, its metadata, and where its file and thumbnail are."""
+        return await service.run(service.pictures.stored, id)
+
+    @routes.delete(
+        "/v1/images/{id:path}",
+        summary="Take an image out of the collection",
+        status_code=204,
+        responses=problems(403),
+    )
+    async def delete(id: str) -> None:
+        """It is no longer found. Its file stays."""
+        if service.options.read_only:
+            raise Refusal(403, "this service only reads", code="read_only")
+        await service.run(service.pictures.delete, id)
+
+    return routes
+
+
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def state_routes(service: Service, locked: Sequence[params.Depends]) -> APIRouter:
+    """The routes.
+
+    :param locked: of what needs the key.
+    """
+    routes = APIRouter(tags=["state"], responses=problems())
+
+    @routes.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> Health:
+        """Answer without asking any other service."""
+        return Health()
+
+    @routes.get("/readyz", summary="Whether searches are answered", responses=problems(503))
+    async def readyz() -> Health:
+        """The model is loaded, and the database answers."""
+        if not await service.is_ready():
+            raise Refusal(
+                503,
+                "the model is not loaded, or the database does not answer",
+                code="not_ready",
+                retry_after=AGAIN_SECONDS,
+            )
+        return Health()
+
+    @routes.get(
+        "/metrics",
+        summary="For Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(401, 429)},
+        dependencies=list(locked),
+    )
+    async def metrics() -> Response:
+        """Latency by stage, queue, batch size, cache hits, failures."""
+        return Response(service.metrics.text(), media_type=METRICS)
+
+    return routes
