@@ -120,13 +120,13 @@ class Run:
         """Build another index over all rows, and measure with it."""
         own = dict(schema.GRAPH)
         schema.GRAPH.update(graph or {})
-        catalog = self.collection._catalog
+        catalog = self.collection.catalog
         try:
             catalog._drop_index(self._entry())
             time.sleep(10)  # for the memory of the old one to be given back
             released, before = self._engine.memory(), self._engine.disk().get("disk_index", 0)
             begun = time.perf_counter()
-            catalog._make_index(SPACE, index_type, 600.0)
+            catalog._make_index(SPACE, index_type)
             made = time.perf_counter() - begun
             built = made + self._wait_for_index()
             grown = self._engine.disk().get("disk_index", 0) - before
@@ -145,14 +145,14 @@ class Run:
 
     def back_to(self, index_type: str) -> None:
         """The index to go on growing with."""
-        catalog = self.collection._catalog
+        catalog = self.collection.catalog
         catalog._drop_index(self._entry())
-        catalog._make_index(SPACE, index_type, 600.0)
+        catalog._make_index(SPACE, index_type)
         catalog._call("load_collection", 3600.0)
         catalog.forget()
 
     def _entry(self) -> Entry:
-        entry = self.collection._catalog.find(600.0)
+        entry = self.collection.catalog.find()
         assert entry is not None
         return entry
 
@@ -160,7 +160,7 @@ class Run:
         """A server builds it in the background. Gives the seconds until it was done."""
         if self.collection.is_lite:
             return 0.0
-        client, begun = self.collection._connection._open(30.0), time.perf_counter()
+        client, begun = self.collection.connection._open(30.0), time.perf_counter()
         since: float | None = None
         while True:
             state, now = client.describe_index(NAME, "vector"), time.perf_counter()
@@ -187,7 +187,7 @@ class Run:
         p50, p99 = np.percentile(taken, [50, 99])
         recall = {f"recall_{kind}": truth.recall(self._found(kind)) for kind, truth in self._truths.items()}
         index_type = self.collection.index_type
-        self._write(
+        self.write(
             {
                 "rows": self._rows,
                 "index": label or index_type,
@@ -277,7 +277,7 @@ def _version(collection: Collection) -> str:
         from importlib.metadata import version
 
         return version("milvus-lite")
-    return str(collection._connection._open(30.0).get_server_version())
+    return str(collection.connection._open(30.0).get_server_version())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

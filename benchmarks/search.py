@@ -93,7 +93,7 @@ def row(number: int, vector: Matrix) -> dict[str, Any]:
 def raw_search(collection: Collection) -> Callable[[Matrix], Any]:
     """The call of ``MilvusClient`` that a search comes to, with the very arguments."""
     calls: list[tuple[Any, dict[str, Any]]] = []
-    connection = collection._connection
+    connection = collection.connection
     client = connection._open(30.0)
     search = client.search
     client.search = lambda *positional, **named: (

@@ -109,7 +109,7 @@ def row(number: int, vector: NDArray[np.float32]) -> dict[str, object]:
 
 def wait_for_index(collection: Collection) -> None:
     """A server builds it in the background, and compares every row until it has."""
-    client = collection._connection._open(30.0)
+    client = collection.connection._open(30.0)
     time.sleep(5)
     while client.describe_index(collection.name, "vector").get("state") != "Finished":
         time.sleep(1)
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> bool:
         filled = time.perf_counter() - begun
         if not collection.is_lite:
             wait_for_index(collection)
-        entry = collection._entry()
+        entry = collection.entry()
         assert entry is not None
         engine = "Milvus Lite" if collection.is_lite else "Milvus server"
         name = f"{engine}, {entry.index_type}"

@@ -34,6 +34,6 @@ def row(key, vector, **more):
 def emptied(collection):
     """The collection, there and without rows."""
     collection.prepare(SPACE)
-    collection._write("delete", filter='id != ""')
+    collection.write("delete", filter='id != ""')
     assert collection.count() == 0
     return collection

@@ -19,7 +19,7 @@ from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.errors import ConfigError, CopyError, MissingExtraError, SourceError, StoreError
 from t2i_pipelines.jobs.backup import parquet
 from t2i_pipelines.jobs.bulk import run, shipment
-from t2i_pipelines.jobs.bulk.importer import RestImporter, State, importer_of
+from t2i_pipelines.jobs.bulk.shipment import RestImporter, State, importer_of
 
 pytest_plugins = ["milvus_backends"]
 
@@ -36,7 +36,7 @@ class Server:
         from pymilvus import CollectionSchema
 
         place = self.collection
-        told = place._connection.call("describe_collection", place.name, doing="looking", timeout=5)
+        told = place.connection.call("describe_collection", place.name, doing="looking", timeout=5)
         return CollectionSchema.construct_from_dict(told)
 
     def start(self, path):

@@ -9,7 +9,7 @@ from test_copying import filled, many, odd_rows, stored  # noqa: F401 - a fixtur
 from t2i_pipelines import InsertReport, build_insert_pipeline, export_collection, insert_bulk
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.jobs.bulk.importer import RpcImporter, importer_of
+from t2i_pipelines.jobs.bulk.shipment import RpcImporter, importer_of
 
 pytest_plugins = ["milvus_backends"]
 

@@ -10,7 +10,7 @@ import pytest
 from t2i_pipelines import Searcher, build_search_pipeline
 from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.encoders import load, register_encoder
-from t2i_pipelines.encoders.cached_texts import TEXTS_KEPT, CachedTexts
+from t2i_pipelines.encoders.vectors import TEXTS_KEPT, CachedTexts
 from t2i_pipelines.testing import ColourEncoder
 from t2i_pipelines.types import Space
 

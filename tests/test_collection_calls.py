@@ -8,7 +8,7 @@ import pytest
 from stored import SPACE, random_units, row
 
 import t2i_pipelines.collection
-from t2i_pipelines.collection import aliases, notes
+from t2i_pipelines.collection import aliases
 from t2i_pipelines.config.search import SearchOptions
 
 pytest_plugins = ["milvus_backends"]
@@ -39,7 +39,7 @@ class Watched:
 def calls(milvus_backend):
     """What the collection ``watched`` asks of Milvus: names, and seconds that each may take."""
     collection = milvus_backend.open("watched", timeout=TIMEOUT)
-    connection, made = collection._connection, []
+    connection, made = collection.connection, []
     connection._open(TIMEOUT)
     client = connection._client
     connection._client = Watched(client, made)
@@ -59,11 +59,11 @@ def test_every_call_may_take_a_limited_time(calls):
     collection.duplicates()
     collection.ledger(["1"])
     list(collection.scan(["path"]))
-    notes.write_note(collection, "note", "text")
-    assert notes.read_note(collection, "note") == "text"
+    collection.write_note("note", "text")
+    assert collection.read_note("note") == "text"
     collection.delete(["1"])
     collection.flush()
-    collection._catalog.forget()
+    collection.catalog.forget()
     collection._call("release_collection")
     assert collection.count() == 29
     aliases.entry_of(collection)

@@ -62,7 +62,7 @@ def prepared(milvus_backend):
 @pytest.fixture
 def store(prepared):
     """The collection, empty."""
-    prepared._write("delete", filter='id != ""')
+    prepared.write("delete", filter='id != ""')
     assert prepared.count() == 0
     return prepared
 
@@ -192,13 +192,13 @@ def test_many_queries_are_answered_in_their_order(store):
 
 def test_a_batch_over_the_limit_of_one_message_is_stored_whole(store, monkeypatch):
     calls = []
-    call = store._connection.call
+    call = store.connection.call
 
     def counting(method, *args, **kwargs):
         calls.append(method)
         return call(method, *args, **kwargs)
 
-    monkeypatch.setattr(store._connection, "call", counting)
+    monkeypatch.setattr(store.connection, "call", counting)
     store.upsert(rows(60, note="x" * 50_000))
     assert len([c for c in calls if c in ("insert", "upsert")]) == 1  # 3 MB
     calls.clear()
@@ -337,15 +337,15 @@ def test_a_reader_sees_a_collection_as_soon_as_it_is_made(absent, milvus_backend
 
 def test_a_released_collection_is_loaded_again(store):
     store.upsert(rows(5))
-    store._connection.call("release_collection", store.name, doing="release", timeout=30)
+    store.connection.call("release_collection", store.name, doing="release", timeout=30)
     assert len(store.search(unit(0))[0]) == 5
-    store._connection.call("release_collection", store.name, doing="release", timeout=30)
+    store.connection.call("release_collection", store.name, doing="release", timeout=30)
     assert store.count() == 5
 
 
 def test_a_collection_that_others_made_is_left_alone(milvus_backend):
     foreign = milvus_backend.open("foreign")
-    connection = foreign._connection
+    connection = foreign.connection
     connection.call(
         "create_collection", "foreign", dimension=DIM, doing="make", timeout=60, index_params=None
     )
@@ -360,7 +360,7 @@ def test_a_collection_whose_maker_died_before_the_index_is_finished(absent):
 
     from t2i_pipelines.collection import schema
 
-    connection = absent._connection
+    connection = absent.connection
     half = schema.creation(MilvusClient, SPACE, is_lite=connection.is_lite(30))
     connection.call("create_collection", ABSENT, doing="make", timeout=60, **half)
     absent.prepare(SPACE)
@@ -377,6 +377,6 @@ def test_closing_does_not_end_a_collection(store, milvus_backend):
 
 
 def test_the_note_of_the_model_is_plain_json(store):
-    found = store._connection.call("describe_collection", store.name, doing="look", timeout=30)
+    found = store.connection.call("describe_collection", store.name, doing="look", timeout=30)
     note = found["description"] or found["properties"]["t2i_pipelines"]
     assert json.loads(note)["t2i_pipelines"] == {"version": 1, "space": dataclasses.asdict(SPACE)}

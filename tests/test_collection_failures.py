@@ -167,7 +167,7 @@ def test_a_message_over_the_servers_limit_is_split_and_nothing_is_lost(server, m
     port, _, _ = server
     store = open_collection(f"http://127.0.0.1:{port}")
     store.prepare(SPACE)
-    call, sizes = store._connection.call, []
+    call, sizes = store.connection.call, []
 
     def small_server(method, *args, **kwargs):
         if method in ("insert", "upsert"):
@@ -176,7 +176,7 @@ def test_a_message_over_the_servers_limit_is_split_and_nothing_is_lost(server, m
                 raise TooLargeError("over the server's limit")
         return call(method, *args, **kwargs)
 
-    monkeypatch.setattr(store._connection, "call", small_server)
+    monkeypatch.setattr(store.connection, "call", small_server)
     store.upsert(rows(100))
     assert sizes == [100, 50, 25, 25, 50, 25, 25]
     assert store.count() == 100
@@ -190,7 +190,7 @@ def test_a_single_row_over_the_servers_limit_is_an_error(server, monkeypatch):
     def no_server(method, *args, **kwargs):
         raise TooLargeError("over the server's limit")
 
-    monkeypatch.setattr(store._connection, "call", no_server)
+    monkeypatch.setattr(store.connection, "call", no_server)
     with pytest.raises(StoreError, match="over the server's limit"):
         store.upsert(rows(3))
 

@@ -85,7 +85,7 @@ def test_a_log_that_cannot_be_deleted_is_named(store, path, monkeypatch):  # noq
 def flushes(monkeypatch):
     """The number of rows at each flush."""
     seen = []
-    write = collection.Collection._write
+    write = collection.Collection.write
 
     def counted(self, method, **arguments):
         if method == "flush":

@@ -47,7 +47,7 @@ def store(milvus_backend, small_steps):
 
 
 def index_type(store):
-    return store._catalog.find(30).index_type
+    return store.catalog.find().index_type
 
 
 def insert(store, first, last):
@@ -119,15 +119,15 @@ def test_an_index_that_was_chosen_stays(milvus_backend, small_steps):
 def test_one_who_searches_waits_while_another_process_changes_the_index(store, milvus_backend):
     insert(store, 0, 10)
     put = {"properties": {catalog.CHANGING: str(time.time() + 600)}, "doing": "announce", "timeout": 30}
-    store._connection.call("alter_collection_properties", store.name, **put)
-    store._catalog.forget()
+    store.connection.call("alter_collection_properties", store.name, **put)
+    store.catalog.forget()
     found = []
     reader = threading.Thread(target=lambda: found.append(store.search(random_units(1, seed=7))))
     reader.start()
     reader.join(timeout=1)
     assert not found
     put["properties"] = {catalog.CHANGING: "0"}
-    store._connection.call("alter_collection_properties", store.name, **put)
+    store.connection.call("alter_collection_properties", store.name, **put)
     reader.join(timeout=60)
     assert [hits[0].id for hits in found[0]] == ["00000"]
 
@@ -135,23 +135,23 @@ def test_one_who_searches_waits_while_another_process_changes_the_index(store, m
 def test_one_who_died_while_changing_the_index_is_not_waited_for(store):
     insert(store, 0, 10)
     put = {catalog.CHANGING: str(time.time() - 1)}
-    store._connection.call(
+    store.connection.call(
         "alter_collection_properties", store.name, properties=put, doing="announce", timeout=30
     )
-    store._catalog.forget()
+    store.catalog.forget()
     check(store, 10)
 
 
 def test_where_the_new_index_cannot_be_made_the_old_one_stays(store, monkeypatch, caplog):
     insert(store, 0, 310)
-    make = store._catalog._make_index
+    make = store.catalog._make_index
 
     def refuse(space, wanted, timeout):
         if wanted != "FLAT":
             raise StoreError("no such index here")
         make(space, wanted, timeout)
 
-    monkeypatch.setattr(store._catalog, "_make_index", refuse)
+    monkeypatch.setattr(store.catalog, "_make_index", refuse)
     store.flush()
     assert index_type(store) == "FLAT"
     assert "keeps its index FLAT, since" in caplog.text
@@ -166,11 +166,11 @@ def test_a_switch_that_was_cut_short_is_finished_by_the_next_one(store, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._catalog, "_make_index", killed)
+        patch.setattr(store.catalog, "_make_index", killed)
         with pytest.raises(KeyboardInterrupt):
             store.flush()
     assert index_type(store) == ""
-    store._catalog.forget()
+    store.catalog.forget()
     check(store, 310)
     assert index_type(store) == "FLAT"
     store.flush()

@@ -338,7 +338,7 @@ def test_a_lock_that_a_thread_holds_at_a_fork_is_free_in_the_child(store, path):
     c.prepare(SPACE)
     held, go = threading.Event(), threading.Event()
     def hold():
-        with c._connection.loading, c._connection._lock:
+        with c.connection.loading, c.connection._lock:
             held.set(); go.wait()
     threading.Thread(target=hold).start()
     held.wait()

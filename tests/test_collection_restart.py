@@ -94,7 +94,7 @@ def store(milvus_server_backend):
 def test_what_a_server_finds_too_large_is_sent_in_halves(store, monkeypatch):
     """A server takes 64 MB; this is 75 MB at once."""
     monkeypatch.setattr(batching, "BATCH_BYTES", 1 << 30)
-    connection, sent = store._connection, []
+    connection, sent = store.connection, []
     call = connection.call
 
     def counting(method, *arguments, **more):

@@ -55,8 +55,8 @@ ANSWERS = {
 CALLS = {
     "Search": lambda store: store.search(VECTORS, limit=5),
     "Query": lambda store: [store.count()],
-    "DescribeCollection": lambda store: (store._catalog.forget(), store.search(VECTORS)),
-    "DescribeIndex": lambda store: (store._catalog.forget(), store.search(VECTORS)),
+    "DescribeCollection": lambda store: (store.catalog.forget(), store.search(VECTORS)),
+    "DescribeIndex": lambda store: (store.catalog.forget(), store.search(VECTORS)),
 }
 
 
@@ -73,7 +73,7 @@ def store(tmp_path_factory):
 @pytest.mark.parametrize("failure", FAILURES)
 def test_whatever_fails_is_an_error_and_not_an_empty_answer(store, monkeypatch, failure, method):
     found, kind = FAILURES[failure]
-    handler = store._connection._open(30)._get_connection()
+    handler = store.connection._open(30)._get_connection()
 
     def fail(*_, **__):
         if isinstance(found, Exception):

@@ -108,21 +108,21 @@ def test_a_forked_child_finds_rows_that_its_parent_writes_out_meanwhile(store, m
 @pytest.mark.parametrize("step", ["release_collection", "drop_index", "create_index", "load_collection"])
 def test_rows_are_found_at_every_step_of_a_new_index(store, monkeypatch, step):
     monkeypatch.setattr(schema, "ladder", lambda *, is_lite, version: {"FLAT": 0, "IVF_FLAT": 10})
-    at_step = stopped(monkeypatch, store._connection._open(30), step, after=True)
+    at_step = stopped(monkeypatch, store.connection._open(30), step, after=True)
     _, found = beside(store.flush, lambda: READS["search"](store), *at_step)
     assert found
-    assert store._catalog.find(30).index_type == "IVF_FLAT"
+    assert store.catalog.find().index_type == "IVF_FLAT"
 
 
 def test_one_who_looks_the_collection_up_does_not_meet_it_without_its_index(store, monkeypatch):
     monkeypatch.setattr(schema, "ladder", lambda *, is_lite, version: {"FLAT": 0, "IVF_FLAT": 10})
     monkeypatch.setattr(catalog, "BEING_MADE", 0.0)
-    at_step = stopped(monkeypatch, store._connection._open(30), "drop_index", after=True)
-    made, make = [], store._catalog._make_index
-    monkeypatch.setattr(store._catalog, "_make_index", lambda *what: (made.append(what[1]), make(*what)))
+    at_step = stopped(monkeypatch, store.connection._open(30), "drop_index", after=True)
+    made, make = [], store.catalog._make_index
+    monkeypatch.setattr(store.catalog, "_make_index", lambda *what: (made.append(what[1]), make(*what)))
 
     def look_up():
-        store._catalog.forget()
+        store.catalog.forget()
         return READS["search"](store)
 
     _, found = beside(store.flush, look_up, *at_step)

@@ -8,8 +8,7 @@ from reading_html import Parsed, assert_harmless
 from t2i_pipelines import Hit
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.search.comparison import Comparison
-from t2i_pipelines.search.hits import Hits
+from t2i_pipelines.search.hits import Comparison, Hits
 
 
 def hits_of(names: str, **about: object) -> Hits:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.collection.rows import FIELDS
-from t2i_pipelines.config.conditions import (
+from t2i_pipelines.config.search import (
     NUMBERS,
     OPERATORS,
     TEXTS,
+    SearchOptions,
     check_filter,
     expression,
     literal,
@@ -20,7 +21,6 @@ from t2i_pipelines.config.conditions import (
     read_where,
     template,
 )
-from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError
 
 

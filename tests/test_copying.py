@@ -13,9 +13,8 @@ from stored import DIM, SPACE, random_units, row
 
 from t2i_pipelines import export_collection, import_collection
 from t2i_pipelines.collection import open_collection
-from t2i_pipelines.collection.notes import read_note, write_note
-from t2i_pipelines.jobs.backup import exporting, parquet
-from t2i_pipelines.jobs.backup.manifest import Fingerprint
+from t2i_pipelines.jobs.backup import parquet, run
+from t2i_pipelines.jobs.backup.folder import Fingerprint
 from t2i_pipelines.search.relevance import NOTE
 
 pytest_plugins = ["milvus_backends"]
@@ -105,7 +104,7 @@ def fingerprint(rows):
 
 
 def test_pandas_reads_the_folder_with_all_columns_and_the_metadata(tmp_path, filled, monkeypatch):
-    monkeypatch.setattr(exporting, "PART_ROWS", 2)
+    monkeypatch.setattr(run, "PART_ROWS", 2)
     monkeypatch.setattr(parquet, "MOST", 2)
     rows = {one["id"]: one for one in odd_rows()}
     filled("source", list(rows.values()))
@@ -153,10 +152,10 @@ def test_files_are_bounded_by_rows_and_bytes_and_the_digest_is_the_same(tmp_path
     rows = many(50)
     filled("source", rows)
     monkeypatch.setattr(parquet, "MOST", 7)
-    monkeypatch.setattr(exporting, "PART_ROWS", 15)
+    monkeypatch.setattr(run, "PART_ROWS", 15)
     by_rows = export_collection(tmp_path / "rows", uri=tmp_path / "source.db")
     assert [part.rows for part in by_rows.files] == [14, 14, 14, 8]
-    monkeypatch.setattr(exporting, "PART_BYTES", 1)
+    monkeypatch.setattr(run, "PART_BYTES", 1)
     by_bytes = export_collection(tmp_path / "bytes", uri=tmp_path / "source.db")
     assert [part.rows for part in by_bytes.files] == [7] * 7 + [1]
     assert by_rows.digest == by_bytes.digest == fingerprint(rows)
@@ -186,14 +185,14 @@ def test_a_digest_changes_with_every_part_of_a_row():
 
 
 def test_the_calibration_of_relevance_comes_along(tmp_path, filled):
-    write_note(filled("source", many(3)), NOTE, '{"rows": 3}')
+    filled("source", many(3)).write_note(NOTE, '{"rows": 3}')
     made = export_collection(tmp_path / "out", uri=tmp_path / "source.db")
     assert made.notes == {NOTE: '{"rows": 3}'}
     import_collection(tmp_path / "out", uri=tmp_path / "back.db")
-    assert read_note(open_collection(tmp_path / "back.db"), NOTE) == '{"rows": 3}'
+    assert open_collection(tmp_path / "back.db").read_note(NOTE) == '{"rows": 3}'
     others = filled("others", [row("other", random_units(1)[0])])
     import_collection(tmp_path / "out", uri=tmp_path / "others.db", if_exists="merge")
-    assert read_note(others, NOTE) is None  # its rows are not those that were calibrated for
+    assert others.read_note(NOTE) is None  # its rows are not those that were calibrated for
 
 
 def test_an_empty_collection_is_copied_as_one(tmp_path, filled):

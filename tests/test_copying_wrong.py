@@ -15,14 +15,14 @@ from test_copying import filled, fingerprint, many, stored  # noqa: F401 - a fix
 from t2i_pipelines import export_collection, import_collection
 from t2i_pipelines.collection import close, open_collection
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, CopyError, ModelMismatchError
-from t2i_pipelines.jobs.backup import exporting, parquet
+from t2i_pipelines.jobs.backup import parquet, run
 
 
 @pytest.fixture
 def out(tmp_path, filled, monkeypatch):  # noqa: F811
     """An export of 20 rows in 3 files; its collection is at ``source.db``."""
     monkeypatch.setattr(parquet, "MOST", 4)
-    monkeypatch.setattr(exporting, "PART_ROWS", 8)
+    monkeypatch.setattr(run, "PART_ROWS", 8)
     filled("source", many(20))
     export_collection(tmp_path / "out", uri=tmp_path / "source.db")
     return tmp_path / "out"
@@ -210,8 +210,8 @@ def test_a_full_disk_is_said_and_what_is_there_is_no_export(out, tmp_path):
 SLOW = """
     import sys, time
     from t2i_pipelines import export_collection, import_collection
-    from t2i_pipelines.jobs.backup import exporting, parquet
-    parquet.MOST, exporting.PART_ROWS, parquet.AT_ONCE = 4, 8, 4
+    from t2i_pipelines.jobs.backup import run, parquet
+    parquet.MOST, run.PART_ROWS, parquet.AT_ONCE = 4, 8, 4
 
     def tell(done, total):
         print(done, flush=True)

@@ -12,7 +12,7 @@ from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli
 from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.cli import search
 from t2i_pipelines.config.settings import Settings
-from t2i_pipelines.encoders import hub, registry
+from t2i_pipelines.encoders import registry, weights
 from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.images import decode, read
 from t2i_pipelines.operators import image_decode
@@ -38,7 +38,7 @@ def fetched(tmp_path, monkeypatch):
 
     def fetch(info, **more):
         tries.append(info.name)
-        return hub.fetch(info, **more)
+        return weights.fetch(info, **more)
 
     monkeypatch.setattr("t2i_pipelines.encoders.weights.fetch", fetch)
     return tries

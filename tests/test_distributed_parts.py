@@ -12,7 +12,8 @@ from conftest import paint
 from t2i_pipelines.errors import ClusterError, ConfigError, MissingExtraError, SourceError, StoreError
 from t2i_pipelines.jobs.ray import insert_distributed, work
 from t2i_pipelines.jobs.ray.flow import Arrivals, Flow
-from t2i_pipelines.jobs.ray.parts import (
+from t2i_pipelines.jobs.ray.run import connected
+from t2i_pipelines.jobs.ray.work import (
     PARTS_AT_ONCE,
     RECORDS_A_PART,
     Part,
@@ -21,7 +22,6 @@ from t2i_pipelines.jobs.ray.parts import (
     rounds,
     unpacked,
 )
-from t2i_pipelines.jobs.ray.run import connected
 from t2i_pipelines.pipelines.build import insert_arguments
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Batch, Record, Stopwatch

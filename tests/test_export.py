@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from t2i_pipelines.encoders import onnx_folder
+from t2i_pipelines.encoders import export
 from t2i_pipelines.encoders.export import export_clip, load_clip
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.errors import CheckpointError
@@ -121,7 +121,7 @@ def test_weights_take_half_the_room(tmp_path, tokenizer):
 
 
 def test_a_model_that_came_out_different_is_refused_and_not_written(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(onnx_folder, "LEAST_COSINE", 1.5)
+    monkeypatch.setattr(export, "LEAST_COSINE", 1.5)
     with pytest.raises(
         CheckpointError,
         match=r"exported visual tower differs from tiny: cosine (0\.9|1\.0)\d+, less than 1\.5; nothing",
@@ -137,7 +137,7 @@ def test_an_earlier_export_is_replaced_if_all_is_well_and_else_left_alone(tmp_pa
         write(a_model(vision), folder, tokenizer, vision)
     assert load_clip(folder).visual.conv1.kernel_size == (8, 8)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(onnx_folder, "LEAST_COSINE", 1.5)
+    monkeypatch.setattr(export, "LEAST_COSINE", 1.5)
     with pytest.raises(CheckpointError, match="nothing was written"):
         write(a_model("resnet"), folder, tokenizer, "resnet")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

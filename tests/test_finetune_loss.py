@@ -8,9 +8,8 @@ from transformers import get_cosine_schedule_with_warmup
 
 from t2i_pipelines.errors import ConfigError, SourceError
 from t2i_pipelines.finetune.clip import contrast
-from t2i_pipelines.finetune.material import Material, Order, Truth
-from t2i_pipelines.finetune.result import choose_alpha
-from t2i_pipelines.finetune.scoring import Mark
+from t2i_pipelines.finetune.material import Mark, Material, Order, Truth
+from t2i_pipelines.finetune.output import choose_alpha
 from t2i_pipelines.finetune.trainer import HEAD_RATE, LARGE_RATE, SMALL_RATE, rate_at, safe_rate
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from t2i_pipelines.cli import app
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.finetune import clip, finetune
-from t2i_pipelines.finetune.result import write_model
+from t2i_pipelines.finetune.output import write_model
 from t2i_pipelines.finetune.start import open_start
 from t2i_pipelines.images import decode, read
 from tools.drawings.charts import write_charts

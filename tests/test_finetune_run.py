@@ -19,7 +19,7 @@ from tuning import QUICK, coloured, small_clip, weights_of
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.finetune import Progress, finetune
 from t2i_pipelines.finetune.clip import HEADS
-from t2i_pipelines.finetune.scoring import Mark
+from t2i_pipelines.finetune.material import Mark
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_it_stops_where_nothing_gets_better_and_says_so(start, tune):
 
 
 def test_the_best_weights_are_taken_not_the_last(tune, monkeypatch):
-    from t2i_pipelines.finetune.scoring import Scoring
+    from t2i_pipelines.finetune.material import Scoring
 
     marks = iter([0.1, 0.5, 0.9, 0.3, 0.2])
     monkeypatch.setattr(Scoring, "mark", lambda self, at: Mark(next(marks), 0.0))

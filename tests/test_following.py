@@ -82,7 +82,7 @@ def test_a_name_that_is_moved_in_the_midst_of_a_query_mixes_nothing(place, pictu
         for name in (done.old, done.new):
             aliases._note_beside(named, name, [])
         aliases._ask(named, "alter_alias", done.old, "photos")
-        named._catalog.forget()
+        named.catalog.forget()
 
     follower, fixed = Searcher(model_name="auto", **place), Searcher(model_name="turned", **place)
     moving.append(move)

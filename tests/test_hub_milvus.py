@@ -271,16 +271,16 @@ def test_host_and_port_are_those_of_the_tutorials(dead_port):
 )
 def test_the_hubs_words_for_a_place(hub, given, uri, token):
     arguments = {"host": "localhost", "port": 19530, **given}
-    assert hub.ann_insert.place_of(**arguments) == {"uri": uri, "token": token}
+    assert hub.milvus.place_of(**arguments) == {"uri": uri, "token": token}
 
 
 def test_half_a_login_and_two_logins_are_refused(hub):
     with pytest.raises(
         ConfigError, match="user and password go together; of user='me' and password, one is missing"
     ):
-        hub.ann_insert.place_of("localhost", 1, user="me")
+        hub.milvus.place_of("localhost", 1, user="me")
     with pytest.raises(ConfigError, match="give token, or user and password, not both"):
-        hub.ann_insert.place_of("localhost", 1, user="me", password="pw", token="key")
+        hub.milvus.place_of("localhost", 1, user="me", password="pw", token="key")
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_an_embedded_database_writes_out_what_has_become_much(tmp_path, monkeypa
     client = MilvusClient(uri=uri)
     client.create_collection(NAME, dimension=4)
     flushed = []
-    collection = hub.any_collection.AnyCollection
+    collection = hub.milvus.AnyCollection
     flush = collection.flush
     monkeypatch.setattr(collection, "flush", lambda self: (flushed.append(1), flush(self)))
     insert = insert_of({"uri": uri, "collection_name": NAME}, "id", "vec")

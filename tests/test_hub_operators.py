@@ -94,13 +94,13 @@ def test_a_list_gives_a_list_also_of_one():
     ],
 )
 def test_the_hubs_words_for_a_device(hub, given, ours):
-    assert hub.clip.device_of(given) == ours
+    assert hub.operators.device_of(given) == ours
 
 
 @pytest.mark.parametrize("given", ["gpu", "cpu:0", "cuda:", "cuda:x", True, 1.5])
 def test_other_devices_are_refused(hub, given):
     with pytest.raises(ConfigError, match=r"device must be 'cpu', 'cuda', 'cuda:0', a number or None, got "):
-        hub.clip.device_of(given)
+        hub.operators.device_of(given)
 
 
 def test_the_device_and_the_checkpoint_reach_the_model(hub):

@@ -45,7 +45,7 @@ def finetuned(hub, monkeypatch):
         calls.append((pairs, arguments))
         return "the result"
 
-    monkeypatch.setattr(hub.clip, "finetune", finetune)
+    monkeypatch.setattr(hub.operators, "finetune", finetune)
     return calls
 
 

@@ -24,9 +24,9 @@ from typer.testing import CliRunner
 
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline
 from t2i_pipelines.cli import app
-from t2i_pipelines.encoders import load_encoder, onnx_folder
+from t2i_pipelines.encoders import export, load_encoder
+from t2i_pipelines.encoders.export import export_model
 from t2i_pipelines.encoders.onnx import OnnxEncoder
-from t2i_pipelines.encoders.onnx_folder import export_model
 from t2i_pipelines.errors import CheckpointError
 
 # built by open_clip; torch fuses attention of an even number of heads, which ONNX cannot
@@ -84,7 +84,7 @@ def test_the_config_names_the_checkpoint_and_that_does_not_change_the_space(tmp_
 
 def test_an_export_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     openclip_clip(tmp_path / "m", True)
-    monkeypatch.setattr(onnx_folder, "LEAST_COSINE", 1.1)
+    monkeypatch.setattr(export, "LEAST_COSINE", 1.1)
     with pytest.raises(
         CheckpointError, match=r"differs from .*: cosine (1|0\.9)\d*\.\d+, less than 1\.1; nothing"
     ):

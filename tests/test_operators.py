@@ -28,7 +28,7 @@ from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import MilvusInsert
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.read_source import ReadSource
+from t2i_pipelines.operators.read import ReadSource
 from t2i_pipelines.types import Batch, Record
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from t2i_pipelines.encoders.onnx_folder import export_model
+from t2i_pipelines.encoders.export import export_model
 from t2i_pipelines.errors import CheckpointError
 
 TEXTS = ["ein Hund im Schnee", "一只 猫", "a cat", "unknown words here"]

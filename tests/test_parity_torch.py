@@ -144,7 +144,7 @@ def test_true_b32_written_by_transformers(tmp_path, activation):
 @pytest.mark.parametrize("quick_gelu", [True, False], ids=["quick_gelu", "gelu"])
 @pytest.mark.parametrize("cfg", [B32, RN50], ids=["b32", "rn50"])
 def test_true_b32_and_rn50_written_by_open_clip_and_exported(tmp_path, quick_gelu, cfg):
-    from t2i_pipelines.encoders.onnx_folder import export_model
+    from t2i_pipelines.encoders.export import export_model
 
     model = openclip_clip(tmp_path / "m", quick_gelu, cfg)
     encoder = load_exact(tmp_path / "m")

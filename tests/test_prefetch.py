@@ -9,7 +9,7 @@ from web import send, serving
 from t2i_pipelines import build_insert_pipeline
 from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.errors import ImageDecodeError
-from t2i_pipelines.images import ahead, read, records
+from t2i_pipelines.images import read, records
 from t2i_pipelines.types import Batch
 
 
@@ -49,9 +49,9 @@ def test_a_slow_host_does_not_keep_the_next_batches_from_being_fetched(settings,
 
 
 def test_no_more_is_fetched_ahead_than_fits_into_memory(web, monkeypatch):
-    monkeypatch.setattr(ahead, "BYTES", 1)
+    monkeypatch.setattr(read, "BYTES", 1)
     urls = [f"{web.url}/{n}.png" for n in range(8)]
-    held = [ahead.Ahead(urls[0])]
+    held = [read.Ahead(urls[0])]
     assert held[0]._future.result().content == web.pages["/0.png"]
     batch = ops.t2i.prefetch()(Batch(records(urls)))
     assert [record.ahead.__self__._future.result() for record in batch] == [None] * 8
@@ -63,9 +63,9 @@ def test_no_more_is_fetched_ahead_than_fits_into_memory(web, monkeypatch):
 
 
 def test_what_nobody_waits_for_any_more_is_not_fetched(web, monkeypatch):
-    monkeypatch.setattr(ahead, "_threads", lambda: pool)
+    monkeypatch.setattr(read, "_threads", lambda: pool)
     busy = threading.Event()
-    with ahead.ThreadPoolExecutor(1) as pool:
+    with read.ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait, 20)
         batch = ops.t2i.prefetch()(Batch(records([f"{web.url}/1.png"])))
         del batch
@@ -74,9 +74,9 @@ def test_what_nobody_waits_for_any_more_is_not_fetched(web, monkeypatch):
 
 
 def test_what_has_not_been_begun_is_fetched_by_the_one_who_needs_it(web, monkeypatch):
-    monkeypatch.setattr(ahead, "_threads", lambda: pool)
+    monkeypatch.setattr(read, "_threads", lambda: pool)
     busy = threading.Event()
-    with ahead.ThreadPoolExecutor(1) as pool:
+    with read.ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait, 20)
         (record,) = ops.t2i.prefetch()(Batch(records([f"{web.url}/1.png"])))
         assert read(record) == web.pages["/1.png"]
@@ -101,4 +101,4 @@ def test_local_files_and_ended_records_are_passed_on_as_they_are(tmp_path):
 def test_nothing_is_held_after_a_run(settings, web):
     urls = [f"{web.url}/{n}.png" for n in range(64)]
     assert statuses(build_insert_pipeline(**settings, batch_size=4)(urls)) == ["inserted"] * 64
-    assert ahead._Content.held == 0
+    assert read._Content.held == 0

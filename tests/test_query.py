@@ -13,8 +13,7 @@ from PIL import Image
 
 from t2i_pipelines.config.checks import PHOTO, templates_of
 from t2i_pipelines.errors import ConfigError, QueryError
-from t2i_pipelines.search.query import Img, Like, Q, Query, check_text, query_of
-from t2i_pipelines.search.query_line import parse
+from t2i_pipelines.search.query import Img, Like, Q, Query, check_text, parse, query_of
 
 WEIGHTS = st.floats(-1e6, 1e6, allow_nan=False).filter(lambda weight: weight != 0)
 VISIBLE = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)

@@ -27,7 +27,7 @@ from t2i_pipelines.errors import (
     SwapRefusedError,
 )
 from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
-from t2i_pipelines.jobs.reembed.checking import Checks, Recall, find_themselves
+from t2i_pipelines.jobs.reembed.work import Checks, Recall, find_themselves
 from t2i_pipelines.operators.milvus import MilvusInsert
 from t2i_pipelines.types import Batch, Hit, Record
 
@@ -316,13 +316,13 @@ def test_a_process_that_was_suspended_while_a_renaming_was_announced_finds_the_n
     searcher = Searcher(model_name="colour", **place)
     assert answer(searcher, "red") == "right"
     collection, renamed = open_collection(**place), generation("photos", open_collection(**place).space())
-    with collection._connection.kept_open():
-        collection._write("alter_collection_properties", properties={RENAMED: renamed})
+    with collection.connection.kept_open():
+        collection.write("alter_collection_properties", properties={RENAMED: renamed})
         aliases._ask(collection, "rename_collection", "photos", renamed)
     assert answer(searcher, "red") == "right"
     assert answer(Searcher(model_name="auto", **place), "red") == "right"
-    collection._connection.entries.clear()
-    collection._connection.renamed.clear()
+    collection.connection.entries.clear()
+    collection.connection.renamed.clear()
     assert answer(searcher, "red") == "right"
 
 

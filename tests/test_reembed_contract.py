@@ -30,13 +30,13 @@ def place(milvus_backend, monkeypatch):
 def emptied(milvus_backend):
     yield {"uri": milvus_backend.uri, "token": milvus_backend.token, "collection_name": NAME}
     collection = milvus_backend.open(NAME)
-    client = collection._connection._open(30)
+    client = collection.connection._open(30)
     with contextlib.suppress(Exception):
         client.drop_alias(NAME)
     for name in client.list_collections():
         if name.startswith(NAME):
             client.drop_collection(name)
-    collection._connection.renamed.clear()
+    collection.connection.renamed.clear()
     close(milvus_backend.uri)
 
 

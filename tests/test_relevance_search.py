@@ -10,7 +10,7 @@ import pytest
 from worded import THINGS, WordedEncoder, finder, rows_of, stored
 
 from t2i_pipelines import Img, Like, Q, cli
-from t2i_pipelines.collection import close, open_collection
+from t2i_pipelines.collection import Collection, close, open_collection
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.search import relevance
 from t2i_pipelines.search.relevance import NO_MATCH
@@ -214,7 +214,7 @@ def test_where_it_cannot_be_stored_it_stays_in_memory(search, filled, made, monk
     def refuse(*arguments):
         raise StoreError("no right to change the collection")
 
-    monkeypatch.setattr(relevance, "write_note", refuse)
+    monkeypatch.setattr(Collection, "write_note", refuse)
     caplog.set_level(logging.INFO, "t2i_pipelines.search.relevance")
     for _ in range(2):
         assert search("anchor")[0].relevance > 0.5
@@ -247,7 +247,7 @@ def test_a_failed_look_leaves_what_is_known_of_the_same_collection_only(search, 
     def fail(*arguments):
         raise StoreError("no answer")
 
-    monkeypatch.setattr(relevance, "read_note", fail)
+    monkeypatch.setattr(Collection, "read_note", fail)
     time_passes(filled)
     assert search("anchor")[0].relevance == pytest.approx(before, abs=1e-6)
     filled.drop()
@@ -266,12 +266,13 @@ def test_a_failure_is_not_met_again_by_every_search(search, made, monkeypatch):
 
 def test_what_is_stored_by_another_model_or_background_is_not_used(search, filled, made, monkeypatch):
     search("anchor")
-    other = relevance.Background(relevance.background().everyday[5:], relevance.background().elsewhere)
+    before = relevance.background()
+    other = relevance.Background(before.everyday[5:], before.elsewhere)
     close()
     monkeypatch.setattr(relevance, "background", lambda: other)
     search("anchor")
     assert len(made) == 2
-    assert stored(filled).background == other.digest != relevance.background().digest
+    assert stored(filled).background == other.digest != before.digest
 
 
 def test_threads_that_come_first_together_make_one(search, made):

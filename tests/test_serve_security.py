@@ -10,7 +10,7 @@ from conftest import paint
 from serving import LOCAL, insert, names, problem, search, serving, wait_until
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.serve import ServeOptions, guard
+from t2i_pipelines.serve import ServeOptions, middleware
 
 KEY = "correct horse battery staple"
 ELSEWHERE = {"base_url": "http://service.example", "client": ("203.0.113.9", 4711)}
@@ -89,7 +89,7 @@ def test_the_key_opens(locked, headers):
 
 def test_keys_are_compared_in_constant_time(locked, monkeypatch):
     compared = []
-    monkeypatch.setattr(guard.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+    monkeypatch.setattr(middleware.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
     locked.get("/metrics", headers={"X-API-Key": "some guess"})
     assert compared == [(b"some guess", KEY.encode())]
 

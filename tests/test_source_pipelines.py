@@ -224,7 +224,7 @@ def test_a_tar_with_the_same_sizes_and_times_but_other_pictures_is_seen(tmp_path
 def test_files_that_came_with_their_records_are_let_go_of(tmp_path, settings):
     from t2i_pipelines.operators.image_decode import ImageDecode
     from t2i_pipelines.operators.milvus import SkipUnchanged
-    from t2i_pipelines.operators.read_source import ReadSource
+    from t2i_pipelines.operators.read import ReadSource
 
     red = paint(tmp_path / "a.bmp", "red").read_bytes()
     tar = write_tar(tmp_path / "a.tar", {"x.bmp": red, "y.bmp": b"bad"})

@@ -15,7 +15,7 @@ from web import serving
 from t2i_pipelines.errors import ImageDecodeError, SourceError
 from t2i_pipelines.images import address, count, read, records
 from t2i_pipelines.images import files as tar_files
-from t2i_pipelines.operators.read_source import ReadSource
+from t2i_pipelines.operators.read import ReadSource
 
 MTIME = 1_420_000_000
 

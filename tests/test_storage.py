@@ -49,7 +49,7 @@ def made(monkeypatch):
 
         server = Server(version, nodes)
         server.loading, server.writing = nullcontext(), lambda timeout: nullcontext(timeout)
-        Catalog(server, "c").create(SPACE, Storage(**storage), 30.0)
+        Catalog(server, "c", 30.0).create(SPACE, Storage(**storage))
         return {method: (args, kwargs) for method, args, kwargs in server.calls}
 
     return make
@@ -107,7 +107,7 @@ def test_whoever_opens_it_later_loads_as_many_replicas():
     entry = SimpleNamespace(
         storage=Storage(replica_number=2), index_type="HNSW", changing_until=0, real_name="c"
     )
-    Catalog(server, "c").load(30.0, entry)
+    Catalog(server, "c", 30.0).load(entry)
     assert server.calls == [("load_collection", ("c",), {"replica_number": 2})]
 
 
@@ -259,7 +259,7 @@ def test_the_command_makes_a_collection_as_it_is_told_to(tmp_path):
     assert ran.exit_code == 0, ran.output
     collection = open_collection(uri)
     assert collection.index_type == "HNSW"
-    assert collection._catalog.find(30).storage.partition_key == "album"
+    assert collection.catalog.find().storage.partition_key == "album"
     (hits,) = collection.search(
         np.eye(1, 768, dtype=np.float32), where={"album": "x"}, output_fields=["album"]
     )

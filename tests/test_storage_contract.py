@@ -22,7 +22,7 @@ def keyed(request):
 
 @pytest.fixture
 def store(keyed):
-    keyed._write("delete", filter='id != ""')
+    keyed.write("delete", filter='id != ""')
     return keyed
 
 
@@ -31,7 +31,7 @@ def ids(hits):
 
 
 def test_it_is_described_as_it_was_asked_for(keyed):
-    assert keyed._catalog.find(30).storage == Storage(partition_key="album")
+    assert keyed.catalog.find().storage == Storage(partition_key="album")
 
 
 def test_rows_are_found_by_their_partition_key(store):
@@ -94,7 +94,7 @@ def test_a_server_reads_from_disk_and_finds_the_same(milvus_server_backend):
     collection._call("release_collection")
     found = collection.search(vectors[:50], limit=1)
     assert [hits[0].id for hits in found] == [f"{at:04}" for at in range(50)]
-    assert collection._catalog.find(30).storage == Storage(mmap=True)
+    assert collection.catalog.find().storage == Storage(mmap=True)
     collection.drop()
 
 

@@ -31,7 +31,7 @@ def made(milvus_backend):
 @pytest.fixture
 def store(made):
     """The collection, empty."""
-    made._write("delete", filter='id != ""')
+    made.write("delete", filter='id != ""')
     assert made.count() == 0
     return made
 

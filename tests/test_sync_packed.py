@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.images import packed, path_key, records
-from t2i_pipelines.jobs.sync.inventory import GONE, UNCHANGED, Inventory, Spill
-from t2i_pipelines.jobs.sync.plan import Twins, foresee
+from t2i_pipelines.jobs.sync.plan import GONE, UNCHANGED, Inventory, Spill, Twins, foresee
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.types import Record
 

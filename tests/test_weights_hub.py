@@ -11,9 +11,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 from onnx_folders import immich_folder
 
-from t2i_pipelines.encoders.hub import fetch, places_of
 from t2i_pipelines.encoders.models import find
-from t2i_pipelines.encoders.weights import HubEncoder
+from t2i_pipelines.encoders.weights import HubEncoder, fetch, places_of
 from t2i_pipelines.errors import CheckpointError
 
 B32 = find("ViT-B/32")

@@ -6,7 +6,6 @@ from hashlib import blake2b
 import numpy as np
 
 from t2i_pipelines import build_search_pipeline
-from t2i_pipelines.collection.notes import read_note
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.search import relevance
 from t2i_pipelines.search.relevance import Calibration
@@ -102,5 +101,5 @@ def finder(settings, **options):
 
 
 def stored(collection) -> Calibration | None:
-    text = read_note(collection, relevance.NOTE)
+    text = collection.read_note(relevance.NOTE)
     return None if text is None else Calibration.from_json(text)

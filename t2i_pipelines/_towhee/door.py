@@ -14,7 +14,9 @@ What goes wrong at run time is cured in :mod:`t2i_pipelines._towhee.hardening`.
 
 from __future__ import annotations
 
+import base64
 import functools
+import html
 import importlib
 import importlib.util
 import logging
@@ -24,10 +26,9 @@ import types
 import warnings
 from collections.abc import Callable
 from logging.handlers import BufferingHandler
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import Any
 
-from t2i_pipelines._towhee.notebook_cells import mend_cells
 from t2i_pipelines.errors import CheckpointError, MissingExtraError, UnknownOperatorError
 
 
@@ -211,7 +212,7 @@ def _escaping(show: Callable[..., None]) -> Callable[..., None]:
             table, plain = (
                 importlib.import_module(f"towhee.utils.{one}_table") for one in ("html", "console")
             )
-            mend_cells(table, plain._to_plain_cell, TowheeImage | VideoFrame | AudioFrame)
+            _mend_cells(table, plain._to_plain_cell, TowheeImage | VideoFrame | AudioFrame)
         show(self, limit, tablefmt)
 
     return show_escaped
@@ -280,3 +281,40 @@ def build_triton_models(pipeline: RuntimePipeline, root: str) -> None:
         log.removeHandler(said)
     if not done:
         raise CheckpointError(f"Towhee cannot write {root}: {said.buffer[0].getMessage().splitlines()[0]}")
+
+
+def _mend_cells(table: Any, to_plain: Callable[[Any], str], media: UnionType) -> None:
+    """Escape texts in the cells of Towhee's tables in notebooks, and show images in their own colours. Once.
+
+    :param table: Towhee's module that makes the tables.
+    :param to_plain: a value as text.
+    :param media: types that Towhee shows as images and sounds.
+    """
+    if hasattr(table, "_cell_of_media"):
+        return
+    table._cell_of_media = table._to_html_td
+    draw = table._image_to_html_cell
+    table._image_to_html_cell = lambda one, *size: (
+        _thumbnail(one) if one.dtype == "uint8" else draw(one, *size)
+    )
+
+    def cell(data: Any) -> str:
+        first = data[0] if isinstance(data, list | tuple) and data else data
+        if isinstance(first, media):
+            return str(table._cell_of_media(data))
+        as_html = getattr(data, "_repr_html_", None)
+        content = as_html() if as_html else html.escape(to_plain(data))
+        return f'<td style="text-align: left; vertical-align: top">{content}</td>'
+
+    table._to_html_td = cell
+
+
+def _thumbnail(image: Any) -> str:
+    """In its own colours and proportions, which Towhee's are not, and without its need of matplotlib."""
+    cv2 = importlib.import_module("cv2")
+    scale = min(1, 128 / image.width, 128 / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = cv2.resize(image.__array__(), size, interpolation=cv2.INTER_AREA)
+    is_rgb = image.channel == 3 and image.mode != "BGR"
+    _, png = cv2.imencode(".png", small[..., ::-1] if is_rgb else small)
+    return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'

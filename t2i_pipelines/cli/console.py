@@ -1,9 +1,7 @@
-"""What the command line shows: a progress bar, a table of hits, a summary.
+"""Print progress, hits and summaries, and end a command at Ctrl-C.
 
-Ctrl-C ends a command at once, whatever its threads are doing, and says what is in.
-
-Nothing is awaited, because a batch under way may take longer than anybody waits. Nothing is lost either:
-what was acknowledged outlives the end of the process at any moment, and the next run does the rest.
+Ctrl-C ends a command at once, whatever its threads are doing. It does not wait for the batch that is being
+worked on, which may take long. No acknowledged row is lost, and the next run does the rest.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def export(
         _export_to_triton(model, checkpoint_path, triton, device)
     if folder is not None:
         encoder = to_export(model, checkpoint_path)
-        from t2i_pipelines.encoders.onnx_folder import export_model
+        from t2i_pipelines.encoders.export import export_model
 
         lowest = export_model(encoder, folder)
         console.err.print(f"wrote {console.plain(str(folder))}; lowest cosine to the checkpoint {lowest:.7f}")
@@ -99,7 +99,7 @@ def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, de
     with tempfile.TemporaryDirectory() as place:
         if not isinstance(encoder, OnnxEncoder):
             torch_encoder = to_export(model, checkpoint_path)
-            from t2i_pipelines.encoders.onnx_folder import export_model
+            from t2i_pipelines.encoders.export import export_model
 
             export_model(torch_encoder, Path(place) / "onnx")
             encoder = OnnxEncoder(f"{place}/onnx", model)
@@ -115,7 +115,7 @@ def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
     """
     encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision)
     if isinstance(encoder, HubEncoder):
-        from t2i_pipelines.encoders.hub import fetch
+        from t2i_pipelines.encoders.weights import fetch
 
         info = find(model)
         assert info is not None

@@ -1,9 +1,4 @@
-"""The options that several commands share.
-
-From a function that inserts to what ``t2i insert`` does by it.
-
-``t2i insert --ray``.
-"""
+"""Options that several commands share."""
 
 from __future__ import annotations
 

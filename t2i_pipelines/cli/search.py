@@ -36,10 +36,10 @@ from t2i_pipelines.cli.options import (
     Where,
 )
 from t2i_pipelines.collection import check_exists, open_collection
-from t2i_pipelines.config.conditions import parse_condition
+from t2i_pipelines.config.search import parse_condition
 from t2i_pipelines.pipelines.build import build_search_pipeline
 from t2i_pipelines.search.hits import render
-from t2i_pipelines.search.query_line import parse
+from t2i_pipelines.search.query import parse
 from t2i_pipelines.types import Hit
 
 

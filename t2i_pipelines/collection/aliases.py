@@ -34,12 +34,11 @@ def name_for(collection: Collection, space: Space, *, beside: bool = True) -> st
     :param beside: accept an earlier target of the alias, too. Only to read: few search there any more.
     :raises ModelMismatchError: If there is none for that model.
     """
-    collection._connection.join(collection)
-    entry = collection._catalog.ready(collection._timeout)
+    entry = collection.entry()
     if entry is None:
         return collection.name
     try:
-        schema.check_same(entry.space, space, collection._where)
+        schema.check_same(entry.space, space, collection.where)
     except ModelMismatchError:
         for name in entry.beside if beside else ():
             if _is_for(collection, name, space):
@@ -50,8 +49,7 @@ def name_for(collection: Collection, space: Space, *, beside: bool = True) -> st
 
 def space_of(collection: Collection) -> Space | None:
     """Return the space of the latest alias target, None without collection."""
-    collection._connection.join(collection)
-    entry = collection._catalog.ready(collection._timeout)
+    entry = collection.entry()
     return entry.space if entry is not None else None
 
 
@@ -60,13 +58,12 @@ def entry_of(collection: Collection) -> Entry | None:
 
     :raises StoreError: If the database does not answer.
     """
-    collection._connection.join(collection)
-    collection._catalog.forget()
-    entry = collection._catalog.ready(collection._timeout)
+    collection.catalog.forget()
+    entry = collection.entry()
     # a renaming that was cut short is found by its new name only
     if (entry is None or entry.real_name != collection.name) and _end_renaming(collection):
-        collection._catalog.forget()
-        entry = collection._catalog.ready(collection._timeout)
+        collection.catalog.forget()
+        entry = collection.entry()
     return entry
 
 
@@ -79,23 +76,23 @@ def make_alias(collection: Collection) -> str:
     :raises StoreError: If the database refuses.
     """
     if (entry := entry_of(collection)) is None:
-        raise CollectionNotFoundError(f"there is no {collection._where}")
+        raise CollectionNotFoundError(f"there is no {collection.where}")
     if entry.real_name != collection.name:
         return entry.real_name
     real_name = generation(collection.name, entry.space)
     if _ask(collection, "has_collection", real_name):
         raise StoreError(
-            f"{collection._where} would be called {real_name!r}, which is there already; drop that one"
+            f"{collection.where} would be called {real_name!r}, which is there already; drop that one"
         )
-    collection._write("alter_collection_properties", properties={RENAMED: real_name})
+    collection.write("alter_collection_properties", properties={RENAMED: real_name})
     wait_for_others(collection)
-    connection = collection._connection
+    connection = collection.connection
     connection.renamed[collection.name] = real_name
-    with connection.kept_open(), connection.loading, connection.writing(collection._timeout):
+    with connection.kept_open(), connection.loading, connection.writing(collection.catalog.timeout):
         _ask(collection, "rename_collection", collection.name, real_name)
         _ask(collection, "create_alias", real_name, collection.name)
         _ask(collection, "load_collection", real_name)
-        collection._catalog.forget()
+        collection.catalog.forget()
     wait_for_others(collection)
     return real_name
 
@@ -106,22 +103,22 @@ def move(collection: Collection, real_name: str) -> None:
     assert entry is not None
     _note_beside(collection, real_name, [entry.real_name, *entry.beside])
     _note_beside(collection, entry.real_name, [real_name, *entry.beside])
-    with collection._connection.writing(collection._timeout):
+    with collection.connection.writing(collection.catalog.timeout):
         _ask(collection, "alter_alias", real_name, collection.name)
-    collection._catalog.forget()
+    collection.catalog.forget()
 
 
 def wait_for_others(collection: Collection) -> None:
     """Until all who use this library have seen the last change of names. A local database has no others."""
-    if collection._connection.address.path is None:
+    if collection.connection.address.path is None:
         time.sleep(catalog.RECHECK + 1)
 
 
 @contextmanager
 def newest(collection: Collection) -> Iterator[None]:
     """Let reads within the block see what other processes have written, too."""
-    collection._entry()  # looks its real name up
-    name, deletions = collection._catalog.real_name, collection._connection.deletions
+    collection.entry()  # looks its real name up
+    name, deletions = collection.catalog.real_name, collection.connection.deletions
     deletions[name] = math.inf
     try:
         yield
@@ -131,24 +128,24 @@ def newest(collection: Collection) -> Iterator[None]:
 
 def _note_beside(collection: Collection, real_name: str, names: list[str]) -> None:
     others = ",".join(name for name in dict.fromkeys(names) if name != real_name)
-    with collection._connection.writing(collection._timeout):
+    with collection.connection.writing(collection.catalog.timeout):
         _ask(collection, "alter_collection_properties", real_name, properties={BESIDE: others})
-    collection._connection.entries.pop(real_name, None)
+    collection.connection.entries.pop(real_name, None)
 
 
 def _is_for(collection: Collection, name: str, space: Space) -> bool:
-    entry = Catalog(collection._connection, name).ready(collection._timeout)
+    entry = Catalog(collection.connection, name, collection.catalog.timeout).ready()
     if entry is None:
         return False
     with suppress(ModelMismatchError):
-        schema.check_same(entry.space, space, collection._where)
+        schema.check_same(entry.space, space, collection.where)
         return True
     return False
 
 
 def _end_renaming(collection: Collection) -> bool:
     """Make the alias where a collection lost this name to one that was not made; return whether it was."""
-    path = collection._connection.address.path
+    path = collection.connection.address.path
     if path is not None and not lite.exists(path):
         return False
     with suppress(CollectionNotFoundError):
@@ -169,4 +166,4 @@ def _end_renaming(collection: Collection) -> bool:
 
 def _ask(collection: Collection, method: str, *arguments: str, **more: Any) -> Any:
     doing = " ".join([method, *arguments])
-    return collection._connection.call(method, *arguments, doing=doing, timeout=SLOW, **more)
+    return collection.connection.call(method, *arguments, doing=doing, timeout=SLOW, **more)

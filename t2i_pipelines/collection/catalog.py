@@ -1,9 +1,4 @@
-"""What a database knows of one collection: whether it is there, for which model, and loaded.
-
-What a database tells of a collection, with the notes that are kept in it.
-
-Whether the Milvus at hand can store a collection as it was chosen.
-"""
+"""Look a collection up, create it, load it, and keep its index: all calls but those for rows."""
 
 from __future__ import annotations
 
@@ -126,213 +121,214 @@ TRIES = 20
 class Catalog:
     """Finds, makes and loads one collection, and remembers that it did."""
 
-    def __init__(self, connection: Connection, collection_name: str) -> None:
-        self._connection = connection
-        self._name = collection_name
+    def __init__(self, connection: Connection, name: str, timeout: float) -> None:
+        self.connection = connection
+        self.name = name
+        self.timeout = timeout
 
-    def find(self, timeout: float) -> Entry | None:
+    def find(self) -> Entry | None:
         """Ask the database. None if it, or the collection, does not exist; creates neither.
 
         :raises StoreError: If this library did not make the collection.
         """
-        path = self._connection.address.path
+        path = self.connection.address.path
         if path is not None and not lite.exists(path):
             return None
         with suppress(CollectionNotFoundError):
-            return self._look_up(self._name, timeout)
+            return self._look_up(self.name)
         end = time.monotonic() + BEING_RENAMED
-        while self._is_renamed(timeout) and time.monotonic() < end:
+        while self._is_renamed() and time.monotonic() < end:
             # until its name is an alias there is none of this name, and one look has several calls
-            for name in (self._connection.renamed[self._name], self._name):
+            for name in (self.connection.renamed[self.name], self.name):
                 with suppress(CollectionNotFoundError):
-                    return self._look_up(name, timeout)
+                    return self._look_up(name)
             time.sleep(A_LOOK)
-        self._connection.renamed.pop(self._name, None)
-        self._connection.generations.pop(self._name, None)
+        self.connection.renamed.pop(self.name, None)
+        self.connection.generations.pop(self.name, None)
         return None
 
-    def _look_up(self, name: str, timeout: float) -> Entry:
-        found = self._call("describe_collection", timeout, name)
-        entry, renamed_to = read_entry(found, str(self._connection.address))
-        if entry.real_name == self._name != renamed_to:
-            self._connection.generations[self._name] = generation(self._name, entry.space)
+    def _look_up(self, name: str) -> Entry:
+        found = self._call("describe_collection", self.timeout, name)
+        entry, renamed_to = read_entry(found, str(self.connection.address))
+        if entry.real_name == self.name != renamed_to:
+            self.connection.generations[self.name] = generation(self.name, entry.space)
             if renamed_to:
-                self._connection.renamed[self._name] = renamed_to
-        return entry._replace(index_type=self._index_type(timeout, entry.real_name))
+                self.connection.renamed[self.name] = renamed_to
+        return entry._replace(index_type=self._index_type(entry.real_name))
 
-    def _is_renamed(self, timeout: float) -> bool:
+    def _is_renamed(self) -> bool:
         """Return whether the collection that was found before has another name now, or is about to get it.
 
         A process that was suspended while the renaming was announced finds the new name itself.
         """
-        renamed = self._connection.renamed
-        if self._name not in renamed and (name := self._connection.generations.get(self._name)):
+        renamed = self.connection.renamed
+        if self.name not in renamed and (name := self.connection.generations.get(self.name)):
             with suppress(CollectionNotFoundError):
-                found = self._call("describe_collection", timeout, name)
-                if read_entry(found, str(self._connection.address))[1] == name:
-                    renamed[self._name] = name
-        return self._name in renamed
+                found = self._call("describe_collection", self.timeout, name)
+                if read_entry(found, str(self.connection.address))[1] == name:
+                    renamed[self.name] = name
+        return self.name in renamed
 
     @property
     def real_name(self) -> str:
         """What the collection is called, as far as it was looked up; an alias may be moved meanwhile."""
-        _, entry = self._connection.entries.get(self._name, (0.0, None))
-        return entry.real_name if entry is not None else self._name
+        _, entry = self.connection.entries.get(self.name, (0.0, None))
+        return entry.real_name if entry is not None else self.name
 
-    def ready(self, timeout: float) -> Entry | None:
+    def ready(self) -> Entry | None:
         """The collection, loaded, or None. Asks the database only if it must, and waits for a new index."""
         while True:
             remembered = self._remembered()
             if remembered is not None:
                 return remembered
-            with self._connection.kept_open(), self._connection.loading:
+            with self.connection.kept_open(), self.connection.loading:
                 if (remembered := self._remembered()) is not None:
                     return remembered
-                entry = self.find(timeout)
-                before = self._connection.entries.get(self._name)
+                entry = self.find()
+                before = self.connection.entries.get(self.name)
                 if entry is None:
                     self.forget()
                     return None
                 if time.time() >= entry.changing_until:
                     if before is None or before[1] != entry:
                         try:
-                            self.load(timeout, entry)
+                            self.load(entry)
                         except CollectionNotFoundError:
-                            if self._is_renamed(timeout):  # just now
+                            if self._is_renamed():  # just now
                                 continue
                             raise
-                    self._connection.entries[self._name] = (time.monotonic(), entry)
+                    self.connection.entries[self.name] = (time.monotonic(), entry)
                     return entry
             time.sleep(A_LOOK)
 
-    def create(self, space: Space, storage: Storage, timeout: float) -> None:
+    def create(self, space: Space, storage: Storage) -> None:
         """Make the collection with its index, and load it. Another may be first.
 
         :raises ConfigError: If this Milvus cannot store one like this.
         """
         from pymilvus import MilvusClient
 
-        check(self._connection, storage, timeout)
+        check(self.connection, storage, self.timeout)
         # a reader must not find the collection half made: it would try to complete it
         with (
-            self._connection.kept_open(),
-            self._connection.loading,
-            self._connection.writing(timeout) as seconds,
+            self.connection.kept_open(),
+            self.connection.loading,
+            self.connection.writing(self.timeout) as seconds,
         ):
-            is_lite = self._connection.is_lite(timeout)
-            index_type = self._type(storage.index_type, timeout)
+            is_lite = self.connection.is_lite(self.timeout)
+            index_type = self._type(storage.index_type)
             arguments = schema.creation(MilvusClient, space, is_lite=is_lite, storage=storage)
             try:
                 self._call("create_collection", max(seconds, 60.0), **arguments)
                 # apart from it: together they wait half a second for the index, and load one replica
-                self._make_index(space, index_type, timeout)
+                self._make_index(space, index_type)
                 self._call("load_collection", SLOW, **schema.load_arguments(storage))
             except StoreError:
-                if self.find(timeout) is None:
+                if self.find() is None:
                     raise
 
-    def load(self, timeout: float, entry: Entry | None = None) -> None:
+    def load(self, entry: Entry | None = None) -> None:
         """Load the collection, which a server's restart and each opening of Milvus Lite undo.
 
         Index files that a crash left half written are deleted; the load rebuilds them.
         """
-        entry = entry or self.find(timeout)
+        entry = entry or self.find()
         while entry is not None and time.time() < entry.changing_until:
             time.sleep(A_LOOK)
-            entry = self.find(timeout)
-        path = self._connection.address.path
+            entry = self.find()
+        path = self.connection.address.path
         name = entry.real_name if entry is not None else ""
         if entry is not None and not entry.index_type:
-            self._finish(entry, timeout)
+            self._finish(entry)
         replicas = schema.load_arguments(entry.storage) if entry else {}
         try:
             self._call("load_collection", SLOW, name, **replicas)
         except CollectionNotFoundError:
             raise
         except StoreError as err:
-            if path is None and entry is not None and not self._index_type(timeout, name):
-                self._finish(entry, timeout)  # another writer was changing the index
+            if path is None and entry is not None and not self._index_type(name):
+                self._finish(entry)  # another writer was changing the index
                 self._call("load_collection", SLOW, name, **replicas)
                 return
             if path is None or entry is None or not lite.forget_indexes(path, entry.real_name):
                 raise
             lite.log.warning(
                 "collection %r at %s did not load (%s); its index files were deleted and are built "
-                "again, no rows are lost", self._name, path, err,
+                "again, no rows are lost", self.name, path, err,
             )  # fmt: skip
             self._call("load_collection", SLOW, name)
 
-    def mend(self, err: StoreError, timeout: float) -> None:
+    def mend(self, err: StoreError) -> None:
         """Make a call possible again that failed so, or raise it again.
 
         :param err: the collection was released from elsewhere or its server restarted, or it is renamed.
         """
         if isinstance(err, NotLoadedError):
-            self.load(timeout)
+            self.load()
             return
-        if not self._is_renamed(timeout):
+        if not self._is_renamed():
             raise err
-        with self._connection.kept_open(), self._connection.mending:
-            if self.real_name != self._name:  # another has done it
+        with self.connection.kept_open(), self.connection.mending:
+            if self.real_name != self.name:  # another has done it
                 return
-            if (entry := self.find(timeout)) is None:
+            if (entry := self.find()) is None:
                 raise err
             self._call("load_collection", SLOW, entry.real_name)
-            self._connection.entries[self._name] = (time.monotonic(), entry)
+            self.connection.entries[self.name] = (time.monotonic(), entry)
 
     def forget(self) -> None:
         """Ask the database next time, by whatever name it is asked for."""
-        entries, real_name = self._connection.entries, self.real_name
-        entries.pop(self._name, None)
+        entries, real_name = self.connection.entries, self.real_name
+        entries.pop(self.name, None)
         for name, (_, entry) in list(entries.items()):
             if entry.real_name == real_name:
                 entries.pop(name, None)
 
-    def keep_index(self, rows: int, timeout: float) -> None:
+    def keep_index(self, rows: int) -> None:
         """Change the index for that of a larger collection, if this one has become one. No row is touched.
 
         Milvus must release the collection for that, and a server that does so answers with nothing for a
         while. So all who search are notified first, and wait. With Milvus Lite they wait for the lock, and
         one that looks the collection up only then must not find it without an index and create one.
         """
-        is_lite = self._connection.is_lite(timeout)
-        loading = self._connection.loading if is_lite else nullcontext()
-        with self._connection.kept_open(), loading, self._connection.writing(timeout):
-            entry = self.find(timeout)
-            steps = self._ladder(timeout)
+        is_lite = self.connection.is_lite(self.timeout)
+        loading = self.connection.loading if is_lite else nullcontext()
+        with self.connection.kept_open(), loading, self.connection.writing(self.timeout):
+            entry = self.find()
+            steps = self._ladder()
             wanted = schema.outgrown(entry.index_type, rows, steps) if entry else None
             if entry is None or wanted is None:
                 return
-            with nullcontext() if is_lite else self._nobody_searching(timeout):
+            with nullcontext() if is_lite else self._nobody_searching():
                 self._drop_index(entry)
-                self._make_either(entry, wanted, timeout)
+                self._make_either(entry, wanted)
                 self._call("load_collection", SLOW, **schema.load_arguments(entry.storage))
         self.forget()
 
     @contextmanager
-    def _nobody_searching(self, timeout: float) -> Iterator[None]:
+    def _nobody_searching(self) -> Iterator[None]:
         """Everybody who uses this library sees the note within ``RECHECK`` seconds."""
         until = time.time() + CHANGE_TAKES
-        self._call("alter_collection_properties", timeout, properties={CHANGING: str(until)})
+        self._call("alter_collection_properties", self.timeout, properties={CHANGING: str(until)})
         self.forget()
         time.sleep(RECHECK + 1)
         try:
             yield
         finally:
-            self._call("alter_collection_properties", timeout, properties={CHANGING: "0"})
+            self._call("alter_collection_properties", self.timeout, properties={CHANGING: "0"})
             self.forget()
 
-    def _make_either(self, entry: Entry, wanted: str, timeout: float) -> None:
+    def _make_either(self, entry: Entry, wanted: str) -> None:
         try:
-            self._make_index(entry.space, wanted, timeout)
+            self._make_index(entry.space, wanted)
         except StoreError as err:
-            if self._index_type(timeout):  # another writer has made one
+            if self._index_type():  # another writer has made one
                 return
             lite.log.warning(
                 "collection %r at %s keeps its index %s, since %s cannot be made: %s",
-                self._name, self._connection.address, entry.index_type, wanted, err,
+                self.name, self.connection.address, entry.index_type, wanted, err,
             )  # fmt: skip
-            self._make_index(entry.space, entry.index_type, timeout)
+            self._make_index(entry.space, entry.index_type)
 
     def _drop_index(self, entry: Entry) -> None:
         for tried in range(1, TRIES + 1):
@@ -347,46 +343,48 @@ class Catalog:
             else:
                 return
 
-    def _make_index(self, space: Space, index_type: str, timeout: float) -> None:
+    def _make_index(self, space: Space, index_type: str) -> None:
         from pymilvus import MilvusClient
 
-        is_lite = self._connection.is_lite(timeout)
+        is_lite = self.connection.is_lite(self.timeout)
         params = schema.index(MilvusClient, space, index_type, is_lite=is_lite)
         # a server builds it in the background, and compares every row until it has
         self._call("create_index", SLOW, index_params=params, sync=False)
 
-    def _finish(self, entry: Entry, timeout: float) -> None:
+    def _finish(self, entry: Entry) -> None:
         """Make the index that a writer was killed before making."""
         end = time.monotonic() + BEING_MADE
-        while not self._index_type(timeout):
+        while not self._index_type():
             if time.monotonic() > end:
-                with self._connection.writing(timeout):
-                    if not self._index_type(timeout):  # another may have had the turn before
-                        self._make_index(entry.space, self._type(AUTO, timeout), timeout)
+                with self.connection.writing(self.timeout):
+                    if not self._index_type():  # another may have had the turn before
+                        self._make_index(entry.space, self._type(AUTO))
                 return
             time.sleep(0.05)
 
-    def _type(self, index_type: str, timeout: float) -> str:
+    def _type(self, index_type: str) -> str:
         """The type that a collection begins with."""
-        return schema.choice(0, self._ladder(timeout)) if index_type == AUTO else index_type
+        return schema.choice(0, self._ladder()) if index_type == AUTO else index_type
 
-    def _ladder(self, timeout: float) -> Mapping[str, int]:
-        connection = self._connection
-        return schema.ladder(is_lite=connection.is_lite(timeout), version=connection.version(timeout))
+    def _ladder(self) -> Mapping[str, int]:
+        connection = self.connection
+        return schema.ladder(
+            is_lite=connection.is_lite(self.timeout), version=connection.version(self.timeout)
+        )
 
     def _remembered(self) -> Entry | None:
-        since, entry = self._connection.entries.get(self._name, (0.0, None))
-        fresh = self._connection.address.path is not None or time.monotonic() - since < RECHECK
+        since, entry = self.connection.entries.get(self.name, (0.0, None))
+        fresh = self.connection.address.path is not None or time.monotonic() - since < RECHECK
         return entry if fresh else None
 
-    def _index_type(self, timeout: float, name: str = "") -> str:
-        names = self._call("list_indexes", timeout, name)
+    def _index_type(self, name: str = "") -> str:
+        names = self._call("list_indexes", self.timeout, name)
         if not names:
             return ""
-        found = self._call("describe_index", timeout, name, index_name=names[0])
+        found = self._call("describe_index", self.timeout, name, index_name=names[0])
         return str(found["index_type"]) if found else ""  # it may be dropped meanwhile
 
     def _call(self, method: str, timeout: float, name: str = "", **arguments: Any) -> Any:
-        doing = f"{method} of {self._name!r}"
+        doing = f"{method} of {self.name!r}"
         name = name or self.real_name
-        return self._connection.call(method, name, doing=doing, timeout=timeout, **arguments)
+        return self.connection.call(method, name, doing=doing, timeout=timeout, **arguments)

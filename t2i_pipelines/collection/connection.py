@@ -1,7 +1,4 @@
-"""One client of one database, made at the first call.
-
-Where a database is: a file of Milvus Lite, or a server.
-"""
+"""One client of one database, made at the first call; and the address of a database, local or remote."""
 
 from __future__ import annotations
 

@@ -1,16 +1,13 @@
-"""What Milvus Lite 3 leaves to its user: whose lock it is, why a file does not open, what to repair.
+"""Repair and guard Milvus Lite 3: locks, damaged files, and the order of reads and writes.
 
-A database is a directory. One process at a time may open it; within that process it is served over
-gRPC from threads, and ``MilvusClient.close()`` does not end that.
+A database is a directory. One process at a time may open it; within that process it is served over gRPC from
+threads, and ``MilvusClient.close()`` does not end those.
 
-Keeps FAISS from warning, on standard error, that a small segment of Milvus Lite has few rows to train on.
+It loses rows when writes and flushes overlap. While it flushes, its memory is empty and the file not yet
+written, so that a search would miss rows that were acknowledged long before. So reads and writes take turns.
 
-An index of one list learns nothing from them anyway: it is the exact comparison.
-
-Who reads a Milvus Lite database, and who writes to it, take turns.
-
-It loses rows when writes and flushes overlap. And while it flushes, its memory is empty and the file not yet
-there that a search would look at: a search would not find rows that were acknowledged long before.
+FAISS warns on standard error that a small segment has few rows to train an index on. An index of one list is
+the exact comparison and learns nothing, so that warning is suppressed.
 """
 
 from __future__ import annotations

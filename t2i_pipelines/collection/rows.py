@@ -1,9 +1,4 @@
-"""Rows on their way in: checked before Milvus sees them, because it checks little or late.
-
-The only vectors that Milvus is given: float32, finite, not zero, of the right length.
-
-What a stored row says of its file, and how rows are asked for by id.
-"""
+"""Check rows and vectors before Milvus gets them, since it checks little, or late; and ask for rows by id."""
 
 from __future__ import annotations
 
@@ -16,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from t2i_pipelines.collection.schema import DIGEST_BYTES, ID_BYTES, PATH_BYTES
-from t2i_pipelines.config.conditions import literal
+from t2i_pipelines.config.search import literal
 from t2i_pipelines.errors import ConfigError, VectorError
 from t2i_pipelines.types import Matrix, Vector
 

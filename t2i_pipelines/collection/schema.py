@@ -1,13 +1,10 @@
-"""What a collection looks like, and the note in it that tells which model filled it.
+"""The schema, storage and index of a collection, and the note that names the model that filled it.
 
-How a collection is stored: what Milvus is told when it is made, and how rows and answers are converted.
-
-Which index a collection has at which size, and how deep it is searched.
-
-Measured on 100,000 images as ``t2i_mini`` embeds them, for captions (``benchmarks/search_index.py``):
-vectors of words lie beside those of images, not among them, and an index that is built for neighbours finds
-them badly. HNSW with the usual ``ef`` of 64 has a recall@10 of 0.83, IVF that probes a tenth of its lists one
-of 0.93. So all rows are compared where that is quick, and a graph is denser and searched deeper than usual.
+Which index a collection has depends on its size. Measured on 100,000 images as ``t2i_mini`` embeds them, for
+captions (``benchmarks/search_index.py``): text and image embeddings occupy different regions of the space,
+and an index that is built for neighbours finds images for texts badly. HNSW with the usual ``ef`` of 64 has a
+recall@10 of 0.83, IVF that probes a tenth of its lists one of 0.93. So all rows are compared where that is
+quick, and a graph is denser and searched deeper than usual.
 """
 
 from __future__ import annotations

@@ -1,13 +1,4 @@
-"""One search of a collection: what Milvus is asked for, and which of its answers are hits.
-
-The hits of queries in an order that does not change with how many are asked for.
-
-All rows of a collection by an exact score, in bounded memory.
-
-Every row of a collection, a page at a time.
-
-From query vectors to a search request, and from its answer to hits.
-"""
+"""Search a collection: the request, the order of hits across pages, and exact scans past Milvus's limits."""
 
 from __future__ import annotations
 
@@ -25,8 +16,15 @@ from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.failures import RefusedError
 from t2i_pipelines.collection.picking import different, in_range, one_of_each, placed, unlike
 from t2i_pipelines.collection.rows import check_vectors
-from t2i_pipelines.config.conditions import check_filter, expression, literal, read_where, template
-from t2i_pipelines.config.search import MAX_LIMIT, SearchOptions
+from t2i_pipelines.config.search import (
+    MAX_LIMIT,
+    SearchOptions,
+    check_filter,
+    expression,
+    literal,
+    read_where,
+    template,
+)
 from t2i_pipelines.errors import ConfigError, StoreError, VectorError
 from t2i_pipelines.types import Hit, Matrix, Vector
 

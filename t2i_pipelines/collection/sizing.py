@@ -1,9 +1,7 @@
-"""What a collection on a Milvus server needs of memory, disk and time, by formula, and what to choose.
+"""Estimate what a collection on a Milvus server needs, and recommend an engine, an index and machines.
 
-Every formula tells its source. Those of bytes are checked against a real server at 100,000 and a million rows
+Every formula names its source. Those of bytes are checked against a real server at 100,000 and a million rows
 (``benchmarks/scale.py``, ``docs/scale.md``). B is a byte, GB are 10 to the power of 9 of them.
-
-Which engine, index and machines a number of images asks for.
 """
 
 from __future__ import annotations

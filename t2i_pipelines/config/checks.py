@@ -1,7 +1,4 @@
-"""Checks that settings of every kind share.
-
-Texts that each text of a query is put into.
-"""
+"""Checks that several settings share, and prompt templates."""
 
 from __future__ import annotations
 

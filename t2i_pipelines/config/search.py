@@ -1,14 +1,263 @@
-"""What a search may be asked for beside the query."""
+"""Options of a search, and conditions on columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
+
 from t2i_pipelines.config.checks import check_known, check_share, check_whole_number
-from t2i_pipelines.config.conditions import check_field, check_filter, read_where
 from t2i_pipelines.errors import ConfigError
+
+TEXTS, NUMBERS = ("id", "path", "digest"), ("size", "mtime")
+"""The collection's own fields. Every row has them; any other field is metadata, which a row may lack."""
+
+OPERATORS = ("==", "!=", ">", ">=", "<", "<=", "in", "not in", "like", "contains")
+LARGEST = 2**63 - 1
+NEVER = 'id == ""'  # an id is never empty
+
+_FIELD = re.compile(r"[^\W\d]\w*(?:[ .:/-]\w+)*")
+_QUOTED = re.compile(r"[^\x00-\x1f\x7f-\x9f\"'\\\[\]]+")
+"""A column that a condition names within quotes: ``35mm``, ``GPS (lat)``."""
+
+_TOLD = re.compile(
+    r"\s*(?P<field>[\w .:/()%#&+*-]*?)\s*"
+    r"(?P<operator>==|!=|>=|<=|=|>|<|(?<=\s)(?:not\s+in|in|like|contains)(?=\s))\s*(?P<value>.*?)\s*",
+    re.DOTALL,
+)
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+"""Those that every Milvus knows. Milvus Lite refuses others, such as ``\\b``, and takes such characters as
+they are."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One checked condition: a field, an operator, and what it is compared with.
+
+    :ivar typed: the field is metadata that has a column of its own, of text; a row without has an empty one.
+    """
+
+    field: str
+    operator: str
+    value: Any
+    typed: bool = False
+
+
+def read_where(where: Mapping[str, Any] | None) -> list[Condition]:
+    """Check conditions and write them out.
+
+    A field has a value that it must equal, None if it must not be there, a pair ``(operator, value)``, or a
+    list of pairs that must all hold.
+
+    :raises ConfigError: If a name, an operator or a value cannot work; names it.
+    """
+    if where is None:
+        return []
+    if not isinstance(where, Mapping):
+        raise ConfigError(f'where must be a mapping such as {{"year": (">", 2015)}}, got {where!r}')
+    return [
+        _condition(check_field(field), one)
+        for field, asked in where.items()
+        for one in (asked if isinstance(asked, list) else [asked])
+    ]
+
+
+def parse_condition(text: str) -> tuple[str, tuple[str, Any]]:
+    """``year > 2015``, ``camera like Canon%``, ``place in Rome, Paris`` -> field and condition.
+
+    What reads as a number, ``true`` or ``false`` is one; double quotes keep a text.
+
+    :raises ConfigError: If there is no operator in it, or no name before it.
+    """
+    found = _TOLD.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"where {text!r} is no condition; write for example 'year > 2015', with = or one of "
+            f"{', '.join(OPERATORS)}"
+        )
+    field, operator, value = found["field"], " ".join(found["operator"].split()), found["value"]
+    if operator in ("in", "not in"):
+        return check_field(field), (operator, [_told(part.strip()) for part in value.split(",")])
+    return check_field(field), ("==" if operator == "=" else operator, _told(value))
+
+
+def check_field(field: object, setting: str = "where") -> str:
+    """Return the name of a column, if a filter may hold it.
+
+    :raises ConfigError: If not.
+    """
+    if setting == "where":
+        form, allowed = _QUOTED, "has no quotes, backslashes, brackets or control characters"
+    else:
+        form = _FIELD
+        allowed = "is made of letters, digits and _, and within it single spaces or any of . : / -"
+    if (
+        not isinstance(field, str)
+        or not form.fullmatch(field)
+        or field != field.strip()
+        or len(field.encode(errors="replace")) > 255
+    ):
+        raise ConfigError(f"{setting}: a column's name {allowed}; got {field!r:.300}")
+    if field == "vector":
+        raise ConfigError(f"{setting}: vector cannot be compared with a value; search for it instead")
+    return field
+
+
+def check_filter(filter: object) -> str:
+    """A filter expression without blanks around it, if it stays inside parentheses put around it.
+
+    :raises ConfigError: If it is no text, or quotes or parentheses in it are not closed.
+    """
+    if not isinstance(filter, str):
+        raise ConfigError(f"filter must be an expression such as 'year > 2015', got {filter!r}")
+    depth, at = 0, 0
+    while at < len(filter) and depth >= 0:
+        letter = filter[at]
+        if letter in "\"'":
+            at += 1
+            while at < len(filter) and filter[at] != letter:
+                at += 2 if filter[at] == "\\" else 1
+            if at >= len(filter):
+                raise ConfigError(f"filter {filter!r} was refused: a quote in it is not closed")
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        at += 1
+    if depth:
+        raise ConfigError(f"filter {filter!r} was refused: its parentheses do not match")
+    return filter.strip()
+
+
+def literal(value: Any) -> str:
+    """A value as Milvus's filter language writes it: whatever text it holds, it stays one value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value.translate(_ESCAPES)}"'
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    return repr(value)
+
+
+def expression(filter: str, conditions: list[Condition], *, is_lite: bool) -> str:
+    """A filter expression for both; values are literals."""
+    return _both(filter, _all_of(conditions, literal, is_lite))
+
+
+def template(filter: str, conditions: list[Condition]) -> tuple[str, dict[str, Any]]:
+    """A filter expression for both, for Milvus 2.5 and later, and the values that it leaves out.
+
+    The pattern of ``like`` and the value of ``contains`` must be literals before Milvus 2.6.
+    """
+    values: dict[str, Any] = {}
+
+    def put(value: Any) -> str:
+        name = f"where_{len(values)}"
+        values[name] = value
+        return f"{{{name}}}"
+
+    return _both(filter, _all_of(conditions, put, False)), values
+
+
+def _condition(field: str, asked: Any) -> Condition:
+    if not isinstance(asked, tuple):
+        asked = ("==", asked)
+    if len(asked) != 2 or asked[0] not in OPERATORS:
+        raise ConfigError(
+            f"where: {field!r} needs a value or a pair (operator, value), the operator one of "
+            f"{', '.join(OPERATORS)}; got {asked!r:.300}"
+        )
+    operator, value = asked
+    if operator in ("in", "not in"):
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise ConfigError(f"where: {field!r} {operator} needs a list of values, got {value!r:.300}")
+        return Condition(field, operator, [_plain(field, one) for one in value])
+    if value is None and operator in ("==", "!=") and field not in TEXTS + NUMBERS:
+        return Condition(field, operator, None)
+    value = _plain(field, value, str if operator == "like" else None)
+    if operator == "contains" and field in TEXTS + NUMBERS:
+        raise ConfigError(f"where: {field!r} is no list that could contain something")
+    return Condition(field, operator, value)
+
+
+def _told(text: str) -> Any:
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value if isinstance(value, str | int | float) else text
+
+
+def _plain(field: str, value: Any, kind: type | None = None) -> Any:
+    """``value`` as text, number, true or false."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    kind = kind or (str if field in TEXTS else int if field in NUMBERS else None)
+    wanted: Any = kind or str | int | float | bool
+    if not isinstance(value, wanted) or (kind is int and isinstance(value, bool)):
+        names: dict[Any, str] = {str: "text", int: "a whole number", None: "text, a number, True or False"}
+        raise ConfigError(f"where: {field!r} is compared with {names[kind]}, got {value!r:.300}")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as err:
+            raise ConfigError(f"where: {field!r}: {value!r:.300} is not valid Unicode: {err.reason}") from err
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"where: {field!r} is compared with {value}, which no row can hold")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"where: {field!r}: {value} does not fit 64 bits")
+    return value
+
+
+def _both(filter: str, where: str) -> str:
+    return f"({where}) and ({filter})" if filter and where else filter or where
+
+
+def _all_of(conditions: list[Condition], put: Callable[[Any], str], is_lite: bool) -> str:
+    written = [_written(one, put, is_lite) for one in conditions]
+    return written[0] if len(written) == 1 else " and ".join(f"({one})" for one in written)
+
+
+def _written(one: Condition, put: Callable[[Any], str], is_lite: bool) -> str:
+    own = one.typed or one.field in TEXTS + NUMBERS
+    field = one.field if own else f"$meta[{literal(one.field)}]"
+    there = f'{field} != ""' if one.typed else f"exists {field}"
+    if one.value is None:
+        return there if one.operator == "!=" else f"not ({there})"
+    match one.operator:
+        case "in":
+            return _one_of(field, one.value, put, is_lite and not own)
+        case "not in":
+            found = f"not ({_one_of(field, one.value, put, is_lite and not own)})"
+        case "like":
+            return f"{field} like {literal(one.value)}"
+        case "contains":
+            # Milvus Lite takes a bare name here, others take one that is a word of the language too
+            bare = check_field(one.field, "contains, in Milvus Lite") if is_lite else field
+            return f"json_contains({bare}, {literal(one.value)})"
+        case _:
+            found = f"{field} {one.operator} {put(one.value)}"
+    # a server says that a field that is not there differs from every value
+    return (
+        found
+        if (own and not one.typed) or one.operator not in ("!=", "not in")
+        else f"({there}) and ({found})"
+    )
+
+
+def _one_of(field: str, values: list[Any], put: Callable[[Any], str], singly: bool) -> str:
+    if not values:
+        return NEVER
+    if singly:  # Milvus Lite knows `in` for fields of its schema only
+        parts = [f"{field} == {put(value)}" for value in values]
+    else:  # a list of several types is refused
+        kinds = dict.fromkeys(map(type, values))
+        parts = [f"{field} in {put([one for one in values if type(one) is kind])}" for kind in kinds]
+    return parts[0] if len(parts) == 1 else " or ".join(f"({part})" for part in parts)
+
 
 MAX_LIMIT = 16384  # Milvus: "topk [20000] is invalid, it should be in range [1, 16384]"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from t2i_pipelines.config.checks import check_one_of, check_whole_number
-from t2i_pipelines.config.conditions import NUMBERS, TEXTS, check_field
+from t2i_pipelines.config.search import NUMBERS, TEXTS, check_field
 from t2i_pipelines.errors import ConfigError
 
 VectorType: TypeAlias = Literal["FLOAT_VECTOR", "FLOAT16_VECTOR"]

@@ -1,9 +1,8 @@
-"""OpenAI's CLIP architecture from its weights alone, as a ``towhee.models.clip.CLIP``.
+"""Build OpenAI's CLIP architecture as a ``towhee.models.clip.CLIP`` from its weights alone.
 
 Sizes are inferred from the shapes: ``towhee.models.clip.get_configs`` has wrong ones for L/14 and three
-ResNets. What shapes do not tell (activation, heads, epsilon) is in :class:`Details`.
-
-What open_clip can load and OpenAI's architecture cannot: SigLIP, multilingual text towers, timm towers.
+ResNets. What shapes do not tell (activation, heads, epsilon) is in :class:`Details`. Other architectures
+(SigLIP, multilingual text towers, timm towers) are built by ``open_clip``.
 """
 
 from __future__ import annotations

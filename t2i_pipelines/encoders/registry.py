@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeAlias
 from cachetools import LRUCache
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
-from t2i_pipelines.encoders.cached_texts import CachedTexts
 from t2i_pipelines.encoders.models import MODELS, find
+from t2i_pipelines.encoders.vectors import CachedTexts
 from t2i_pipelines.encoders.weights import SUFFIXES, HubEncoder, open_path
 from t2i_pipelines.errors import CheckpointError, UnknownModelError
 from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision, Space

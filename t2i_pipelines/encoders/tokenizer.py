@@ -1,9 +1,7 @@
-"""Words to the numbers that a text tower reads.
+"""Clean and tokenize texts, and detect the writing systems that a model has not learned.
 
-The cleaning is open_clip's, which is OpenAI's: mend broken Unicode, read HTML entities twice, make one
-space of many. CLIP reads lower case (``lower``), SigLIP also drops punctuation (``canonicalize``).
-
-Which writing systems a text uses, so that a model can say when it never learned one of them.
+The cleaning is open_clip's, which is OpenAI's: mend broken Unicode, unescape HTML entities twice, collapse
+white space. CLIP reads lower case (``lower``), SigLIP also drops punctuation (``canonicalize``).
 """
 
 from __future__ import annotations

@@ -1,15 +1,19 @@
-"""Arithmetic of directions. A vector's length means nothing to a cosine."""
+"""Arithmetic of vectors, and the cache of embedded texts."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from t2i_pipelines.config.checks import filled
 from t2i_pipelines.errors import VectorError
-from t2i_pipelines.types import Matrix, Vector
+from t2i_pipelines.types import Encoder, Matrix, Vector
 
 CANCELLED = 1e-6
 """A sum of unit vectors that is shorter than this part of its weights is rounding, not a direction."""
@@ -58,3 +62,50 @@ def cosines(one: Matrix, other: Matrix) -> NDArray[np.float64]:
     """Of each row of the one with the same row of the other: two (N, D) of any length -> (N,)."""
     a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
     return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+
+
+TEXTS_KEPT = 4096
+"""Vectors that are remembered of each model: 8 MiB at 512 dimensions."""
+
+
+class CachedTexts:
+    """Texts to vectors, by one model; the least recently used are forgotten. Thread-safe.
+
+    :ivar hits: texts that were known; :ivar misses: those that were not.
+    """
+
+    def __init__(self, encoder: Encoder, size: int = TEXTS_KEPT) -> None:
+        self._encoder = encoder
+        self._kept: LRUCache[bytes, Vector] = LRUCache(size)
+        self._lock = threading.Lock()
+        self.hits = self.misses = 0
+
+    def __call__(self, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> list[Vector]:
+        """N texts -> N vectors (D,) float32, not normalised; what is not known, in one pass.
+
+        With several templates, a text's vector is the mean of the unit vectors that it has in each.
+        """
+        keys = {text: _key(text, templates) for text in texts}
+        with self._lock:
+            known = {text: self._kept.get(key) for text, key in keys.items()}
+            unknown = [text for text, vector in known.items() if vector is None]
+            self.misses += len(unknown)
+            self.hits += len(known) - len(unknown)
+        if unknown:
+            new = dict(zip(unknown, self._embed(unknown, templates), strict=True))
+            known |= new
+            with self._lock:
+                self._kept.update({keys[text]: np.array(vector) for text, vector in new.items()})
+        return [np.array(known[text]) for text in texts]
+
+    def _embed(self, texts: Sequence[str], templates: Sequence[str]) -> Matrix:
+        prompts = [prompt for text in texts for prompt in filled(templates, text)]
+        vectors = self._encoder.encode_texts(prompts)
+        if len(templates) == 1:
+            return vectors
+        return np.stack([mean_direction(some) for some in np.split(vectors, len(texts))])
+
+
+def _key(text: str, templates: Sequence[str]) -> bytes:
+    """Of one length, however long the text is."""
+    return blake2b(repr((text, *templates)).encode(), digest_size=16).digest()

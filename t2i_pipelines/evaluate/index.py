@@ -1,7 +1,4 @@
-"""The same queries through Milvus: what the index finds of what an exact search would.
-
-Images and texts of pairs to vectors, by the steps of the insert and search pipelines.
-"""
+"""Embed images and texts of pairs, and measure how much of an exact search the index of Milvus finds."""
 
 from __future__ import annotations
 
@@ -19,8 +16,7 @@ from t2i_pipelines.collection import Collection, collection_names, open_collecti
 from t2i_pipelines.config.checks import templates_of
 from t2i_pipelines.config.storage import AUTO
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.encoders.cached_texts import CachedTexts
-from t2i_pipelines.encoders.vectors import unit
+from t2i_pipelines.encoders.vectors import CachedTexts, unit
 from t2i_pipelines.errors import CollectionNotFoundError, QueryError, SourceError, VectorError
 from t2i_pipelines.evaluate.metrics import DECIMALS, DEPTH, Bootstrap, Metric, in_order, judged, units
 from t2i_pipelines.evaluate.pairs import Pairs, refused
@@ -29,7 +25,7 @@ from t2i_pipelines.images import path_key
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.read_source import ReadSource
+from t2i_pipelines.operators.read import ReadSource
 from t2i_pipelines.search.query import check_text
 from t2i_pipelines.types import Encoder, Hit, Matrix, Outcome, Space, Vector
 

@@ -1,11 +1,9 @@
-"""Which images are right for which texts.
+"""Pairs of images and texts, and the caption files of Flickr30k and COCO.
 
-Flickr30k and COCO, as their caption files are distributed.
-
-Sources of the forms: Young et al. 2014 (``results_20130124.token``: ``name.jpg#0<TAB>caption``), its copy on
-Kaggle (``results.csv``), Karpathy & Fei-Fei 2015 (``dataset_flickr30k.json`` and ``dataset_coco.json``, with
-the splits of published tables), ``flickr_annotations_30k.csv`` of the copy on the Hugging Face hub, with the
-same splits, and cocodataset.org (``captions_val2017.json``).
+Sources of the file formats: Young et al. 2014 (``results_20130124.token``: ``name.jpg#0<TAB>caption``), its
+copy on Kaggle (``results.csv``), Karpathy & Fei-Fei 2015 (``dataset_flickr30k.json`` and
+``dataset_coco.json``, with the splits of published tables), ``flickr_annotations_30k.csv`` of the copy on the
+Hugging Face hub, with the same splits, and cocodataset.org (``captions_val2017.json``).
 """
 
 from __future__ import annotations

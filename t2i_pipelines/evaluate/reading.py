@@ -1,7 +1,4 @@
-"""Pairs from files and folders; which kind it is tells its name and its first line.
-
-One way of asking: which queries, what they found, and its figures.
-"""
+"""Read pairs from files and folders, by their name and first line, and evaluate one direction of search."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Evaluations as text, tables and pages; all of them are made of the same rows.
-
-What an evaluation found.
-
-The worst misses, as lists of hits.
-"""
+"""The result of an evaluation: figures, worst misses, and their text, table and page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Several evaluations of the same pairs side by side: models, precisions, indexes.
-
-Quality against milliseconds a query.
-"""
+"""Compare several evaluations of the same pairs: models, precisions, indexes; as a table and a plot."""
 
 from __future__ import annotations
 

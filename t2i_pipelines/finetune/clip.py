@@ -1,9 +1,7 @@
-"""A CLIP in parts: two towers, and the two heads that take what towers give into the common space.
+"""A CLIP as two towers and two heads, its contrastive loss, and the cached outputs of frozen parts.
 
-The contrastive loss of images and captions, in which every true pair is a positive.
-
-With unit vectors ``u`` of captions and ``v`` of images, a scale ``s``, and ``T[i]`` the images that
-caption ``i`` is true of::
+The loss counts every true pair as a positive. With unit vectors ``u`` of captions and ``v`` of images, a
+scale ``s``, and ``T[i]`` the images that caption ``i`` is true of::
 
     to image = - mean over i of mean over k in T[i] of log(exp(s u_i v_k) / sum over j of exp(s u_i v_j))
 
@@ -11,8 +9,6 @@ caption ``i`` is true of::
 the bidirectional loss of UniCL (Yang et al. 2022, arXiv:2204.03610, equations 3 to 5), whose sum over
 positives stands outside of the logarithm, as in SupCon (Khosla et al. 2020, arXiv:2004.11362, equation 2).
 Where each caption has one image and each image one caption it is CLIP's InfoNCE.
-
-Images and captions to vectors, each side no more often than what learns makes necessary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The images of a run: each content once, fitted to the model, as many in memory as there is room for.
-
-The checkpoint of a run that is under way: whole or not there, and only for the run that wrote it.
-"""
+"""Cache the preprocessed images of a run, and save and restore its state."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The loop: batches in, weights changed, evaluated, saved; the best weights are kept.
-
-How fast a model learns: the pace over a run, and a pace that is safe for a model.
-"""
+"""The training loop, the learning-rate schedule, and a learning rate that is safe for a model."""
 
 from __future__ import annotations
 
@@ -20,10 +17,9 @@ from torch import nn
 from t2i_pipelines.errors import FinetuneError
 from t2i_pipelines.finetune import store
 from t2i_pipelines.finetune.clip import Clip, Side, Weights, contrast
-from t2i_pipelines.finetune.material import Batch, Order, Truth
+from t2i_pipelines.finetune.material import Batch, Mark, Order, Scoring, Truth
 from t2i_pipelines.finetune.options import FinetuneOptions, Train
 from t2i_pipelines.finetune.result import Progress
-from t2i_pipelines.finetune.scoring import Mark, Scoring
 
 LARGE = 50_000_000
 """Weights from which on a model counts as large. OpenAI's smallest CLIP has 102 million, t2i_mini 15."""

@@ -1,11 +1,4 @@
-"""A collection of any fields, which others made, as notebooks do with pymilvus.
-
-``ops.ann_insert.milvus_client`` and ``ops.ann_insert.osschat_milvus``.
-
-``ops.ann_search.milvus_client`` and ``ops.ann_search.osschat_milvus``.
-
-Where Milvus is, in the hub's words.
-"""
+"""``ops.ann_insert`` and ``ops.ann_search`` of Towhee's hub, on a collection with any schema."""
 
 from __future__ import annotations
 

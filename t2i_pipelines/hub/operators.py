@@ -1,16 +1,14 @@
-"""``ops.image_text_embedding.clip``.
+"""``ops.image_text_embedding.clip``, ``ops.image_decode``, ``ops.towhee.np_normalize``, training, and output.
 
-``ops.image_decode.cv2`` and ``ops.image_decode.cv2_rgb``.
-
-``ops.towhee.np_normalize``.
-
-``.output()`` that makes pipelines safe to run, for notebooks that know nothing of this library.
+``.output()`` of a pipeline is replaced by one that is safe in threads, as :func:`t2i_pipelines.harden` does.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,92 @@ from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.encoders import models
 from t2i_pipelines.encoders.vectors import unit
 from t2i_pipelines.errors import ConfigError, T2IError, VectorError
-from t2i_pipelines.finetune import FinetuneResult, finetune
-from t2i_pipelines.hub.training_args import finetune_arguments
+from t2i_pipelines.finetune import FinetuneOptions, FinetuneResult, finetune
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.types import Device, Modality, Vector
+
+log = logging.getLogger("t2i_pipelines.hub")
+
+RENAMED = {
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "overwrite_output_dir": "overwrite",
+}
+OWN = frozenset(one.name for one in fields(FinetuneOptions)) - {*RENAMED.values(), "device", "train"}
+STRATEGIES = ("eval_strategy", "evaluation_strategy")
+FREEZE = ("freeze_vision_model", "freeze_text_model")
+TRAIN = {(False, False): "all", (True, False): "text", (False, True): "image", (True, True): "heads"}
+
+MOOT = {
+    "data_args": {
+        "data_dir", "dataset_config_name", "max_seq_length", "image_mean", "image_std", "overwrite_cache",
+        "preprocessing_num_workers", "test_file",
+    },
+    "training_args": {
+        "per_device_eval_batch_size", "do_eval", "do_predict", "remove_unused_columns",
+        "dataloader_drop_last", "dataloader_num_workers", "logging_steps", "logging_dir",
+        "save_strategy", "save_total_limit", "report_to", "disable_tqdm", "push_to_hub", *STRATEGIES,
+    },
+    "model_args": {"cache_dir", "model_revision", "use_fast_tokenizer", "use_auth_token"},
+}  # fmt: skip
+"""Names that are taken and change nothing: a model's size, mean and tokenizer are its own, and so on."""
+
+KNOWN = {
+    "data_args": {"train_file", "validation_file", "dataset_name", "image_column", "caption_column"},
+    "training_args": {*RENAMED, *OWN, "output_dir", "do_train"},
+    "model_args": set(FREEZE),
+}
+FIXED = {"dataset_name": None, "image_column": "image_path", "caption_column": "caption", "do_train": True}
+"""Names that can be given, with the only value that they can have here."""
+
+
+def finetune_arguments(
+    data_args: Mapping[str, Any], training_args: Mapping[str, Any], model_args: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The pairs, and the further arguments of :func:`t2i_pipelines.finetune.finetune`.
+
+    :raises ConfigError: If a name is unknown, a value cannot be, or there is no ``train_file``.
+    """
+    given = {"data_args": data_args, "training_args": training_args, "model_args": model_args}
+    for name, some in given.items():
+        _check(name, some)
+    if not data_args.get("train_file"):
+        raise ConfigError("data_args has no train_file, the JSON of image_path and caption to learn from")
+    chosen = {RENAMED.get(name, name): training_args[name] for name in training_args if name in _ours()}
+    if "steps" not in [training_args.get(name) for name in STRATEGIES]:
+        chosen.pop("eval_steps", None)
+    if (chosen.get("max_steps") or 0) < 0:  # Hugging Face's -1
+        del chosen["max_steps"]
+    arguments = FinetuneOptions.of(**chosen)  # refuses what cannot work, before anything is read
+    frozen = tuple(bool(model_args.get(name)) for name in FREEZE)
+    chosen = {name: getattr(arguments, name) for name in chosen}
+    if "output_dir" in training_args:
+        chosen["output_dir"] = training_args["output_dir"]
+    if data_args.get("validation_file"):
+        chosen["validation"] = data_args["validation_file"]
+    return data_args["train_file"], {**chosen, "train": TRAIN[frozen[0], frozen[1]]}
+
+
+def _ours() -> frozenset[str]:
+    return OWN | RENAMED.keys()
+
+
+def _check(name: str, arguments: Mapping[str, Any]) -> None:
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"{name} must be a dict, got {arguments!r:.80}")
+    known = KNOWN[name] | MOOT[name]
+    if unknown := [one for one in arguments if one not in known]:
+        raise ConfigError(
+            f"{name} has {unknown[0]!r}, which is unknown; known are {', '.join(sorted(known))}"
+        )
+    for one, value in FIXED.items():
+        if one in arguments and arguments[one] != value:
+            raise ConfigError(f"{name} has {one}={arguments[one]!r}, and only {value!r} is possible here")
+    if moot := sorted(arguments.keys() & MOOT[name]):
+        log.info("%s: %s changes nothing here", name, ", ".join(moot))
+
 
 MODES = ("BGR", "RGB")
 
@@ -181,7 +259,7 @@ class HubClip(Clip):
     ) -> FinetuneResult:
         """Fine-tune this model by :func:`t2i_pipelines.finetune.finetune`, told in Hugging Face's names.
 
-        See :mod:`t2i_pipelines.hub.training_args`. The result's ``path`` is what ``checkpoint_path`` takes;
+        See :mod:`t2i_pipelines.hub.operators`. The result's ``path`` is what ``checkpoint_path`` takes;
         the operator itself stays as it is.
 
         :raises ConfigError: If an argument is unknown or wrong, or there is no ``train_file``.

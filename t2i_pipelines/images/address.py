@@ -1,4 +1,4 @@
-"""Addresses: what a record's ``path`` may be, and how one is told from another.
+"""Addresses: what a record's ``path`` may be, and how to tell one kind from another.
 
 ::
 
@@ -7,8 +7,6 @@
     s3://bucket/a.jpg                        opened by fsspec
     tar://a.jpg::/shards/000.tar             a file in a tar, in fsspec's notation; the tar may be
     tar://a.jpg::s3://bucket/000.tar         anywhere
-
-How many bytes an image's file may have.
 """
 
 from __future__ import annotations

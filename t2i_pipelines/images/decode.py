@@ -1,14 +1,9 @@
-"""Bytes to pixels: (H, W, 3) uint8 sRGB, upright, over a background.
+"""Decode bytes to pixels: (H, W, 3) uint8 sRGB, upright, over a background.
 
 Pillow decodes, since it refuses damaged data, where OpenCV returns what it has and reports on stderr alone.
-Only TIFFs in YCbCr, which Pillow reads from 13 on, are left to OpenCV. :mod:`t2i_pipelines.images.isolate`
-does the same in processes of its own.
-
-Which format bytes are in, how large the image is, and which way is up; no pixel is decoded.
-
-Which frames of an animation are looked at.
-
-Whether a JPEG holds all of its image. Pillow fills what is missing with grey and does not report it.
+Only TIFFs in YCbCr, which Pillow reads from 13 on, are left to OpenCV. Pillow fills missing parts of a JPEG
+with grey and does not report it, so a JPEG that may be truncated is checked.
+:mod:`t2i_pipelines.images.isolate` does the same in processes of its own.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""HTTP: patient with servers, and never more of one than it may bear.
+"""Fetch images over HTTP, with retries and a limit of requests to each host.
 
-Each image is one GET. What may pass is tried again: no connection, no answer in time, a broken-off
+Each image is one GET. Errors that may pass are retried: no connection, no answer in time, a broken-off
 answer, 429, 5xx; ``Retry-After`` is honoured. Each host gets ``HOST_LIMIT`` requests at a time.
 
-URLs that strangers name are fetched from public addresses only.
-
-The address of a name is looked up once, checked, and connected to, so that an answer of the
-DNS that changes in between gains nothing; TLS is still checked against the name. Each redirect is a request
-of its own. `requests-hardened <https://github.com/saleor/requests-hardened>`_ does it: private, loopback,
-link-local (where clouds keep their metadata), shared, reserved and multicast addresses are refused.
+URLs that strangers name are fetched from public addresses only. The address of a name is looked up once,
+checked, and connected to, so that a DNS answer that changes in between gains nothing; TLS is still checked
+against the name. Each redirect is a request of its own. `requests-hardened
+<https://github.com/saleor/requests-hardened>`_ refuses private, loopback, link-local (where clouds keep their
+metadata), shared, reserved and multicast addresses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Files as streams, wherever they are.
-
-Single files out of tars, by their address: for thumbnails, retries, and rows that name them.
+"""Open files as streams wherever they are, and single files of tars.
 
 A tar that is not compressed is listed once, and then only the file's own bytes are read. Any other is
 read from its start to the file.

@@ -1,10 +1,18 @@
-"""Addresses to bytes."""
+"""Read the bytes of an image, and fetch remote ones ahead of time.
+
+Batches that wait in a pipeline fetch their images already, so that no batch waits for its slowest host. An
+image that is not being fetched yet is fetched by its reader.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 
+from t2i_pipelines._towhee.locks import Lock, in_forked_child
 from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError, T2IError, cause
 from t2i_pipelines.images import address as addresses
@@ -79,3 +87,57 @@ def _read_remote(address: str) -> bytes:
 def digest(content: bytes) -> str:
     """Digest of a file's bytes: 32 hex digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+THREADS = 64
+"""Images that are fetched ahead at the same time, of all hosts together."""
+
+BYTES = 512 << 20
+"""Of images that have come and are not decoded yet. When they are as many, no further one is begun."""
+
+
+class _Content:
+    """The bytes of an image, counted for as long as anybody holds them."""
+
+    held = 0
+    _lock = Lock()  # re-entrant: a collection of garbage may come in between
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        with _Content._lock:
+            _Content.held += len(content)
+
+    def __del__(self) -> None:
+        with _Content._lock:
+            _Content.held -= len(self.content)
+
+
+class Ahead:
+    """One image on its way. Nothing is fetched any more once this object is gone."""
+
+    def __init__(self, address: str) -> None:
+        self._future: Future[_Content | None] = _threads().submit(_fetch, weakref.ref(self), address)
+
+    def take(self) -> bytes | None:
+        """The bytes, waited for if they are on their way; None if they are not being fetched.
+
+        :raises ImageDecodeError: If they cannot be had.
+        """
+        if self._future.cancel():
+            return None
+        found = self._future.result()
+        return found.content if found is not None else None
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "t2i-ahead")
+
+
+in_forked_child(_threads.cache_clear)
+
+
+def _fetch(asked_by: weakref.ref[Ahead], address: str) -> _Content | None:
+    if asked_by() is None or _Content.held >= BYTES:
+        return None
+    return _Content(read(address))

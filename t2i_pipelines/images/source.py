@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Protocol
@@ -16,9 +16,9 @@ from typing import Protocol
 from t2i_pipelines.errors import MissingExtraError, SourceError, cause
 from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
 from t2i_pipelines.images.packed import Ids, PackedDict
-from t2i_pipelines.images.sources import delimited, folder, json_lines, parquet, remote, webdataset
+from t2i_pipelines.images.sources import folder, parquet, remote, tables, webdataset
 from t2i_pipelines.images.sources.record import Listing, brief, path_key, record_of, refused
-from t2i_pipelines.images.sources.table import plain_name
+from t2i_pipelines.images.sources.tables import plain_name
 from t2i_pipelines.types import Record, Skipped
 
 __all__ = ["count", "distinct_records", "path_key", "records"]
@@ -29,18 +29,20 @@ _AT_ONCE = 16
 
 
 class _Reader(Protocol):
-    """A module for one kind of file with many rows."""
+    """A reader of one kind of file with many rows; see :class:`~.sources.tables.TableReader`."""
 
-    def rows(self, address: str, listing: Listing) -> Iterator[object]: ...
+    @property
+    def rows(self) -> Callable[[str, Listing], Iterator[object]]: ...
 
-    def count(self, address: str) -> int | None: ...
+    @property
+    def count(self) -> Callable[[str], int | None]: ...
 
 
 _TABLES: dict[str, _Reader] = {
-    ".csv": delimited,
-    ".tsv": delimited,
-    ".jsonl": json_lines,
-    ".ndjson": json_lines,
+    ".csv": tables.DELIMITED,
+    ".tsv": tables.DELIMITED,
+    ".jsonl": tables.JSON_LINES,
+    ".ndjson": tables.JSON_LINES,
     ".parquet": parquet,
 }
 

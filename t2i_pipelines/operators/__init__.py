@@ -10,8 +10,7 @@ from t2i_pipelines.operators.following import MilvusFollow
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.read_query import ReadQuery
-from t2i_pipelines.operators.read_source import ReadSource
+from t2i_pipelines.operators.read import ReadQuery, ReadSource
 
 OPERATORS = {
     "t2i/read-source": ReadSource,

@@ -1,4 +1,4 @@
-"""What every operator keeps to. This docstring is the contract; the operators do not repeat it.
+"""The contract of every operator; the operators do not repeat it.
 
 1. A constructor takes plain values and remembers them; files, models and connections are opened by the
    first call and shared by the whole process. Towhee creates operators freely.
@@ -7,10 +7,6 @@
    fills in place: records that have a status are skipped, and none is added, dropped or moved.
 4. Given plain items, it raises at the first that it cannot work on. Given a batch, it does what
    ``on_error`` says: ``record`` ends that record as ``failed``, ``raise`` raises.
-
-The last step of inserting: one row an input.
-
-Remote images are asked for as soon as it is known that they are needed.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from t2i_pipelines._towhee.door import SharedType
 from t2i_pipelines.images import is_remote
-from t2i_pipelines.images.ahead import Ahead
+from t2i_pipelines.images.read import Ahead
 from t2i_pipelines.types import Batch, OnError, Outcome, Reason, Record, Stage, log_failure
 
 

@@ -14,7 +14,7 @@ from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.read_query import ReadQuery
+from t2i_pipelines.operators.read import ReadQuery
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.types import Space
 

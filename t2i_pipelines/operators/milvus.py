@@ -1,7 +1,4 @@
-"""Skip stored files, and insert into Milvus.
-
-From vectors to hits.
-"""
+"""Skip stored files, insert into Milvus, and search it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,12 @@ from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.config.storage import Storage, StorageArgs
 from t2i_pipelines.encoders import load_encoder, load_space
-from t2i_pipelines.errors import ConfigError, ImageDecodeError, StoreError, VectorError
+from t2i_pipelines.errors import (
+    ConfigError,
+    ImageDecodeError,
+    StoreError,
+    VectorError,
+)
 from t2i_pipelines.images import digest, path_key
 from t2i_pipelines.operators.base import ItemOperator, Operator
 from t2i_pipelines.search.hits import Again, Hits, ManyHits

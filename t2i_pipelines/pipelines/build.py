@@ -1,12 +1,10 @@
-"""Insert and search, as Towhee pipelines.
+"""Build the insert and search pipelines.
 
 ::
 
     insert   source -> read_source -> skip_unchanged -> prefetch -> image_decode
                                                      -> clip -> normalize -> milvus_insert
     search   query -> read_query --------------------> clip -> normalize -> milvus_search
-
-What ``t2i demo`` inserts and asks.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.following import AS_STORED, MilvusFollow
 from t2i_pipelines.operators.milvus import MilvusSearch
 from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.read_query import ReadQuery
+from t2i_pipelines.operators.read import ReadQuery
 from t2i_pipelines.pipelines.build import search_arguments, shows_settings
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.query import Query

@@ -54,7 +54,7 @@ from numpy.typing import NDArray
 
 from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.collection import Collection
-from t2i_pipelines.collection.notes import is_same, read_note, state, write_note
+from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.search.hits import Hits
@@ -315,14 +315,14 @@ class _Kept:
 
     def __init__(self) -> None:
         self.lock = Lock()
-        self.state: object = None
+        self.state: Entry | None = None
         self.until = 0.0
         self.calibration: Calibration | None = None
         self.is_stored = False
         self.warned = False
 
-    def holds(self, collection: Collection, now_there: object) -> bool:
-        return time.monotonic() < self.until and is_same(collection, self.state, now_there)
+    def holds(self, collection: Collection, now_there: Entry | None) -> bool:
+        return time.monotonic() < self.until and collection.is_unchanged(self.state, now_there)
 
 
 _lock = Lock()
@@ -340,9 +340,9 @@ def calibration_of(collection: Collection, encoder: Encoder) -> Calibration | No
     """
     with _lock:
         kept = _kept.setdefault(collection, _Kept())
-    now_there = None
+    now_there: Entry | None = None
     try:
-        now_there = state(collection)
+        now_there = collection.entry()
         if now_there is None:
             return None
         if not kept.holds(collection, now_there):
@@ -359,7 +359,7 @@ def calibration_of(collection: Collection, encoder: Encoder) -> Calibration | No
     return kept.calibration
 
 
-def _look(kept: _Kept, now_there: object, collection: Collection, encoder: Encoder) -> None:
+def _look(kept: _Kept, now_there: Entry | None, collection: Collection, encoder: Encoder) -> None:
     began = time.monotonic()
     rows = collection.count()
     found = _stored(collection, encoder)
@@ -378,7 +378,7 @@ def _look(kept: _Kept, now_there: object, collection: Collection, encoder: Encod
 
 def _stored(collection: Collection, encoder: Encoder) -> Calibration | None:
     """What the collection holds, if it is of this model and this background."""
-    text = read_note(collection, NOTE)
+    text = collection.read_note(NOTE)
     found = Calibration.from_json(text) if text else None
     if found is None or (found.weights, found.background) != (encoder.space.weights, background().digest):
         return None
@@ -404,7 +404,7 @@ def _made(collection: Collection, encoder: Encoder, rows: int) -> Calibration | 
 
 def _store(collection: Collection, calibration: Calibration) -> bool:
     try:
-        write_note(collection, NOTE, calibration.to_json())
+        collection.write_note(NOTE, calibration.to_json())
     except StoreError as err:
         log.info("the calibration of %r stays in memory: %s", collection, err)
         return False

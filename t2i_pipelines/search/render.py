@@ -1,8 +1,7 @@
-"""Templates to HTML. All text is escaped; images are embedded; no script, and nothing from outside.
+"""Render templates to HTML, and addresses and texts for people.
 
-Where hits are, for people.
-
-Text that may be shown anywhere: what others wrote cannot steer a terminal or break an encoding.
+All text is escaped; images are embedded; no script, and nothing from outside. Text of others cannot steer a
+terminal or break an encoding.
 """
 
 from __future__ import annotations

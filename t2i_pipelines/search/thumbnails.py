@@ -1,9 +1,4 @@
-"""Small images that travel inside a page, as WebP in ``data:`` URIs.
-
-The images of hits, read and decoded as they were for inserting, several at a time.
-
-Images side by side in one image.
-"""
+"""Read and decode the images of hits, as WebP in ``data:`` URIs or side by side in one image."""
 
 from __future__ import annotations
 

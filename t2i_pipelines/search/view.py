@@ -1,9 +1,4 @@
-"""Result lists as pages show them: what the templates are filled with.
-
-What was searched for, as people read it.
-
-Result lists as tables: of text, and of pandas.
-"""
+"""Result lists as templates, texts and pandas show them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The FastAPI application.
-
-The service as a process: it listens, and at SIGTERM or Ctrl-C finishes what it accepted.
-"""
+"""Build the FastAPI application, and run it: at SIGTERM or Ctrl-C it finishes what it accepted."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from fastapi_offline import FastAPIOffline
 
 from t2i_pipelines.collection import close
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.serve.guard import Guard
+from t2i_pipelines.serve.middleware import Guard
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import add_handlers
 from t2i_pipelines.serve.routes import images_routes, insert_routes, search_routes, state_routes

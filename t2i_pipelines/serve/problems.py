@@ -1,7 +1,4 @@
-"""Errors as problem details (RFC 9457), each with a code that stays.
-
-Parts of the OpenAPI document that FastAPI does not write by itself.
-"""
+"""Report errors as problem details (RFC 9457), each with a stable code, also in the OpenAPI document."""
 
 from __future__ import annotations
 

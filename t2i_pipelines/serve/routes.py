@@ -1,10 +1,11 @@
-"""``POST /v1/search``, as JSON or as a form with an image's file.
+"""The routes: search, insert and its jobs, stored images, health and metrics.
 
-``POST /v1/insert`` and ``GET /v1/jobs/{id}``.
+::
 
-``/v1/images/{id}``: what is stored, its file, its thumbnail, and its end.
-
-``/healthz``, ``/readyz`` and ``/metrics``.
+    POST /v1/search           JSON, or a form with the file of an image
+    POST /v1/insert           GET /v1/jobs/{id}
+    GET  /v1/images/{id}      its file, thumbnail; DELETE
+    GET  /healthz, /readyz, /metrics
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
 from t2i_pipelines.serve.jobs import Job
-from t2i_pipelines.serve.models import (
+from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, refusal_of, schema_of
+from t2i_pipelines.serve.requests import (
     Health,
     InsertRequest,
     JobError,
@@ -32,7 +34,6 @@ from t2i_pipelines.serve.models import (
     SkippedFiles,
     StoredImage,
 )
-from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, refusal_of, schema_of
 from t2i_pipelines.serve.service import Service
 
 JSON, FORM = "application/json", "multipart/form-data"

@@ -19,13 +19,12 @@ from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.serve.asked import Reader
 from t2i_pipelines.serve.batches import Batches
+from t2i_pipelines.serve.images import Pictures
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
-from t2i_pipelines.serve.models import SearchRequest
 from t2i_pipelines.serve.options import ServeOptions
-from t2i_pipelines.serve.pictures import Pictures
+from t2i_pipelines.serve.requests import Reader, SearchRequest
 from t2i_pipelines.serve.roots import Roots
 
 _T = TypeVar("_T")

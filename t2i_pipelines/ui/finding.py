@@ -1,7 +1,4 @@
-"""Searches as the page asks for them: words, an image, what is like a hit, and the pages of each.
-
-Inserting as the page shows it: how far it is, while it runs.
-"""
+"""Search and insert as the page asks for it: words, images, similar images, further pages; and progress."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 
 from t2i_pipelines._towhee.door import pipe
 from t2i_pipelines._towhee.hardening import harden
-from t2i_pipelines.config.conditions import check_filter
+from t2i_pipelines.config.search import check_filter
 from t2i_pipelines.errors import QueryError, SourceError
 from t2i_pipelines.images import count
 from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps

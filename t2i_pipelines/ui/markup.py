@@ -1,6 +1,6 @@
-"""Results and runs as HTML. All text is escaped, images are thumbnails, nothing leads elsewhere.
+"""Results, runs and errors as HTML. All text is escaped, images are thumbnails, and nothing links out.
 
-Turn an error into one sentence for users of the page, without paths or secrets.
+Errors are one sentence without paths or secrets.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""How the page is served: to this machine alone, whatever the environment says.
+"""Serve the page to this machine alone, whatever the environment says.
 
-What Gradio's server answers for the page: the routes that the page needs, for this machine, and no others.
-
-Gradio has many more: it serves files, fetches from other hosts, describes its API, and keeps statistics.
+Gradio's server has many more routes: it serves files, fetches from other hosts, describes its API, and keeps
+statistics. Only those that the page needs are answered.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def prepare(inputs: Inputs, backend: str, precision: str) -> None:
     """Export the checkpoint for the backends that run ONNX, and make its int8 form."""
     folder = _model(inputs, backend)
     if not folder.exists():
-        from t2i_pipelines.encoders.onnx_folder import export_model
+        from t2i_pipelines.encoders.export import export_model
         from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 
         export_model(TorchEncoder(str(inputs.transformers), "bench"), folder)

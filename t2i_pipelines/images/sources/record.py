@@ -1,7 +1,4 @@
-"""Rows of a source to records.
-
-What the listing of a folder, a bucket or a tar takes, and what it skips and counts.
-"""
+"""Make records of the rows of a source, and choose which files of a listing are images."""
 
 from __future__ import annotations
 

@@ -6,12 +6,11 @@
     _manifest.json -> files, each checked -> upsert -> every row read again and compared
 
 ``pandas.read_parquet(folder)`` reads it, and so does Milvus's own importer; see
-:mod:`t2i_pipelines.jobs.backup.parquet` for the columns and :mod:`t2i_pipelines.jobs.backup.manifest` for the
+:mod:`t2i_pipelines.jobs.backup.parquet` for the columns and :mod:`t2i_pipelines.jobs.backup.folder` for the
 rest.
 """
 
-from t2i_pipelines.jobs.backup.exporting import export_collection
-from t2i_pipelines.jobs.backup.importing import import_collection
-from t2i_pipelines.jobs.backup.manifest import Manifest
+from t2i_pipelines.jobs.backup.folder import Manifest
+from t2i_pipelines.jobs.backup.run import export_collection, import_collection
 
 __all__ = ["Manifest", "export_collection", "import_collection"]

@@ -1,4 +1,4 @@
-"""Rows as Parquet, in the columns of Milvus's own bulk writer.
+"""Read and write rows as Parquet, in the columns of Milvus's own bulk writer.
 
 =========  =============  =============================================================
 id         string         primary key
@@ -11,9 +11,7 @@ $meta      string         the metadata of the row as one JSON object
 =========  =============  =============================================================
 
 A dynamic field is one JSON column there, too, because rows need not have the same metadata; in pandas,
-``frame["$meta"].map(json.loads)`` gives it as dicts.
-
-Every row of a collection with all that it holds, in memory that does not grow with the rows.
+``frame["$meta"].map(json.loads)`` returns it as dicts.
 """
 
 from __future__ import annotations
@@ -27,8 +25,7 @@ import numpy as np
 from t2i_pipelines.collection import Collection, search
 from t2i_pipelines.collection.failures import TooLargeError
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.jobs.backup.folder import Written
-from t2i_pipelines.jobs.backup.manifest import metadata
+from t2i_pipelines.jobs.backup.folder import Written, metadata
 
 META = "$meta"
 AT_ONCE = 2000

@@ -18,8 +18,7 @@ from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.jobs.backup.folder import Folder
-from t2i_pipelines.jobs.bulk.importer import importer_of
-from t2i_pipelines.jobs.bulk.shipment import BulkInsert, Shipment
+from t2i_pipelines.jobs.bulk.shipment import BulkInsert, Shipment, importer_of
 from t2i_pipelines.pipelines.build import (
     OUTCOME_COLUMNS,
     checked,

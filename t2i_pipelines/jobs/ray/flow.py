@@ -1,6 +1,6 @@
 """The Ray dataset: parts of the source -> tasks that read, tasks that decode, actors that embed and write.
 
-Every input's outcome is counted, and counted once, although Ray may do a piece of work twice.
+Every input's outcome is counted exactly once, although Ray may do a piece of work twice.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 from t2i_pipelines.encoders.registry import registered
 from t2i_pipelines.errors import ClusterError
 from t2i_pipelines.jobs.ray import work
-from t2i_pipelines.jobs.ray.parts import Part, Shipment, unpacked
-from t2i_pipelines.jobs.ray.work import Encoder, Steps, Writer
+from t2i_pipelines.jobs.ray.work import Encoder, Part, Shipment, Steps, Writer, unpacked
 from t2i_pipelines.operators.base import Outcomes
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Outcome, Stopwatch

@@ -1,7 +1,4 @@
-"""A run of inserting on Ray.
-
-Ray, started where it does not run yet, and kept quiet.
-"""
+"""Insert on Ray, which is started quietly if it does not run yet."""
 
 from __future__ import annotations
 
@@ -15,12 +12,11 @@ from typing import Any
 
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.collection.connection import parse_uri
-from t2i_pipelines.collection.elsewhere import written_elsewhere
 from t2i_pipelines.config.checks import check_whole_number
 from t2i_pipelines.errors import ClusterError, ConfigError, MissingExtraError, SourceError
 from t2i_pipelines.images import brief
 from t2i_pipelines.jobs.ray.flow import Arrivals, Flow, Workers
-from t2i_pipelines.jobs.ray.parts import rounds
+from t2i_pipelines.jobs.ray.work import rounds
 from t2i_pipelines.pipelines.build import insert_arguments
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Outcome, Stopwatch, log
@@ -199,9 +195,9 @@ def run(
         raise SourceError(f"the source is empty: {brief(source)} names no image")
     if arrivals.changed:
         with clock.busy("insert"):
-            written_elsewhere(collection)
+            collection.require_strong_consistency()
             collection.flush()
-            written_elsewhere(collection)
+            collection.require_strong_consistency()
     clock.log_end()
     return report
 

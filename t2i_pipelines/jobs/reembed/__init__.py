@@ -8,7 +8,7 @@
 :func:`roll_back` switches it back, and :func:`drop_old` deletes its earlier targets.
 """
 
-from t2i_pipelines.jobs.reembed.checking import Checks
 from t2i_pipelines.jobs.reembed.run import Reembedding, drop_old, reembed, roll_back
+from t2i_pipelines.jobs.reembed.work import Checks
 
 __all__ = ["Checks", "Reembedding", "drop_old", "reembed", "roll_back"]

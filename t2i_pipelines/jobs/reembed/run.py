@@ -1,7 +1,4 @@
-"""Embed the images of a collection by another model, and switch its name to the result.
-
-Switch a name back to its earlier target, or delete that.
-"""
+"""Embed the images of a collection with another model, switch the alias to the result, or switch it back."""
 
 from __future__ import annotations
 
@@ -11,14 +8,12 @@ from typing import Any, Unpack
 
 from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.collection.catalog import generation
-from t2i_pipelines.collection.notes import read_note, write_note
 from t2i_pipelines.config.checks import check_share
 from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.encoders import load_encoder, load_space
 from t2i_pipelines.errors import ConfigError, SwapRefusedError
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
-from t2i_pipelines.jobs.reembed.checking import Checks
-from t2i_pipelines.jobs.reembed.work import Work, by_name, entry_of
+from t2i_pipelines.jobs.reembed.work import Checks, Work, by_name, entry_of
 from t2i_pipelines.pipelines.build import checked, shows_settings
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.search.relevance import calibration_of
@@ -110,21 +105,21 @@ def reembed(
             f"that and run it again, or take force=True, or --force"
         )
     calibration_of(work.new, encoder)  # the first to search would wait for it
-    write_note(work.new, UNFINISHED, old_name)
+    work.new.write_note(UNFINISHED, old_name)
     aliases.move(named, work.new.name)
     aliases.wait_for_others(named)
     work.catch_up()
-    write_note(work.new, UNFINISHED, "")
+    work.new.write_note(UNFINISHED, "")
     return Reembedding(report, old_name, work.new.name, found)
 
 
 def _ended(work: Work, place: dict[str, Any]) -> Reembedding:
     """Complete a run that was killed after the name was switched."""
-    before = read_note(work.new, UNFINISHED)
+    before = work.new.read_note(UNFINISHED)
     if before:
         work.old = by_name(place, before)
         work.complete()
-        write_note(work.new, UNFINISHED, "")
+        work.new.write_note(UNFINISHED, "")
     else:
         work.report.note = (
             f"{place['collection_name']!r} is of this model already, so there was nothing to do"

@@ -1,14 +1,19 @@
-"""The old collection, the new one, and what is done to make them equal.
+"""The old and the new collection of a model swap: what is embedded, and whether the new one may take over.
 
-Rows of the old collection, to be embedded again.
+Each row of the old collection has one outcome, however often it is looked at.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from t2i_pipelines._towhee.door import pipe
 from t2i_pipelines._towhee.hardening import harden
@@ -19,16 +24,207 @@ from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.images.packed import find
-from t2i_pipelines.jobs.reembed.checking import SAMPLE, Account, Checks, find_themselves, recall
-from t2i_pipelines.jobs.sync.inventory import STAMP_FIELDS, Inventory
+from t2i_pipelines.jobs.sync.plan import STAMP_FIELDS, Inventory
 from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
-from t2i_pipelines.pipelines.report import InsertReport
+from t2i_pipelines.pipelines.report import STATUSES, InsertReport
 from t2i_pipelines.types import Encoder, Outcome, Record, Space, content_of
+
+MOST_FAILED = 0.01
+"""Of the old rows; more need ``force=True``."""
+
+SAMPLE = 200
+"""Rows that are searched for by their own vectors."""
+
+LEAST_FOUND = 0.99
+"""Of the sample. An index that is not exact may miss one."""
+
+ROUNDING = 1e-4
+"""By which the cosine of a vector to itself may differ from 1."""
+
+DEPTH = 10
+AT_ONCE = 64
+
+
+class Recall(NamedTuple):
+    """The share of texts of which a right image is among the first 10 hits, 0 to 1.
+
+    :ivar old: None where the old model cannot be loaded; ``reason`` tells why.
+    """
+
+    texts: int
+    new: float
+    old: float | None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        old = (
+            f"the old model cannot be measured: {self.reason}"
+            if self.old is None
+            else f"{self.old:.3f} before"
+        )
+        return f"recall@{DEPTH} on {self.texts:,} texts: {self.new:.3f}, {old}"
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What was found before the alias was moved.
+
+    :ivar rows: of the old collection; :ivar stored: of the new one.
+    :ivar failed: old rows that are not in the new one, because they could not be read or embedded.
+    :ivar lost: old rows that are not in the new one for no known reason.
+    :ivar sampled: rows that were searched for by their own vectors.
+    :ivar found: how many of them came first; an image that is as near, as a copy is, may come before.
+    :ivar recall: on the pairs that were given.
+    """
+
+    rows: int
+    stored: int
+    failed: int
+    lost: int
+    sampled: int
+    found: int
+    recall: Recall | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.stored:,} of {self.rows:,} rows are in the new collection",
+            f"{self.found:,} of {self.sampled:,} find themselves first",
+        ]
+        return "\n".join([*lines, *([str(self.recall)] if self.recall else [])])
+
+    def refusals(self, tolerance: float) -> list[str]:
+        """Why the new collection should not take the old one's place; empty if it may."""
+        found = []
+        if self.failed > MOST_FAILED * self.rows:
+            found.append(
+                f"{self.failed:,} of {self.rows:,} images failed, which is more than {MOST_FAILED:.0%}"
+            )
+        if self.lost or self.stored != self.rows - self.failed:
+            found.append(f"{self.stored:,} rows are stored, and {self.rows - self.failed:,} should be")
+        if self.found < LEAST_FOUND * self.sampled:
+            found.append(f"only {self.found:,} of {self.sampled:,} rows find themselves")
+        recall = self.recall
+        if recall is not None and recall.old is not None and recall.new < recall.old - tolerance:
+            found.append(
+                f"recall@{DEPTH} fell from {recall.old:.3f} to {recall.new:.3f}, by more than {tolerance:g}"
+            )
+        return found
+
+
+def find_themselves(collection: Collection, ids: Sequence[str]) -> int:
+    """How many of these rows come first when searched for by their own vectors, or are as near as that."""
+    rows = collection.rows(ids, ["vector"])
+    known = [id for id in ids if id in rows]
+    vectors = np.array([rows[id]["vector"] for id in known], np.float32).reshape(len(known), -1)
+    found = 0
+    for start in range(0, len(known), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        for id, hits in zip(known[some], collection.search(vectors[some], limit=DEPTH), strict=True):
+            own = [hit for hit in hits if hit.id == id] or hits[-1:] * (len(hits) == DEPTH)
+            found += bool(own) and own[0].score >= max(hits[0].score, 1.0) - ROUNDING
+    return found
+
+
+def recall(pairs: Pairs, new: Collection, encoder: Encoder, old: Collection, old_encoder: Any) -> Recall:
+    """How well both find the images of these pairs.
+
+    :param old_encoder: the old model, or the reason why there is none.
+    """
+    if isinstance(old_encoder, str):
+        return Recall(len(pairs), _recall(pairs, new, encoder), None, old_encoder)
+    return Recall(len(pairs), _recall(pairs, new, encoder), _recall(pairs, old, old_encoder))
+
+
+def _recall(pairs: Pairs, collection: Collection, encoder: Encoder) -> float:
+    found = 0
+    for start in range(0, len(pairs.texts), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        vectors = encoder.encode_texts(pairs.texts[some])
+        for right, hits in zip(pairs.shown[some], collection.search(vectors, limit=DEPTH), strict=True):
+            found += bool({pairs.pictures[number] for number in right} & {hit.path for hit in hits})
+    return found / len(pairs.texts)
+
+
+OPEN = 0
+"""The state of a row without outcome yet; others are one more than the outcome's place in ``STATUSES``."""
+
+FAILED = STATUSES.index("failed") + 1
+
+
+class Account:
+    """What became of each row, at 41 bytes a row, twice that while the collection is looked at again.
+
+    :param report: takes the outcomes; that of a row which is done again takes the place of the one before.
+    :ivar rows: of the old collection when it was last looked at.
+    :ivar todo: (N,) of these, those that are new or changed since the time before.
+    """
+
+    def __init__(self, report: InsertReport, progress: Callable[[Outcome], object] | None) -> None:
+        self.rows = Inventory([])
+        self.todo: NDArray[np.bool_] = np.empty(0, np.bool_)
+        self._report, self._progress = report, progress
+        self._lock = threading.Lock()
+
+    def look(self, rows: Inventory) -> list[str]:
+        """Take a new look; gives the ids that are gone since the last one."""
+        before, self.rows = self.rows, rows
+        places = find(before.keys, rows.keys)
+        known = places >= 0
+        rows.states[known] = before.states[places[known]]
+        same = known.copy()
+        same[known] = (before.stamps[places[known]] == rows.stamps[known]) & (
+            before.contents[places[known]] == rows.contents[known]
+        )
+        self.todo = ~same | (rows.states == OPEN)
+        gone = find(rows.keys, before.keys) < 0
+        self._gone = {before.ids.unpack(key): int(state) for key, state in _pairs(before, gone)}
+        return list(self._gone)
+
+    def ids_to_do(self, many: int) -> Iterator[list[str]]:
+        """The ids of these rows, ``many`` at a time."""
+        places = np.flatnonzero(self.todo)
+        for start in range(0, len(places), many):
+            yield [self.rows.ids.unpack(key) for key in self.rows.keys[places[start : start + many]]]
+
+    def is_to_do(self, ids: Sequence[str]) -> list[bool]:
+        """For each id whether it is one of them; what came after the last look is not."""
+        return [place >= 0 and bool(self.todo[place]) for place in self.rows.places(ids)]
+
+    def tell(self, outcome: Outcome) -> None:
+        """Take the outcome of a row. Thread-safe."""
+        with self._lock:
+            place = int(self.rows.places([outcome.id])[0])
+            state = self._gone.pop(outcome.id, OPEN) if place < 0 else int(self.rows.states[place])
+            if state != OPEN:
+                self._take_back(outcome.id, state)
+            if place >= 0:
+                self.rows.states[place] = STATUSES.index(outcome.status) + 1
+            self._report.add(outcome)
+        if self._progress is not None:
+            self._progress(outcome)
+
+    def missing(self, stored: Inventory) -> tuple[int, int]:
+        """How many rows the new collection lacks: those that failed, and others."""
+        absent = find(stored.keys, self.rows.keys) < 0
+        failed = int(np.count_nonzero(absent & (self.rows.states == FAILED)))
+        return failed, int(np.count_nonzero(absent)) - failed
+
+    def _take_back(self, id: str, state: int) -> None:
+        report = self._report
+        report.counts[STATUSES[state - 1]] -= 1
+        report.rows[:] = [one for one in report.rows if one.id != id]
+        if state == FAILED:
+            report.failed[:] = [one for one in report.failed if one.id != id]
+
+
+def _pairs(rows: Inventory, chosen: NDArray[np.bool_]) -> Iterator[tuple[bytes, int]]:
+    return zip(rows.keys[chosen], rows.states[chosen], strict=True)
+
 
 FIELDS = ("path", *Ledger._fields, "$meta")
 """All but the vector, and a partition key."""
 
-AT_ONCE = 1000
+ROWS_AT_ONCE = 1000
 """Rows that are looked up in the new collection at a time."""
 
 FEW = 0.1
@@ -71,12 +267,12 @@ def _chosen(old: Collection, account: Account) -> Iterator[list[dict[str, Any]]]
     key = found.storage.partition_key if found is not None else None
     fields = FIELDS if key is None else (*FIELDS, key)
     if account.todo.sum() <= FEW * len(account.rows):
-        for ids in account.ids_to_do(AT_ONCE):
+        for ids in account.ids_to_do(ROWS_AT_ONCE):
             yield list(old.rows(ids, fields).values())
         return
     for page in old.scan(fields):
-        for start in range(0, len(page), AT_ONCE):
-            some = page[start : start + AT_ONCE]
+        for start in range(0, len(page), ROWS_AT_ONCE):
+            some = page[start : start + ROWS_AT_ONCE]
             chosen = account.is_to_do([row["id"] for row in some])
             yield [row for row, is_chosen in zip(some, chosen, strict=True) if is_chosen]
 
@@ -159,8 +355,8 @@ class Work:
         return True
 
     def _delete(self, ids: list[str]) -> None:
-        for start in range(0, len(ids), AT_ONCE):
-            some = ids[start : start + AT_ONCE]
+        for start in range(0, len(ids), ROWS_AT_ONCE):
+            some = ids[start : start + ROWS_AT_ONCE]
             rows = self.new.rows(some, ["path"])
             self.new.delete(some)
             for id in some:

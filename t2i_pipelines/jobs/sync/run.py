@@ -19,8 +19,17 @@ from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.packed import SIZE, Packed
 from t2i_pipelines.images.sources.record import kind_of
-from t2i_pipelines.jobs.sync.inventory import FAILED, GONE, STAMP_FIELDS, Inventory, Spill, content_key
-from t2i_pipelines.jobs.sync.plan import Plan, Twins, foresee
+from t2i_pipelines.jobs.sync.plan import (
+    FAILED,
+    GONE,
+    STAMP_FIELDS,
+    Inventory,
+    Plan,
+    Spill,
+    Twins,
+    content_key,
+    foresee,
+)
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
 from t2i_pipelines.pipelines.report import InsertReport

@@ -1,20 +1,21 @@
-"""What people search for, made ready for the model."""
+"""Read a source into batches, and a query into the operands of its vector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.config.settings import Decoding
+from t2i_pipelines.config.settings import Decoding, Settings
 from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
-from t2i_pipelines.images import normal
+from t2i_pipelines.images import brief, distinct_records, normal
+from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import InCollection
 from t2i_pipelines.search.query import Blend, Img, Like, Q, check_text, each_operand, query_of, replaced
-from t2i_pipelines.types import Image, Vector
+from t2i_pipelines.types import Batch, Image, OnError, Record, Stopwatch, Vector, log
 
 DECODING = frozenset(one.name for one in fields(Decoding))
 
@@ -78,3 +79,50 @@ def _asked(item: Any) -> str | Blend:
         return check_text(item)
     query = query_of(item)
     return Blend(query, tuple(operand for _, operand in query.terms))
+
+
+BATCH_SIZE = Settings.batch_size
+
+
+class ReadSource(Operator):
+    """``ops.t2i.read_source``: a source -> batches. For ``flat_map``.
+
+    :param batch_size: records a batch; the last may be shorter, and so may those whose files come along, as
+        from a tar: see :meth:`~t2i_pipelines.types.Batch.take`.
+    :param exclude: globs of files and folders to skip.
+    """
+
+    def __init__(
+        self, batch_size: int = BATCH_SIZE, on_error: OnError = "record", exclude: Sequence[str] = ()
+    ) -> None:
+        self.batch_size = batch_size
+        self.exclude = exclude
+        self.on_error = on_error
+
+    def __call__(self, source: object) -> Iterator[Batch]:
+        """Anything that :func:`t2i_pipelines.images.records` reads -> batches, made when asked for.
+
+        :raises SourceError: If there is nothing to read, or at a bad row with ``on_error="raise"``.
+        """
+        clock = Stopwatch()
+        if self.batch_size < BATCH_SIZE:
+            clock.hints.update(dict.fromkeys(("encode", "insert", "look up"), f"batch_size={BATCH_SIZE}"))
+        fields = {"source": brief(source, 200), "batch_size": self.batch_size}
+        log.info("inserting %s", fields["source"], extra=fields)
+        rows = distinct_records(source, exclude=self.exclude, skipped=clock.skipped)
+        batch = self._take(rows, clock)
+        while batch:
+            following = self._take(rows, clock)
+            batch.last = not following
+            if self.on_error == "raise":
+                for record in batch:
+                    if record.status == "failed":
+                        raise SourceError(record.reason)
+            yield batch
+            batch = following
+
+    def _take(self, rows: Iterator[Record], clock: Stopwatch) -> Batch:
+        with clock.busy("read"):
+            batch = Batch.take(rows, self.batch_size)
+        batch.clock = clock
+        return batch

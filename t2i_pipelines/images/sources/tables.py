@@ -1,29 +1,132 @@
-"""CSV and TSV, also as spreadsheets write them: separated by ``;`` or tabs, in UTF-16, with ``sep=;`` on top.
+"""Read CSV, TSV and JSON lines.
 
-A quotation mark that is opened and not closed would take in the rows after it. So the parser is strict, a
-row that cannot be parsed fails alone, and reading goes on at the line after its first.
+Spreadsheets write CSV separated by ``;`` or tabs, in UTF-16, or with ``sep=;`` on top; all are read. An
+unclosed quotation mark would take in the rows after it. So the parser is strict: a row that cannot be parsed
+fails alone, and reading goes on at the line after its first.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
+from typing import Any, BinaryIO, cast
 
 from t2i_pipelines.errors import SourceError, cause
-from t2i_pipelines.images.address import scheme
+from t2i_pipelines.images.address import beside, name_of, scheme
+from t2i_pipelines.images.files import open_binary
 from t2i_pipelines.images.sources.record import Listing, brief, refused
-from t2i_pipelines.images.sources.table import (
-    check_columns,
-    not_utf8,
-    open_text,
-    place_column,
-    placed,
-    plain_name,
-)
+
+_PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+
+
+def plain_name(address: str) -> str:
+    """The file's name without the suffix of its compression: ``rows.csv`` for ``/a/Rows.csv.gz``."""
+    name = name_of(address)
+    stem, dot, last = name.rpartition(".")
+    return stem if dot + last in _PACKINGS else name
+
+
+def open_table(address: str) -> BinaryIO:
+    """A table's bytes, unpacked where its name says that it is packed.
+
+    :raises SourceError: If it cannot be opened.
+    """
+    from fsspec.compression import compr
+
+    packing = _PACKINGS.get("." + name_of(address).rpartition(".")[2])
+    if packing is None:
+        return open_binary(address)
+    if packing not in compr:
+        raise SourceError(f"cannot read {address!r}: this Python has no {packing}; unpack it first")
+    return cast(BinaryIO, _Unpacked(open_binary(address), compr[packing]))
+
+
+def open_text(address: str) -> io.TextIOWrapper:
+    """Open a table as text: UTF-16 where it begins with that mark, else UTF-8.
+
+    What is not UTF-8 becomes surrogates, so that one bad line is one failed row; see :func:`not_utf8`.
+
+    :raises SourceError: If it cannot be opened.
+    """
+    file = io.BufferedReader(cast(io.RawIOBase, open_table(address)))
+    try:
+        start = file.peek(2)[:2]
+    except Exception as err:  # compressed bytes that are damaged
+        file.close()
+        raise SourceError(f"{address!r} is not a table in UTF-8: {cause(err)}") from err
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return io.TextIOWrapper(file, encoding="utf-16", newline="")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def not_utf8(text: str) -> str:
+    """Say which byte of a text of :func:`open_text` is not UTF-8, and what to do; empty if all is well."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        byte = text[err.start : err.start + 1].encode("utf-8", "surrogateescape")
+        around = text[max(0, err.start - 20) : err.start].encode(errors="replace").decode()
+        return (
+            f"byte 0x{byte.hex().upper()} after {around!r}; in Windows-1252 it is "
+            f"{byte.decode('cp1252', 'replace')!r}: save the table as 'CSV UTF-8', or convert it by "
+            "iconv -f WINDOWS-1252 -t UTF-8"
+        )
+    return ""
+
+
+def check_columns(columns: Sequence[str], address: str) -> None:
+    """Refuse two columns of one name, of which one would be lost. Columns without a name do not count.
+
+    :raises SourceError: Names the columns.
+    """
+    if double := sorted({name for name in columns if name and columns.count(name) > 1}):
+        raise SourceError(
+            f"{address!r} has more than one column named {', '.join(double)}; rename or remove all but one"
+        )
+
+
+class _Unpacked(io.BufferedReader):
+    """What a packed file holds. Closes that file, which those who unpack leave open."""
+
+    def __init__(self, file: BinaryIO, unpack: Callable[..., Any]) -> None:
+        self._file = file
+        super().__init__(unpack(file, mode="rb"))
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._file.close()
+
+
+def place_column(columns: Iterable[str], address: str) -> str:
+    """The column that says where the images are: ``path``, else ``url``.
+
+    :raises SourceError: If there is neither; names the columns.
+    """
+    columns = list(columns)
+    for name in ("path", "url"):
+        if name in columns:
+            return name
+    raise SourceError(
+        f"{address!r} has no column `path` or `url`; its columns are {', '.join(columns) or 'none'}"
+    )
+
+
+def placed(row: Mapping[str, Any], address: str) -> dict[str, Any]:
+    """A row of the table at an address, whose relative paths start where the table is."""
+    named = "path" if row.get("path") else "url"
+    given = row.get(named)
+    if not isinstance(given, str):
+        return dict(row)
+    return {**row, named: beside(address, given)}
+
 
 ROW_CHARS = 1 << 20
 """Longest row, in characters. Milvus stores 65,535 bytes of metadata for one image."""
@@ -35,7 +138,7 @@ _ADDRESS = re.compile(r"\S+://\S+|.*\S\.[A-Za-z0-9]{2,5}")
 _BREAKS_OFF = "breaks off"
 
 
-def rows(address: str, _listing: Listing) -> Iterator[object]:
+def _delimited_rows(address: str, _listing: Listing) -> Iterator[object]:
     """Yield the rows in the order of the file; the header is checked at once.
 
     The separator is the first of ``,``, ``;``, tab and ``|`` by which the header has a ``path`` or a ``url``;
@@ -45,11 +148,11 @@ def rows(address: str, _listing: Listing) -> Iterator[object]:
         ``path`` and no ``url``, or two columns of one name.
     """
     table = _Table.open(address)
-    return (_row(table, number, found) for number, found in table.rows())
+    return (_delimited_row(table, number, found) for number, found in table.rows())
 
 
-def count(address: str) -> int | None:
-    """Count what :func:`rows` will yield, failed rows included; None if the file is not local."""
+def _count_delimited(address: str) -> int | None:
+    """Count what :func:`_delimited_rows` will yield, failed rows included; None if the file is not local."""
     return None if scheme(address) else sum(1 for _ in _Table.open(address).rows())
 
 
@@ -114,7 +217,7 @@ class _Table:
     def open(cls, address: str) -> _Table:
         """Open a file and read its header.
 
-        :raises SourceError: See :func:`rows`.
+        :raises SourceError: See :func:`_delimited_rows`.
         """
         text = open_text(address)
         try:
@@ -221,7 +324,7 @@ def _check_text(header: str, address: str) -> None:
         raise SourceError(f"{address!r} is not a table in UTF-8: {wrong}")
 
 
-def _row(table: _Table, number: int, found: list[str] | str) -> object:
+def _delimited_row(table: _Table, number: int, found: list[str] | str) -> object:
     address, columns = table.address, table.columns
     if isinstance(found, str):
         if found.startswith(_BREAKS_OFF):
@@ -267,3 +370,91 @@ def typed(cell: str) -> int | float | str:
             return cell
         return value if repr(value) == cell else cell
     return cell
+
+
+def _json_rows(address: str, _listing: Listing) -> Iterator[object]:
+    """Rows in the order of the file. Values keep their types.
+
+    :raises SourceError: If the file cannot be opened, or its first line is no object with a ``path`` or
+        a ``url``.
+    """
+    file = open_table(address)
+    lines = _filled_lines(file)
+    try:
+        first = next(lines, None)
+        if first is not None:
+            place_column(_parsed(first[1]), address)
+    except SourceError:
+        file.close()
+        raise
+    except Exception as err:  # not JSON, or packed bytes that are damaged
+        file.close()
+        raise SourceError(f"{address!r} is not JSON lines in UTF-8: {cause(err)}") from err
+    return _json_lines(file, lines if first is None else chain([first], lines), address)
+
+
+def _count_json(address: str) -> int | None:
+    """How many rows :func:`_json_rows` will give, failed ones included; None if the file is not local."""
+    if scheme(address):
+        return None
+    total = 0
+    with open_table(address) as file:
+        try:
+            for _ in _filled_lines(file):
+                total += 1
+        except Exception:  # the file breaks off, which is its last row
+            total += 1
+    return total
+
+
+def _filled_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in enumerate(file, 1) if line.strip())
+
+
+def _json_lines(file: BinaryIO, lines: Iterator[tuple[int, bytes]], address: str) -> Iterator[object]:
+    number = 0
+    with file:
+        try:
+            for number, line in lines:
+                yield _json_row(number, line, address)
+        except Exception as err:  # remote files and packed ones break off in many ways
+            yield refused(address, f"{address} breaks off after line {number}: {cause(err)}")
+
+
+def _json_row(number: int, line: bytes, address: str) -> object:
+    try:
+        return placed(_parsed(line), address)
+    except (ValueError, RecursionError) as err:
+        return refused("", f"line {number} of {address} is no JSON object: {err}: {brief(line)}")
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    value = json.loads(line, object_pairs_hook=_unique)
+    if not isinstance(value, dict):
+        raise ValueError(f"a {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; refuse one that has a key twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice")
+    return found
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """How a kind of table is read.
+
+    :ivar rows: (address, listing) -> rows in the order of the file; the header is checked at once.
+    :ivar count: address -> number of rows, failed ones included; None if the file is not local.
+    """
+
+    rows: Callable[[str, Listing], Iterator[object]]
+    count: Callable[[str], int | None]
+
+
+DELIMITED = TableReader(_delimited_rows, _count_delimited)
+JSON_LINES = TableReader(_json_rows, _count_json)

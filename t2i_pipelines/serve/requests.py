@@ -1,0 +1,414 @@
+"""Models of requests and responses, and what a request means to the searcher."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from functools import reduce
+from operator import add
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+
+from t2i_pipelines.config.search import SearchArgs, SearchOptions
+from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
+from t2i_pipelines.images import is_remote, records
+from t2i_pipelines.images.address import is_http, scheme
+from t2i_pipelines.images.fetch import fetch
+from t2i_pipelines.images.sources.record import record_of
+from t2i_pipelines.operators.image_decode import ImageDecode
+from t2i_pipelines.search.query import Img, Like, Q, Query, check_text, is_address, parse
+from t2i_pipelines.serve.options import ServeOptions
+from t2i_pipelines.serve.problems import Refusal
+from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.types import Record, Skipped, Stage
+
+Scalar: TypeAlias = str | int | float | bool | None
+Operator: TypeAlias = Literal["==", "!=", ">", ">=", "<", "<=", "in", "not in", "like", "contains"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    """A request: what it does not know is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Condition(_Strict):
+    """A condition on a field."""
+
+    op: Operator
+    value: Scalar | list[Scalar]
+
+
+class Asked(_Strict):
+    """A query: words, an expression, a stored image, an image of your own, or the sum of several."""
+
+    text: str | None = Field(None, description="Words, as they are.", examples=["a white dog"])
+    expression: str | None = Field(
+        None,
+        description="A sum of words, images and `like:ID`; double quotes protect words. Images are "
+        "`./NAME/file.jpg` in a folder that is served and, where URLs are allowed, `https://...`.",
+        examples=["golden retriever^2 + ./photos/pool.jpg - fruit"],
+    )
+    like: str | None = Field(None, description="The id of a stored image: more like it.")
+    image: Base64Bytes | None = Field(None, description="An image's file, in base64.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return (self.text, self.expression, self.like, self.image) == (None, None, None, None)
+
+
+class SearchRequest(Asked):
+    """One query, or up to 32 as `queries`, and which of their hits are wanted."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "a white dog", "limit": 3},
+                {
+                    "expression": "golden retriever^2 + beach - people",
+                    "where": {"year": {"op": ">", "value": 2015}},
+                },
+                {"queries": [{"text": "a boat"}, {"like": "6f1ed002ab5595859014ebf0951522d9"}], "limit": 5},
+            ]
+        }
+    )
+
+    queries: list[Asked] | None = Field(None, description="Several queries, in place of one.", min_length=1)
+    limit: int = Field(10, ge=1, description="Hits a query.")
+    offset: int = Field(0, ge=0, description="Number of hits to skip.")
+    where: dict[str, Scalar | Condition | list[Condition]] | None = Field(
+        None, description="Field -> the value it must have, or a condition, or several. All must hold."
+    )
+    filter: str = Field("", description="A Milvus filter expression.", examples=["year > 2015"])
+    output_fields: list[str] = Field(
+        [], max_length=64, description="Further fields of each hit; `*` for all."
+    )
+    radius: Finite | None = Field(None, description="Only hits of a higher cosine, -1 to 1.")
+    range_filter: Finite | None = Field(None, description="Only hits of at most this cosine; needs `radius`.")
+    group_by: str | None = Field(None, description="A field: of the rows with one value only the best.")
+    collapse: Finite | None = Field(
+        None, description="Of images alike, at this cosine or more, only the best."
+    )
+    diversity: Finite = Field(0.0, description="0 by score alone, 1 as different from one another as can be.")
+    min_relevance: Finite = Field(0.0, description="Only hits of at least this relevance, 0 to 1.")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> SearchRequest:
+        if self.queries is None and self.is_empty:
+            raise ValueError("nothing is asked for: give text, expression, like, image, or queries")
+        if self.queries is not None:
+            if not self.is_empty:
+                raise ValueError("give one query or `queries`, not both")
+            if any(one.is_empty for one in self.queries):
+                raise ValueError("a query is empty: give text, expression, like or image")
+        return self
+
+    @property
+    def asked(self) -> list[Asked]:
+        """Each query."""
+        return [self] if self.queries is None else list(self.queries)
+
+
+class Links(BaseModel):
+    """Where more of an image is."""
+
+    image: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9"])
+    file: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9/file"])
+    thumbnail: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9/thumbnail"])
+
+
+class Found(BaseModel):
+    """A hit."""
+
+    id: str = Field(examples=["6f1ed002ab5595859014ebf0951522d9"])
+    score: float = Field(description="Cosine similarity, -1 to 1.", examples=[0.31])
+    relevance: float | None = Field(description="0 to 1; null where nothing was calibrated.", examples=[0.93])
+    path: str | None = Field(
+        description="The file, by the name of its folder, or its URL; null if in no folder that is served.",
+        examples=["photos/2024/dog.jpg"],
+    )
+    fields: dict[str, Any] = Field(description="The `output_fields` that the image has.")
+    links: Links
+
+
+class Result(BaseModel):
+    """The hits of a query, best first."""
+
+    hits: list[Found]
+    no_match: bool | None = Field(description="The best hit has a relevance below 0.1.")
+
+
+class SearchResponse(BaseModel):
+    """One result for each query, in their order."""
+
+    results: list[Result]
+
+
+class StoredImage(BaseModel):
+    """What is stored of an image."""
+
+    id: str
+    path: str | None = Field(description="As in a hit.")
+    fields: dict[str, Any] = Field(description="Its metadata.")
+    links: Links
+
+
+class InsertRequest(_Strict):
+    """What to insert: what a path names, or images on the web."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"source": "photos/2024"}, {"urls": ["https://example.org/a.jpg"], "refresh": True}]
+        }
+    )
+
+    source: str | None = Field(
+        None,
+        description="A file, a folder (searched recursively), a table or a tar in a folder that is served, "
+        "by that folder's name.",
+    )
+    urls: list[str] | None = Field(
+        None, description="Images on the web, if URLs are allowed.", min_length=1, max_length=10_000
+    )
+    refresh: bool = Field(False, description="Look again at what counts as unchanged.")
+
+    @model_validator(mode="after")
+    def _names_one(self) -> InsertRequest:
+        if (self.source is None) == (self.urls is None):
+            raise ValueError("give either source or urls")
+        return self
+
+
+class FailedInput(BaseModel):
+    """An input that was not inserted."""
+
+    path: str | None = Field(description="As in a hit.")
+    id: str
+    stage: Stage | Literal[""] = Field(description="Where it failed.")
+    reason: str
+
+
+class SkippedFiles(BaseModel):
+    """Files or folders of a source that are no input."""
+
+    kind: str = Field(description="A suffix, or the name of a folder.", examples=[".mp4"])
+    reason: str
+    count: int
+
+
+class JobError(BaseModel):
+    """Why an insert broke off; as in a problem."""
+
+    code: str
+    detail: str
+
+
+class JobReport(BaseModel):
+    """How an insert is doing."""
+
+    id: str
+    status: Literal["waiting", "running", "done", "failed"] = Field(
+        description="`done` is when every input has an outcome, be it a failure; `failed` is broken off."
+    )
+    source: str | None = Field(description="As it was asked for; null for URLs.")
+    counts: dict[str, int] = Field(description="Inputs so far, by outcome.", examples=[{"inserted": 41}])
+    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
+    failed: list[FailedInput] = Field(description="The first 1,000 failures.")
+    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
+    error: JobError | None = None
+    created: datetime
+    started: datetime | None = None
+    finished: datetime | None = None
+
+
+class Health(BaseModel):
+    """Whether the service is there."""
+
+    status: Literal["ok"] = "ok"
+
+
+PICTURES = 8
+"""Images that an expression may name."""
+
+CONDITIONS = 1 << 16
+"""Characters of JSON that ``where`` may have: some thousand ids to choose from."""
+
+HIDDEN = frozenset({"path", "vector", "digest"})
+"""Columns that clients neither see nor ask about: where this machine keeps its files, and what is large."""
+
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
+
+
+class Reader:
+    """Reads requests. Thread-safe; its methods decode and fetch, so they belong into threads.
+
+    :param decode: the decoder of inserts.
+    """
+
+    def __init__(self, options: ServeOptions, roots: Roots, decode: ImageDecode) -> None:
+        self._options, self._roots, self._decode = options, roots, decode
+
+    def query(self, asked: Asked) -> str | Query:
+        """A query, its images decoded.
+
+        :raises QueryError: If it is none, or names an image that it may not.
+        :raises ImageDecodeError: If the image that came with it cannot be read.
+        :raises Refusal: If it is too long.
+        """
+        parts: list[Query] = []
+        for name in ("text", "expression", "like"):
+            self.check_length(name, getattr(asked, name) or "")
+        if asked.text is not None:
+            if (asked.expression, asked.like, asked.image) == (None, None, None):
+                return check_text(asked.text)
+            parts.append(Q(asked.text))
+        if asked.expression is not None:
+            left = iter(range(PICTURES))
+            parts.append(parse(asked.expression, lambda text: self._named(text, left)))
+        if asked.like is not None:
+            parts.append(Like(asked.like))
+        if asked.image is not None:
+            parts.append(self._img(asked.image))
+        return reduce(add, parts)
+
+    def _named(self, text: str, left: Iterator[int]) -> Img | None:
+        """The image that an expression names; None where it is words. Files elsewhere are not looked at."""
+        if not is_address(text):
+            return None
+        if next(left, None) is None:
+            raise QueryError(f"an expression may name {PICTURES} images at most")
+        if is_http(text):
+            self._check_urls()
+            content = fetch(text, only_public=True)
+        elif text.startswith("./"):
+            content = self._roots.read(self._roots.locate(text))
+        else:
+            raise QueryError(
+                f"{text!r:.80} is no image that may be searched for; those in a folder that is served are "
+                "./NAME/file.jpg; words go into double quotes"
+            )
+        return self._img(content)
+
+    def _img(self, content: bytes) -> Img:
+        return Img(self._decode.many([content])[0])
+
+    def _check_urls(self) -> None:
+        if not self._options.allow_urls:
+            raise Refusal(403, "images on the web are not allowed here", code="urls_not_allowed")
+
+    def check_length(self, name: str, text: str) -> None:
+        """Pass a text that is short enough.
+
+        :raises Refusal: If it is not.
+        """
+        if len(text) > self._options.max_query:
+            raise Refusal(
+                422,
+                f"{name} has {len(text):,} characters; at most {self._options.max_query:,} are read",
+                code="query_too_long",
+            )
+
+    def search_options(self, request: SearchRequest) -> SearchArgs:
+        """What a search is asked for beside its queries, checked.
+
+        :raises ConfigError: If an option is wrong.
+        :raises Refusal: If the request is larger than allowed, or asks about what is hidden.
+        """
+        allowed = self._options
+        if len(request.asked) > allowed.max_queries:
+            raise Refusal(
+                422,
+                f"{len(request.asked)} queries; a request may have {allowed.max_queries}",
+                code="too_many_queries",
+            )
+        if request.limit > allowed.max_page:
+            raise Refusal(
+                422,
+                f"limit is {request.limit}; a page has {allowed.max_page} hits, offset gives the next",
+                code="page_too_large",
+            )
+        self.check_length("filter", request.filter)
+        if len(json.dumps(where := _where(request))) > CONDITIONS:
+            raise Refusal(422, f"where is longer than {CONDITIONS:,} characters", code="query_too_long")
+        _check_hidden(request)
+        options = SearchArgs(
+            limit=request.limit,
+            offset=request.offset,
+            filter=request.filter,
+            where=where,
+            output_fields=tuple(request.output_fields),
+            radius=request.radius,
+            range_filter=request.range_filter,
+            group_by=request.group_by,
+            collapse=request.collapse,
+            diversity=request.diversity,
+            min_relevance=request.min_relevance,
+        )
+        SearchOptions.of(**options)
+        return options
+
+    def check_insert(self, request: InsertRequest) -> None:
+        """Pass what may be inserted; nothing is opened.
+
+        :raises QueryError: If the source is in no folder that is served.
+        :raises SourceError: If a URL is none.
+        :raises Refusal: If URLs are not allowed.
+        """
+        if request.source is not None:
+            self._roots.locate(request.source)
+            return
+        self._check_urls()
+        if wrong := [url for url in request.urls or () if not is_http(url)]:
+            raise SourceError(f"urls must begin with http:// or https://, got {wrong[0]!r:.80}")
+
+    def records(self, request: InsertRequest, skipped: Skipped) -> Iterator[Record]:
+        """Read what to insert. A row that leads elsewhere fails; others are read through the roots.
+
+        :param skipped: takes the counts of files that the source skips.
+        :raises SourceError: If there is nothing to insert.
+        """
+        self.check_insert(request)
+        if request.source is None:
+            return map(self._guarded, map(record_of, request.urls or ()))
+        return map(self._guarded, records(self._roots.locate(request.source), skipped=skipped))
+
+    def _guarded(self, record: Record) -> Record:
+        address = record.path
+        if record.content is not None and self._roots.admits(address):
+            return record
+        if is_http(address) and self._options.allow_urls:
+            record.ahead = lambda: fetch(address, only_public=True)
+        elif self._roots.admits(address):
+            record.ahead = lambda: self._roots.read(address)
+        elif address:
+            record.content = None
+            where = "on the web" if is_remote(address) or scheme(address) else "elsewhere"
+            record.fail(
+                ImageDecodeError(f"cannot read image {address}: it is {where}, which is not allowed here")
+            )
+        return record
+
+
+def _check_hidden(request: SearchRequest) -> None:
+    named = {*(request.where or ()), *request.output_fields, request.group_by}
+    named |= set(re.findall(r"\w+", _QUOTED.sub("", request.filter)))
+    if hidden := sorted(HIDDEN & named):
+        raise Refusal(422, f"{hidden[0]} can be neither asked about nor shown", code="hidden_field")
+
+
+def _where(request: SearchRequest) -> dict[str, Any] | None:
+    if request.where is None:
+        return None
+    return {
+        field: [(one.op, one.value) for one in value]
+        if isinstance(value, list)
+        else [(value.op, value.value)]
+        if isinstance(value, Condition)
+        else value
+        for field, value in request.where.items()
+    }
