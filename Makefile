@@ -16,7 +16,7 @@ WORDS ?= $(firstword $(wildcard data/words/objects.csv ../shared/words/objects.c
 TINY ?= $(firstword $(wildcard data/tinyimagenet/train.tar.gz ../shared/tinyimagenet/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality mini house bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
+.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -74,6 +74,10 @@ mini: $(TEST)
 	$(BIN)/python -m tools.t2i_mini.train --words $(WORDS) --tiny $(TINY) --cifar $(PHOTOS)
 	$(BIN)/python -m tools.t2i_mini.assemble --out runs/mini2/folder
 	$(BIN)/python -m tools.t2i_mini.quality --photos $(PHOTOS) --tiny $(TINY) --words $(WORDS) --checkpoint runs/mini2/folder
+
+# what type checkers and readers need of the settings, from where they are declared
+settings: $(TEST)
+	$(BIN)/python -m tools.settings
 
 house: $(TEST)
 	$(BIN)/python -m tools.house

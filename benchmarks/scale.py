@@ -187,7 +187,7 @@ class Run:
         p50, p99 = np.percentile(taken, [50, 99])
         recall = {f"recall_{kind}": truth.recall(self._found(kind)) for kind, truth in self._truths.items()}
         index_type = self.collection.index_type
-        self.write(
+        self._write(
             {
                 "rows": self._rows,
                 "index": label or index_type,

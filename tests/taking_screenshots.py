@@ -15,7 +15,7 @@ from browser import Visit, browsing, serving_ui
 from PIL import Image
 
 from t2i_pipelines import Searcher, build_insert_pipeline, close
-from t2i_pipelines.pipelines import build
+from t2i_pipelines.cli import demo
 
 DOCS = Path(__file__).parent.parent / "docs"
 QUERY = "a bird"
@@ -32,7 +32,7 @@ def keep(page: Any, name: str) -> None:
 def main() -> None:
     """Insert drawings and photographs, search them, and save both pages."""
     with tempfile.TemporaryDirectory() as folder, browsing() as browser:
-        settings = {"uri": f"{folder}/milvus.db", "model_name": build.MODEL}
+        settings = {"uri": f"{folder}/milvus.db", "model_name": demo.MODEL}
         for table in ("gallery.csv", "photographs.csv"):
             build_insert_pipeline(**settings)(str(DOCS.parent / "data" / table)).to_list()
         hits = Searcher(**settings, limit=10, output_fields=FIELDS)(QUERY)
@@ -42,10 +42,10 @@ def main() -> None:
         page.goto(f"file://{folder}/results.html")
         keep(page, "results.webp")
         fields = [part for name in FIELDS for part in ("--output-fields", name)]
-        options = ("--uri", settings["uri"], "--model-name", build.MODEL, *fields)
+        options = ("--uri", settings["uri"], "--model-name", demo.MODEL, *fields)
         with serving_ui(*options, UI_CONTACTS=f"{folder}/contacts") as (url, _):
             tab = Visit(browser, url, viewport=PAGE)
-            tab.ask(build.QUERIES[0])
+            tab.ask(demo.QUERIES[0])
             keep(tab.page, "ui.webp")
 
 

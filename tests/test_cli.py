@@ -23,10 +23,9 @@ from typer.testing import CliRunner
 from web import serving
 
 from t2i_pipelines import cli, close
-from t2i_pipelines.cli import console
+from t2i_pipelines.cli import console, demo
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.pipelines import build
 
 
 @pytest.fixture
@@ -237,18 +236,18 @@ def test_a_token_comes_from_the_environment_and_is_never_shown(t2i, monkeypatch)
 
 
 def test_the_demo_asks_questions_in_five_languages_and_writes_a_page(t2i, pictures, monkeypatch):
-    monkeypatch.setattr(build, "MODEL", "colour")
+    monkeypatch.setattr(demo, "MODEL", "colour")
     code, out, _ = t2i("demo", "--source", "pictures")
     assert code == 0
-    assert len(build.QUERIES) == 8
-    for query in build.QUERIES:
+    assert len(demo.QUERIES) == 8
+    for query in demo.QUERIES:
         assert query in out
-    page = Path(build.PAGE).read_text(encoding="utf-8")
+    page = Path(demo.PAGE).read_text(encoding="utf-8")
     stored = len(list(Path("pictures").iterdir()))
-    assert page.count('<section class="t2i-list">') == len(build.QUERIES)
-    assert page.count("<img") == len(build.QUERIES) * min(stored, build.LIMIT)
+    assert page.count('<section class="t2i-list">') == len(demo.QUERIES)
+    assert page.count("<img") == len(demo.QUERIES) * min(stored, demo.LIMIT)
     assert "it is not CLIP" in page
-    for _, command in build.STEPS:
+    for _, command in demo.STEPS:
         assert command in out
         assert command in page
 

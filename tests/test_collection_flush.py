@@ -92,7 +92,7 @@ def flushes(monkeypatch):
             seen.append(self.count())
         return write(self, method, **arguments)
 
-    monkeypatch.setattr(collection.Collection, "_write", counted)
+    monkeypatch.setattr(collection.Collection, "write", counted)
     monkeypatch.setattr(connection, "FLUSH_BYTES", 100 * 4 * SPACE.dim)
     return seen
 

@@ -146,10 +146,10 @@ def test_where_the_new_index_cannot_be_made_the_old_one_stays(store, monkeypatch
     insert(store, 0, 310)
     make = store.catalog._make_index
 
-    def refuse(space, wanted, timeout):
+    def refuse(space, wanted):
         if wanted != "FLAT":
             raise StoreError("no such index here")
-        make(space, wanted, timeout)
+        make(space, wanted)
 
     monkeypatch.setattr(store.catalog, "_make_index", refuse)
     store.flush()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli
 from t2i_pipelines._towhee.door import ops
-from t2i_pipelines.cli import search
+from t2i_pipelines.cli import demo, search
 from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.encoders import registry, weights
 from t2i_pipelines.errors import CheckpointError
@@ -18,7 +18,6 @@ from t2i_pipelines.images import decode, read
 from t2i_pipelines.operators import image_decode
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus import InCollection
-from t2i_pipelines.pipelines import build
 
 WAYS_OUT = (
     "unset HF_HUB_OFFLINE once; or give a file or folder that you have, by checkpoint_path= "
@@ -34,11 +33,11 @@ def fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(registry, "_loaded", {})
-    tries = []
+    tries, look = [], weights.fetch
 
     def fetch(info, **more):
         tries.append(info.name)
-        return weights.fetch(info, **more)
+        return look(info, **more)
 
     monkeypatch.setattr("t2i_pipelines.encoders.weights.fetch", fetch)
     return tries
@@ -61,7 +60,7 @@ def defaults(taker) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "taker",
-    [build_insert_pipeline, build_search_pipeline, Settings, cli.insert, search.search],
+    [build_insert_pipeline, build_search_pipeline, Settings, insert.insert, search.search],
 )
 def test_whoever_has_a_collection_takes_its_model_by_default(taker):
     assert defaults(taker)["model_name"] is None
@@ -73,7 +72,7 @@ def test_openais_b32_is_the_default_of_operators(taker):
 
 
 def test_the_demo_needs_no_download():
-    assert build.MODEL == "t2i_mini"
+    assert demo.MODEL == "t2i_mini"
 
 
 def test_without_weights_an_insert_opens_no_picture_and_fails_once(pictures, tmp_path, fetched, opened):
@@ -118,7 +117,7 @@ def test_the_command_does_not_walk_through_the_source_before_the_model_is_there(
     t2i, pictures, fetched, monkeypatch
 ):
     walked = []
-    monkeypatch.setattr(cli, "count", lambda source, **_: walked.append(source) or 0)
+    monkeypatch.setattr(insert, "count", lambda source, **_: walked.append(source) or 0)
     assert t2i("insert", "pictures")[0] == 2
     assert walked == []
 

@@ -26,7 +26,8 @@ from t2i_pipelines import (
 )
 from t2i_pipelines._towhee.door import AutoConfig, AutoPipes, DataCollection, RuntimePipeline, pipe
 from t2i_pipelines.collection import Collection, open_collection
-from t2i_pipelines.config.settings import Settings, SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
+from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import (
     ConfigError,
@@ -215,7 +216,7 @@ def test_a_closed_database_opens_again(pictures, settings):
         ({"limit": 16385}, ConfigError, "limit must be between 1 and 16384, got 16385"),
         ({"limit": "5"}, ConfigError, "limit must be a whole number, got '5'"),
         ({"batch_size": 0}, ConfigError, "batch_size must be between 1 and 4096, got 0"),
-        ({"on_error": "skip"}, ConfigError, "on_error must be 'record' or 'raise', got 'skip'"),
+        ({"on_error": "skip"}, ConfigError, "on_error must be one of 'record', 'raise', got 'skip'"),
         ({"device": "tpu"}, ConfigError, "device must be one of 'auto', 'cpu', 'cuda', got 'tpu'"),
         ({"refresh": "yes"}, ConfigError, "refresh must be True or False, got 'yes'"),
         ({"timeout": 0}, ConfigError, "timeout must be more than 0 seconds, got 0"),

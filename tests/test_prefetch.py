@@ -1,5 +1,6 @@
 """Images from the web are asked for across batches, within limits, and never for nothing."""
 
+import importlib
 import threading
 
 import pytest
@@ -11,6 +12,8 @@ from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import read, records
 from t2i_pipelines.types import Batch
+
+reading = importlib.import_module("t2i_pipelines.images.read")  # the package has a function of that name
 
 
 @pytest.fixture
@@ -49,9 +52,9 @@ def test_a_slow_host_does_not_keep_the_next_batches_from_being_fetched(settings,
 
 
 def test_no_more_is_fetched_ahead_than_fits_into_memory(web, monkeypatch):
-    monkeypatch.setattr(read, "BYTES", 1)
+    monkeypatch.setattr(reading, "BYTES", 1)
     urls = [f"{web.url}/{n}.png" for n in range(8)]
-    held = [read.Ahead(urls[0])]
+    held = [reading.Ahead(urls[0])]
     assert held[0]._future.result().content == web.pages["/0.png"]
     batch = ops.t2i.prefetch()(Batch(records(urls)))
     assert [record.ahead.__self__._future.result() for record in batch] == [None] * 8
@@ -63,9 +66,9 @@ def test_no_more_is_fetched_ahead_than_fits_into_memory(web, monkeypatch):
 
 
 def test_what_nobody_waits_for_any_more_is_not_fetched(web, monkeypatch):
-    monkeypatch.setattr(read, "_threads", lambda: pool)
+    monkeypatch.setattr(reading, "_threads", lambda: pool)
     busy = threading.Event()
-    with read.ThreadPoolExecutor(1) as pool:
+    with reading.ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait, 20)
         batch = ops.t2i.prefetch()(Batch(records([f"{web.url}/1.png"])))
         del batch
@@ -74,9 +77,9 @@ def test_what_nobody_waits_for_any_more_is_not_fetched(web, monkeypatch):
 
 
 def test_what_has_not_been_begun_is_fetched_by_the_one_who_needs_it(web, monkeypatch):
-    monkeypatch.setattr(read, "_threads", lambda: pool)
+    monkeypatch.setattr(reading, "_threads", lambda: pool)
     busy = threading.Event()
-    with read.ThreadPoolExecutor(1) as pool:
+    with reading.ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait, 20)
         (record,) = ops.t2i.prefetch()(Batch(records([f"{web.url}/1.png"])))
         assert read(record) == web.pages["/1.png"]
@@ -101,4 +104,4 @@ def test_local_files_and_ended_records_are_passed_on_as_they_are(tmp_path):
 def test_nothing_is_held_after_a_run(settings, web):
     urls = [f"{web.url}/{n}.png" for n in range(64)]
     assert statuses(build_insert_pipeline(**settings, batch_size=4)(urls)) == ["inserted"] * 64
-    assert read._Content.held == 0
+    assert reading._Content.held == 0

@@ -12,7 +12,7 @@ from conftest import paint
 
 from t2i_pipelines import InsertReport, build_insert_pipeline, sync
 from t2i_pipelines.collection import Collection, open_collection
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import (
     ConfigError,

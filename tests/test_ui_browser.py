@@ -10,7 +10,7 @@ from browser import MISSING, Visit, browsing, chromium, serving_ui
 from PIL import Image
 
 from t2i_pipelines import build_insert_pipeline, close
-from t2i_pipelines.pipelines import build
+from t2i_pipelines.cli import demo
 from t2i_pipelines.ui import EXAMPLES
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def test_a_folder_with_a_broken_file_is_inserted_and_the_failure_named(visit, tm
     assert failed.get_by_text("cannot read image broken.jpg").is_visible()
     assert failed.get_by_text(evil).first.is_visible()
     assert str(tmp_path) not in tab.page.locator("#t2i-run").inner_text()
-    assert tab.page.title() == build.TITLE
+    assert tab.page.title() == demo.TITLE
     tab.page.get_by_role("tab", name="Search").click()
     tab.ask("orange")
     assert tab.hits.count() == 20
@@ -178,7 +178,7 @@ def test_it_works_by_keyboard(visit):
         tab.page.keyboard.press("Tab")
         passed.append(tab.page.evaluate(focused).strip())
         assert len(passed) < 20, passed
-    assert passed[:3] == ["Search", "Search by image", build.QUERIES[0]]
+    assert passed[:3] == ["Search", "Search by image", demo.QUERIES[0]]
     assert passed[-1] == f"More like {PENGUIN}"
     tab.page.keyboard.press("Enter")
     tab.wait_for_heading(PENGUIN)

@@ -1,220 +1,145 @@
-"""The ``t2i`` command. Exit codes: 0 good, 1 some inputs failed, 2 wrong usage or no service, 130 Ctrl-C."""
+"""The ``t2i`` command. Exit codes: 0 good, 1 some inputs failed, 2 wrong usage or no service, 130 Ctrl-C.
+
+Commands are imported when they are called. ``t2i --help`` reads what they do from their files.
+"""
 
 from __future__ import annotations
 
+import ast
 import io
 import sys
 import warnings
-from importlib import metadata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module, metadata
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
-from t2i_pipelines.cli import (
-    capacity,
-    console,
-    copy,
-    duplicates,
-    eval,
-    finetune,
-    info,
-    models,
-    reembed,
-    search,
-    serve,
-    sync,
-    ui,
-)
-from t2i_pipelines.cli import options as on_ray
-from t2i_pipelines.cli.options import (
-    Backend,
-    BatchSize,
-    Checkpoint,
-    Device,
-    Exclude,
-    IndexType,
-    Mmap,
-    Model,
-    Name,
-    PartitionKey,
-    Precision,
-    Refresh,
-    ReplicaNumber,
-    Report,
-    Source,
-    StopAtError,
-    Token,
-    Uri,
-    VectorType,
-    decoding_options,
-)
-from t2i_pipelines.cli.search import write_page
-from t2i_pipelines.config.settings import Settings
-from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.errors import ConfigError, T2IError
-from t2i_pipelines.images import count, is_remote, records
-from t2i_pipelines.pipelines import build
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, build_search_pipeline, checked, insert_steps
-from t2i_pipelines.types import Outcome
+from t2i_pipelines.cli import console
+from t2i_pipelines.errors import T2IError
 
-PANELS = {
-    "Every day": ("insert", "search", "sync", "info", "duplicates", "ui", "serve"),
-    "Models and quality": ("models", "eval", "finetune", "quantize", "export"),
-    "Collections": ("reembed", "export-collection", "import-collection", "capacity"),
-    "To begin with": ("demo",),
+
+class Command(NamedTuple):
+    """Where a command is.
+
+    :ivar panel: the heading that ``t2i --help`` lists it under.
+    :ivar module: in this package.
+    :ivar function: in that module; its docstring is the help.
+    :ivar variables: options are read from environment variables that begin so.
+    """
+
+    panel: str
+    module: str
+    function: str
+    variables: str = ""
+
+
+_DAILY, _MODELS, _COLLECTIONS = "Every day", "Models and quality", "Collections"
+
+COMMANDS = {
+    "insert": Command(_DAILY, "insert", "insert"),
+    "search": Command(_DAILY, "search", "search"),
+    "sync": Command(_DAILY, "sync", "run"),
+    "info": Command(_DAILY, "info", "info"),
+    "duplicates": Command(_DAILY, "info", "duplicates"),
+    "ui": Command(_DAILY, "ui", "ui"),
+    "serve": Command(_DAILY, "serve", "run", "T2I"),
+    "models": Command(_MODELS, "models", "show_models"),
+    "eval": Command(_MODELS, "eval", "eval_"),
+    "finetune": Command(_MODELS, "finetune", "tune"),
+    "quantize": Command(_MODELS, "models", "make_int8"),
+    "export": Command(_MODELS, "models", "export"),
+    "reembed": Command(_COLLECTIONS, "reembed", "run"),
+    "export-collection": Command(_COLLECTIONS, "copy", "run_export"),
+    "import-collection": Command(_COLLECTIONS, "copy", "run_import"),
+    "capacity": Command(_COLLECTIONS, "capacity", "show"),
+    "demo": Command("To begin with", "demo", "demo"),
 }
-"""The commands in the order in which ``t2i --help`` lists them."""
+"""The commands in the order in which ``t2i --help`` lists them: that of a user's day."""
 
 
-class InPanels(TyperGroup):
-    """Lists commands by :data:`PANELS`."""
+def load(name: str) -> Any:
+    """Import a command."""
+    place = COMMANDS[name]
+    function = getattr(import_module(f"{__name__}.{place.module}"), place.function)
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    context = {"auto_envvar_prefix": place.variables} if place.variables else None
+    alone.command(name=name, context_settings=context)(function)
+    return get_command(alone)
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        return load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in COMMANDS
+
+
+class CommandGroup(TyperGroup):
+    """Lists commands without importing them, and imports the one that is called."""
+
+    _is_listing = False
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = Commands()  # type: ignore[assignment]
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return their names in order."""
-        names = [name for panel in PANELS.values() for name in panel]
-        for panel, some in PANELS.items():
-            for name in some:
-                cast(Any, self.commands[name]).rich_help_panel = panel
-        return names
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; in a list, its name and help alone."""
+        if cmd_name not in COMMANDS:
+            return None
+        return _listed(cmd_name) if self._is_listing else load(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of the group."""
+        with self._listing():
+            super().format_help(ctx, formatter)
+
+    @contextmanager
+    def _listing(self) -> Iterator[None]:
+        self._is_listing = True
+        try:
+            yield
+        finally:
+            self._is_listing = False
+
+
+def _listed(name: str) -> Any:
+    place = COMMANDS[name]
+    code = ast.parse((Path(__file__).parent / f"{place.module}.py").read_text(encoding="utf-8"))
+    (function,) = (
+        one for one in code.body if isinstance(one, ast.FunctionDef) and one.name == place.function
+    )
+    listed = typer.core.TyperCommand(name, help=ast.get_docstring(function))
+    listed.rich_help_panel = place.panel
+    return listed
 
 
 app = typer.Typer(
-    cls=InPanels,
+    cls=CommandGroup,
     help="Text-to-image search: type words, get the matching images.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-models.add_to(app)
-capacity.add_to(app)
-copy.add_to(app)
-duplicates.add_to(app)
-eval.add_to(app)
-finetune.add_to(app)
-info.add_to(app)
-reembed.add_to(app)
-search.add_to(app)
-serve.add_to(app)
-sync.add_to(app)
-ui.add_to(app)
-
-
-@app.command()
-@decoding_options
-def insert(
-    source: Source,
-    uri: Uri = "milvus.db",
-    token: Token = "",
-    collection_name: Name = "image_collection",
-    model_name: Model = None,
-    checkpoint_path: Checkpoint = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    backend: Backend = "auto",
-    batch_size: BatchSize = 32,
-    refresh: Refresh = False,
-    exclude: Exclude = None,
-    stop_at_error: StopAtError = False,
-    report: Report = None,
-    index_type: IndexType = Settings.index_type,
-    vector_type: VectorType = Settings.vector_type,
-    mmap: Mmap = False,
-    partition_key: PartitionKey = None,
-    replica_number: ReplicaNumber = 1,
-    ray: on_ray.Ray = False,
-    ray_address: on_ray.Address = "",
-    bulk: copy.Bulk = "",
-    **decoding: Any,
-) -> None:
-    """Insert images. Running it again is safe: unchanged files are skipped."""
-    if report is not None:
-        console.check_writable(report)
-    if bulk and (ray or ray_address):
-        raise ConfigError("--bulk and --ray are two ways to insert: choose one")
-    insert_from = _insert
-    if ray or ray_address:
-        insert_from = on_ray.insert_at(ray_address)
-    elif bulk:
-        insert_from = copy.insert_into(bulk)
-    failed = insert_from(
-        source,
-        report,
-        uri=uri,
-        token=token,
-        collection_name=collection_name,
-        model_name=model_name,
-        checkpoint_path=checkpoint_path,
-        device=cast(Any, device),
-        precision=cast(Any, precision),
-        backend=cast(Any, backend),
-        batch_size=batch_size,
-        refresh=refresh,
-        exclude=exclude or (),
-        on_error="raise" if stop_at_error else "record",
-        index_type=index_type,
-        vector_type=cast(Any, vector_type),
-        mmap=mmap,
-        partition_key=partition_key,
-        replica_number=replica_number,
-        **decoding,
-    )
-    raise typer.Exit(1 if failed else 0)
-
-
-@app.command(name="demo")
-def run_demo(
-    source: Annotated[str, typer.Option(help="Images to try it on.")] = build.SOURCE,
-    uri: Uri = build.URI,
-    html: Annotated[Path, typer.Option(help="Page to write.")] = Path(build.PAGE),
-) -> None:
-    """Insert photographs and drawings, ask questions in five languages, and write a page of the answers."""
-    if source == build.SOURCE and not Path(source).exists():
-        raise ConfigError(
-            f"the images of the demo, in {build.SOURCE}/, are in a checkout of the project, not in the "
-            "package; run `t2i demo` there, or try your own images: t2i demo --source FOLDER"
-        )
-    failed = _insert(source, None, uri=uri, collection_name=build.COLLECTION, model_name=build.MODEL)
-    pipeline = build_search_pipeline(
-        uri=uri, collection_name=build.COLLECTION, model_name=build.MODEL, limit=build.LIMIT
-    )
-    results = [tuple(pipeline(query).get()) for query in build.QUERIES]
-    for query, hits in results:
-        console.show_hits(query, hits, pictures=False)
-    write_page(html, results, title=build.TITLE, note=build.NOTE, steps=build.STEPS)
-    for purpose, command in build.STEPS:
-        console.out.print(f"{console.plain(purpose)}: [bold]{console.plain(command)}[/]", soft_wrap=True)
-    raise typer.Exit(1 if failed else 0)
-
-
-def _insert(source: str, report: Path | None, **settings: Any) -> int:
-    """Insert with a progress bar; return the number of failures."""
-    exclude = settings.get("exclude", ())
-    if not is_remote(source):
-        next(records(source, exclude=exclude))  # a source that is not there ends the run here
-    _open_model(settings)
-    with console.progress_bar(count(source, exclude=exclude)) as tally:
-        console.now_say(tally.interrupted)
-        steps = insert_steps(pipe.input("source"), **settings)
-        # a lambda, since Towhee deep-copies any other callable with all that it holds
-        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
-        harden(counted.output())(source)
-    console.show_report(tally.report, report)
-    return tally.report.counts["failed"]
-
-
-def _open_model(settings: dict[str, Any]) -> None:
-    """Load the model, or end here: without one there is no use in walking through a large folder."""
-    model, _, _ = checked(settings)
-    settings |= {name: model[name] for name in ("model_name", "checkpoint_path")}
-    encoder = load_encoder(**model)
-    encoder.space  # noqa: B018 - loads
-    if running := getattr(encoder, "running", None):
-        console.err.print(f"{console.plain(str(settings['model_name']))} runs by {running}")
 
 
 def _show_version(wanted: bool) -> None:

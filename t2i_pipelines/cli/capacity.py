@@ -107,11 +107,6 @@ def read_number(name: str, text: str) -> int:
     return round(float(found[1]) * UNITS[found[2]])
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="capacity")(show)
-
-
 def _cells(size: int, dim: int, kinds: Sequence[Storage]) -> Iterator[list[str]]:
     for how in kinds:
         needs = capacity(size, dim, how.index_type, vector_type=how.vector_type, mmap=how.mmap)

@@ -1,17 +1,14 @@
-"""``t2i export-collection``, ``t2i import-collection`` and ``t2i insert --bulk``."""
+"""``t2i export-collection`` and ``t2i import-collection``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, cast
 
 import typer
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import Name, Token, Uri, insert_by
+from t2i_pipelines.cli.options import takes
 from t2i_pipelines.jobs.backup import export_collection, import_collection
-from t2i_pipelines.jobs.bulk import insert_bulk
 
 Destination = Annotated[
     str, typer.Argument(help="An empty folder, or one to be made; or a URL that fsspec opens, such as s3://.")
@@ -25,65 +22,39 @@ IfExists = Annotated[
     ),
 ]
 
-Bulk = Annotated[
-    str,
-    typer.Option(
-        "--bulk",
-        help="For a first load: have a Milvus server import files, which are written to this folder or URL "
-        "of its storage.",
-    ),
-]
 
-
+@takes("uri", "token", "collection_name")
 def run_export(
     destination: Destination,
-    uri: Uri = "milvus.db",
-    token: Token = "",
-    collection_name: Name = "image_collection",
+    **place: Any,
 ) -> None:
     """Write a collection to a folder of Parquet files, with vectors and metadata: a backup, or a move."""
     with console.doing() as say:
         made = export_collection(
             destination,
-            uri=uri,
-            token=token,
-            collection_name=collection_name,
+            **place,
             progress=lambda done, total: say(f"exporting: {done:,} of {total:,} rows"),
         )
     _say(f"exported {made.rows:,} rows to {destination}: {len(made.files)} files, {made.size / 1e6:,.1f} MB")
 
 
+@takes("uri", "token", "collection_name")
 def run_import(
     source: Export,
-    uri: Uri = "milvus.db",
-    token: Token = "",
-    collection_name: Name = "image_collection",
     if_exists: IfExists = "fail",
+    **place: Any,
 ) -> None:
     """Bring an export into a collection, and compare every row. Running it again is safe."""
     with console.doing() as say:
         done = import_collection(
             source,
-            uri=uri,
-            token=token,
-            collection_name=collection_name,
+            **place,
             if_exists=cast(Any, if_exists),
             progress=lambda done, total: say(f"importing: {done:,} of {total:,} rows"),
         )
     more = f", {done.deleted:,} others deleted" if done.deleted else ""
     more += f", beside {done.others:,} others" if done.others else ""
     _say(f"imported {done.rows:,} rows from {source}, each read back and the same{more}")
-
-
-def insert_into(destination: str) -> Callable[..., int]:
-    """Load by way of files at ``destination``; gives the number of failures."""
-    return insert_by(partial(insert_bulk, destination=destination))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of ``app``."""
-    app.command(name="export-collection")(run_export)
-    app.command(name="import-collection")(run_import)
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import BatchSize, Checkpoint, Device, Json, Templates, Token
+from t2i_pipelines.cli.options import Json, takes
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Evaluation, compare, compare_to_published, evaluate, read_pairs
@@ -35,11 +35,15 @@ Backends = Annotated[
 ]
 
 
+@takes("checkpoint_path", "device", "templates", "token", "batch_size")
 def eval_(
     pairs: Source,
+    checkpoint_path: Path | None,
+    device: str,
+    templates: tuple[str, ...],
+    token: str,
+    batch_size: int,
     model_name: Models = None,
-    checkpoint_path: Checkpoint = None,
-    device: Device = "auto",
     precision: Precisions = None,
     backend: Backends = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the file.")] = None,
@@ -48,16 +52,13 @@ def eval_(
     direction: Annotated[
         list[str] | None, typer.Option(help="text->image, image->text, image->image; repeatable.")
     ] = None,
-    templates: Templates = None,
     uri: Annotated[
         str | None, typer.Option(help="Search through Milvus too: a file ending in .db, or a server.")
     ] = None,
-    token: Token = "",
     collection_name: Annotated[
         str | None, typer.Option(help="Search this collection as it is; else one is made and dropped.")
     ] = None,
     index_type: Annotated[str, typer.Option(help="Of the collection that is made.")] = "AUTO",
-    batch_size: BatchSize = 32,
     metric: Annotated[str, typer.Option(help="What comparisons are by.")] = METRIC,
     published: Annotated[
         str | None, typer.Option(help="Compare with published figures: flickr30k or coco.")
@@ -159,8 +160,3 @@ def show_grid(shown: Grid) -> None:
     console.out.print(table)
     for note in shown.notes:
         console.out.print(console.plain(note), soft_wrap=True, highlight=False)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``app``."""
-    app.command(name="eval")(eval_)

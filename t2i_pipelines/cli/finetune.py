@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import Checkpoint, Device
+from t2i_pipelines.cli.options import takes
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.finetune import FinetuneOptions, finetune
 from t2i_pipelines.finetune.result import Progress as Told
@@ -18,14 +18,21 @@ PAIRS = (
     "A table with `path` and `caption` (CSV, TSV, JSON lines, Parquet), Hugging Face's caption JSON with "
     "`image_path` and `caption`, or a folder whose subfolders name what their images show."
 )
-_DEFAULT = FinetuneOptions()
+SHOWN = (
+    *("train", "epochs", "max_steps", "batch_size", "learning_rate", "alpha", "augment", "validation_share"),
+    *("recall_at", "patience", "seed", "device", "precision", "resume", "overwrite", "export"),
+)
+"""Options of fine-tuning that the command line has."""
 
 
+@takes(*SHOWN, of=FinetuneOptions)
 def tune(
     pairs: Annotated[str, typer.Argument(help=PAIRS)],
+    checkpoint_path: Annotated[
+        Path | None, typer.Option(help="The model's file or folder, if you have it.")
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="New folder for the model.")] = Path("finetuned"),
     model_name: Annotated[str, typer.Option(help="Where to start: a name or a path.")] = DEFAULT_MODEL,
-    checkpoint_path: Checkpoint = None,
     validation: Annotated[
         str | None, typer.Option(help="Pairs to measure on; a part is held out if absent.")
     ] = None,
@@ -35,30 +42,7 @@ def tune(
     replay: Annotated[
         str | None, typer.Option(help="Pairs to learn along, so that they are not forgotten.")
     ] = None,
-    train: Annotated[str, typer.Option(help="What learns: all, image, text, or heads.")] = _DEFAULT.train,
-    epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = _DEFAULT.epochs,
-    max_steps: Annotated[int | None, typer.Option(help="Batches at most.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Pairs a batch.")] = _DEFAULT.batch_size,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The highest; a safe one for the model if absent.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Share of the tuned weights in the result; chosen if absent.")
-    ] = None,
-    augment: Annotated[str, typer.Option(help="none, crop or crop+flip.")] = _DEFAULT.augment,
-    validation_share: Annotated[
-        float, typer.Option(help="Of the images, held out without --validation.")
-    ] = _DEFAULT.validation_share,
-    recall_at: Annotated[int, typer.Option(help="The k of the R@k that is watched.")] = _DEFAULT.recall_at,
-    patience: Annotated[
-        int, typer.Option(help="Evaluations without a better R@k before it stops; 0 never stops early.")
-    ] = _DEFAULT.patience or 0,
-    seed: Annotated[int, typer.Option(help="Of order, split and crops.")] = _DEFAULT.seed,
-    device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16; weights are fp32.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on where a killed run left off.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished model.")] = False,
-    export: Annotated[bool, typer.Option(help="Write the ONNX folder, too.")] = True,
+    **options: Any,
 ) -> None:
     """Train a CLIP further on your own images and captions, and say what it gained and lost."""
     with _bar() as bar:
@@ -70,23 +54,8 @@ def tune(
             validation=validation,
             outside=outside,
             replay=replay,
-            progress=_Shown(bar, recall_at),
-            train=cast(Any, train),
-            epochs=epochs,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            alpha=alpha,
-            augment=cast(Any, augment),
-            validation_share=validation_share,
-            recall_at=recall_at,
-            patience=patience or None,
-            seed=seed,
-            device=cast(Any, device),
-            precision=cast(Any, precision),
-            resume=resume,
-            overwrite=overwrite,
-            export=export,
+            progress=_Shown(bar, options["recall_at"]),
+            **options,
         )
     for outcome in result.failed[: console.FAILURES_SHOWN]:
         console.err.print(f"[red]failed[/] {console.plain(outcome.reason)}", soft_wrap=True)
@@ -131,8 +100,3 @@ class _Shown:
         self._bar.stop()
         step = 0 if self._last is None else self._last.step
         console.err.print(f"interrupted after step {step}; run it again to go on from the last checkpoint")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``app``."""
-    app.command(name="finetune")(tune)

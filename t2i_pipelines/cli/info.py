@@ -1,4 +1,4 @@
-"""``t2i info``: what a database holds."""
+"""``t2i info`` and ``t2i duplicates``: what a database holds, and near copies among its images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import typer
 from rich.table import Table
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import Token, Uri
-from t2i_pipelines.collection import collection_names, open_collection
+from t2i_pipelines.cli.options import Json, takes
+from t2i_pipelines.collection import check_exists, collection_names, open_collection
 from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.errors import StoreError
+from t2i_pipelines.search.render import near
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
-
-def info(uri: Uri = "milvus.db", token: Token = "", json: Json = False) -> None:
+@takes("uri", "token")
+def info(uri: str, token: str, json: Json = False) -> None:
     """Show what a database holds: collections, rows, model and index; of a file, its size and last change."""
     found = describe(uri, token)
     if json:
@@ -78,6 +78,37 @@ def _of_files(path: Path) -> dict[str, Any]:
     return {"bytes": sum(one.st_size for one in stats), "changed": changed}
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``app``."""
-    app.command(name="info")(info)
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Cosine from which two images are near copies; without it, one that fits the images."),
+]
+
+
+@takes("uri", "token", "collection_name", "where", "filter")
+def duplicates(
+    uri: str,
+    token: str,
+    collection_name: str,
+    where: dict[str, Any],
+    filter: str,
+    threshold: Threshold = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON array of groups.")] = False,
+) -> None:
+    """List groups of near copies, the largest first, each with its cosine to the nearest of its group."""
+    check_exists(uri, token, collection_name)
+    collection = open_collection(uri, token, collection_name)
+    groups = collection.duplicates(threshold, filter=filter, where=where)
+    if json:
+        typer.echo(json_module.dumps([[member._asdict() for member in group] for group in groups]))
+        return
+    for group in groups:
+        for member in group:
+            console.out.print(
+                f"{member.score:.3f}  {console.plain(near(member.path))}", soft_wrap=True, highlight=False
+            )
+        console.out.print()
+    copies = sum(len(group) - 1 for group in groups)
+    if not groups:
+        console.err.print("no duplicates found; a lower --threshold finds images that are less alike")
+        return
+    console.err.print(f"{len(groups):,} groups, {copies:,} images more than one of each")

@@ -139,10 +139,3 @@ def make_int8(
     """Make a model's int8 form, which --precision int8 runs, and say what it costs."""
     cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, pictures=pictures)
     console.out.print(f"{console.plain(model_name)} in int8: {cost}", soft_wrap=True)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make the commands of ``app``."""
-    app.command(name="models")(show_models)
-    app.command(name="export")(export)
-    app.command(name="quantize")(make_int8)

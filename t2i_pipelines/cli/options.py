@@ -1,32 +1,21 @@
-"""Options that several commands share."""
+"""Options of commands, derived from settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import Field, fields
-from functools import partial, wraps
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
-from t2i_pipelines.cli import console
-from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding
-from t2i_pipelines.jobs.ray import insert_distributed
-from t2i_pipelines.pipelines.report import InsertReport
+from t2i_pipelines.config.checks import Checked, Cli
+from t2i_pipelines.config.settings import Settings
 
-Uri = Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server's http://host:19530.")]
-Token = Annotated[str, typer.Option(envvar="MILVUS_TOKEN", help="user:password or API key of the server.")]
-Name = Annotated[str, typer.Option(help="Collection; insert and search must name the same.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Name (see `t2i models`) or path. Without it, the model of the collection; of a new collection "
-        f"{DEFAULT_MODEL}, downloaded once. t2i_mini is bundled. Of a search, auto follows a swap."
-    ),
-]
-Checkpoint = Annotated[Path | None, typer.Option(help="The model's file or folder, if you have it.")]
 Source = Annotated[
     str,
     typer.Argument(
@@ -34,129 +23,97 @@ Source = Annotated[
         "Parquet), WebDataset tars, an image; here, at http(s)://, or where fsspec opens it, such as s3://."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, or int8, which `t2i quantize` prepares.")]
-Backend = Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")]
-BatchSize = Annotated[int, typer.Option(help="Images a batch.")]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(help="Glob of files or folders to skip, such as 'drafts' or '2019/*'; repeatable."),
-]
-Refresh = Annotated[
-    bool, typer.Option("--refresh", help="Read every image and fetch every URL again; contents decide.")
-]
-StopAtError = Annotated[bool, typer.Option("--stop-at-error", help="Stop at the first bad image.")]
-Asked = Annotated[
-    str,
-    typer.Argument(
-        help="What the images show, for example 'a white dog'; or a sum of words, images and like:ID, "
-        "for example 'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
-    ),
-]
-Templates = Annotated[
-    list[str] | None,
-    typer.Option(help="Ask in several ways: 'photo', or a text of your own with {}; repeatable."),
-]
-Limit = Annotated[int, typer.Option(help="How many hits.")]
-Filter = Annotated[str, typer.Option(help="Milvus filter expression, for example: 'year > 2015'.")]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Condition on a column: 'year > 2015', 'camera like Canon%', 'place in Rome, Bari'; repeatable, "
-        "all must hold. No value is read as a part of the expression."
-    ),
-]
-Offset = Annotated[int, typer.Option(help="Number of hits to skip.")]
-Radius = Annotated[float | None, typer.Option(help="Only hits of a higher cosine, -1 to 1.")]
-RangeFilter = Annotated[float | None, typer.Option(help="Only hits of at most this cosine; needs --radius.")]
-GroupBy = Annotated[str | None, typer.Option(help="A column: of rows with one value only the best.")]
-Collapse = Annotated[
-    float | None,
-    typer.Option(help="Of images alike, at this cosine or more, only the best: 0.94."),
-]
-Diversity = Annotated[
-    float, typer.Option(help="0 by score alone, 1 as different from one another as can be.")
-]
-OutputFields = Annotated[list[str] | None, typer.Option(help="Further column to show; repeatable.")]
-MinRelevance = Annotated[
-    float, typer.Option(help="Leave out hits of a lower relevance, 0 to 1; below 0.5 a hit is one by chance.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Html = Annotated[Path | None, typer.Option(help="Write a self-contained page with the images.")]
-Fetch = Annotated[bool, typer.Option("--fetch", help="Get images that are on the web for the page.")]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]
-IndexType = Annotated[str, typer.Option(help="Of a new collection: AUTO follows the number of images.")]
-VectorType = Annotated[
-    str, typer.Option(help="Of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on.")
-]
-Mmap = Annotated[bool, typer.Option("--mmap", help="New collection: a server reads it from disk as needed.")]
-PartitionKey = Annotated[
-    str | None, typer.Option(help="New collection: a column that searches ask for one value of.")
-]
-ReplicaNumber = Annotated[
-    int, typer.Option(help="New collection: query nodes of a cluster that hold all of it.")
-]
-
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def decoding_options(command: _Command) -> _Command:
-    """Give a command an option for each setting of decoding, in place of its ``**decoding``."""
-    hints = get_type_hints(command, include_extras=True)
-    own = [
-        one.replace(annotation=hints[one.name])
-        for one in signature(command).parameters.values()
-        if one.kind is not Parameter.VAR_KEYWORD
-    ]
-    types = get_type_hints(Decoding)
-    added = [
-        Parameter(
-            one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=_option(one, types[one.name])
-        )
-        for one in fields(Decoding)
-    ]
+def takes(
+    *wanted: type[Checked] | str,
+    of: type[Checked] = Settings,
+    defaults: Mapping[str, Any] | None = None,
+    helps: Mapping[str, str] | None = None,
+) -> Callable[[_Command], _Command]:
+    """Give a command an option for each setting, in place of its ``**settings``.
 
-    @wraps(command)
-    def run(*args: Any, **given: Any) -> Any:
-        return command(*args, **given)
-
-    run.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in (*own, *added)}
-    return run  # type: ignore[return-value]
-
-
-def _option(one: Field[Any], type: Any) -> Any:
-    """Annotate the parameter of a setting; Typer reads choices as text, which the setting checks itself."""
-    flag = (f"--{one.name}",) if type is bool else ()
-    kind = str if get_origin(type) is Literal else type
-    return Annotated[kind, typer.Option(*flag, help=one.metadata["help"])]
-
-
-def insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:
-    """With a progress bar and a report; gives the number of failures.
-
-    :param run: takes a source, ``report=``, ``progress=`` and settings.
+    :param wanted: classes of settings, or names of settings of ``of``.
+    :param defaults: defaults that are not those of the settings.
+    :param helps: helps that are not those of the settings.
     """
+    chosen = list(_chosen(wanted, of))
+    names = {one.name for one, _, _ in chosen}
+    convert = {one.name: cli.convert for one, _, cli in chosen if cli.convert is not None}
+    added = [_parameter(*one, defaults or {}, helps or {}) for one in chosen]
 
-    def insert(source: str, report: Path | None, **settings: Any) -> int:
-        with console.progress_bar(None) as tally:
-            console.now_say(tally.interrupted)
-            run(source, report=tally.report, progress=lambda outcome: tally.show(), **settings)
-        console.show_report(tally.report, report)
-        return tally.report.counts["failed"]
+    def give(command: _Command) -> _Command:
+        hints = get_type_hints(command, include_extras=True)
+        own = [
+            one.replace(annotation=hints[one.name], kind=Parameter.KEYWORD_ONLY)
+            for one in signature(command).parameters.values()
+            if one.kind is not Parameter.VAR_KEYWORD and one.name not in names
+        ]
+        arguments = [one for one in own if _is_argument(one.annotation)]
+        parameters = [*arguments, *added, *(one for one in own if one not in arguments)]
 
-    return insert
+        @wraps(command)
+        def run(**given: Any) -> Any:
+            for name, make in convert.items():
+                given[name] = make(given[name])
+            return command(**given)
+
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run  # type: ignore[return-value]
+
+    return give
 
 
-Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]
-Address = Annotated[
-    str, typer.Option("--ray-address", help="Insert on the Ray cluster there, such as 10.0.0.1:6379.")
-]
+def _chosen(
+    wanted: tuple[type[Checked] | str, ...], of: type[Checked]
+) -> Iterator[tuple[Field[Any], Any, Cli]]:
+    for one in wanted:
+        kind, names = (of, {one}) if isinstance(one, str) else (one, {own.name for own in fields(one)})
+        hints = get_type_hints(kind)
+        for own in fields(kind):
+            if own.name in names:
+                yield own, hints[own.name], own.metadata["cli"]
 
 
-def insert_at(address: str) -> Callable[..., int]:
-    """Insert on the Ray cluster at ``address``, as ``t2i insert`` does here; gives the number of failures."""
-    return insert_by(partial(insert_distributed, address=address or None))
+def _parameter(
+    one: Field[Any], hint: Any, cli: Cli, defaults: Mapping[str, Any], helps: Mapping[str, str]
+) -> Parameter:
+    kind = hint if cli.kind is None else cli.kind
+    flags = cli.flags or ((f"--{one.name.replace('_', '-')}",) if kind is bool else ())
+    help = helps.get(one.name) or cli.help or first_sentence(one.metadata["help"])
+    option = typer.Option(*flags, envvar=cli.envvar, help=help)
+    default = one.default if cli.default is None else cli.default
+    if default == () or default is MISSING:
+        default = None
+    return Parameter(
+        one.name,
+        Parameter.KEYWORD_ONLY,
+        default=defaults.get(one.name, default),
+        annotation=Annotated[_read_as(kind), option],
+    )
+
+
+def _read_as(kind: Any) -> Any:
+    """Return the type that Typer reads: choices as text, which the setting checks itself."""
+    if get_origin(kind) is Literal:
+        return str
+    if kind == list[str]:
+        return list[str] | None
+    return kind
+
+
+def first_sentence(help: str) -> str:
+    """Return the first sentence, without the marks of code."""
+    return re.split(r"(?<=\.)\s", help)[0].replace("``", "")
+
+
+def _is_argument(annotation: Any) -> bool:
+    return any(isinstance(one, ArgumentInfo) for one in get_args(annotation))

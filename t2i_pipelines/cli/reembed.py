@@ -8,23 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import (
-    Backend,
-    BatchSize,
-    Checkpoint,
-    Device,
-    Name,
-    Precision,
-    Report,
-    Token,
-    Uri,
-    decoding_options,
-)
+from t2i_pipelines.cli.options import Report, takes
 from t2i_pipelines.collection import open_collection
+from t2i_pipelines.config.settings import Decoding, Model
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
 
-NewModel = Annotated[str, typer.Option(help="The new model: a name (see `t2i models`) or a path.")]
 Pairs = Annotated[
     Path | None, typer.Option(help="Images and captions: recall@10 of both models is measured on them.")
 ]
@@ -38,24 +27,24 @@ DropOld = Annotated[
 ]
 
 
-@decoding_options
+@takes(
+    "uri",
+    "token",
+    "collection_name",
+    Model,
+    "batch_size",
+    Decoding,
+    defaults={"model_name": ""},
+    helps={"model_name": "The new model: a name (see `t2i models`) or a path."},
+)
 def run(
-    uri: Uri = "milvus.db",
-    token: Token = "",
-    collection_name: Name = "image_collection",
-    model_name: NewModel = "",
-    checkpoint_path: Checkpoint = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    backend: Backend = "auto",
-    batch_size: BatchSize = 32,
     pairs: Pairs = None,
     tolerance: Tolerance = 0.02,
     force: Force = False,
     roll_back: RollBack = False,
     drop_old: DropOld = False,
     report: Report = None,
-    **decoding: Any,
+    **settings: Any,
 ) -> None:
     """Embed the stored images by another model, and switch the name to the result without downtime.
 
@@ -64,22 +53,12 @@ def run(
     """
     if report is not None:
         console.check_writable(report)
-    place: dict[str, Any] = {"uri": uri, "token": token, "collection_name": collection_name}
-    if bool(model_name) + roll_back + drop_old != 1:
+    place = {name: settings[name] for name in ("uri", "token", "collection_name")}
+    if bool(settings["model_name"]) + roll_back + drop_old != 1:
         raise ConfigError("t2i reembed takes one of --model-name, --roll-back and --drop-old")
-    if not model_name:
+    if not settings["model_name"]:
         _move_or_drop(place, roll_back)
         return
-    settings: dict[str, Any] = {
-        **place,
-        "model_name": model_name,
-        "checkpoint_path": checkpoint_path,
-        "device": device,
-        "precision": precision,
-        "backend": backend,
-        "batch_size": batch_size,
-        **decoding,
-    }
     options: dict[str, Any] = {"pairs": pairs, "tolerance": tolerance, "force": force}
     with console.progress_bar(open_collection(**place).count(), "re-embedding") as tally:
         console.now_say(tally.interrupted)
@@ -89,7 +68,7 @@ def run(
     if result.checks is not None:
         for line in str(result.checks).splitlines():
             console.err.print(console.plain(line), soft_wrap=True)
-    console.err.print(f"{collection_name} is {result.new}", soft_wrap=True)
+    console.err.print(f"{place['collection_name']} is {result.new}", soft_wrap=True)
     raise typer.Exit(1 if done.counts["failed"] else 0)
 
 
@@ -100,8 +79,3 @@ def _move_or_drop(place: dict[str, Any], is_roll_back: bool) -> None:
         return
     dropped = drop_old(**place)
     console.err.print(f"dropped {', '.join(dropped) or 'nothing'}", soft_wrap=True)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``app``."""
-    app.command(name="reembed")(run)

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from threading import Event
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import (
-    Backend,
-    Checkpoint,
-    Device,
-    Limit,
-    MinRelevance,
-    Model,
-    Name,
-    OutputFields,
-    Precision,
-    Token,
-    Uri,
-)
+from t2i_pipelines.cli.options import takes
 from t2i_pipelines.collection import check_exists
+from t2i_pipelines.config.settings import Model
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.ui import build_ui
 
@@ -30,38 +19,15 @@ Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser
 NoInsert = Annotated[bool, typer.Option("--no-insert", help="Only search: no tab to insert by.")]
 
 
-def ui(
-    uri: Uri = "milvus.db",
-    token: Token = "",
-    collection_name: Name = "image_collection",
-    model_name: Model = None,
-    checkpoint_path: Checkpoint = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    backend: Backend = "auto",
-    limit: Limit = 20,
-    min_relevance: MinRelevance = 0.0,
-    output_fields: OutputFields = None,
-    port: Port = None,
-    open_browser: Open = False,
-    no_insert: NoInsert = False,
-) -> None:
+@takes(
+    *("uri", "token", "collection_name", Model, "limit", "min_relevance", "output_fields"),
+    defaults={"limit": 20},
+)
+def ui(port: Port = None, open_browser: Open = False, no_insert: NoInsert = False, **settings: Any) -> None:
     """Serve a page to search with and insert by, on this machine alone. Ctrl-C ends it."""
     if no_insert:  # a page to insert by makes the collection
-        check_exists(uri, token, collection_name)
-    search = Searcher(
-        uri=uri,
-        token=token,
-        collection_name=collection_name,
-        model_name=model_name,
-        checkpoint_path=checkpoint_path,
-        device=cast(Any, device),
-        precision=cast(Any, precision),
-        backend=cast(Any, backend),
-        limit=limit,
-        min_relevance=min_relevance,
-        output_fields=output_fields or (),
-    )
+        check_exists(*(settings[name] for name in ("uri", "token", "collection_name")))
+    search = Searcher(**settings)
     page = build_ui(search, insert=not no_insert)
     with console.doing() as say:
         say(f"loading {search.settings['model_name']}")
@@ -72,8 +38,3 @@ def ui(
         Event().wait()
     except KeyboardInterrupt:
         page.close(verbose=False)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of ``app``."""
-    app.command(name="ui")(ui)

@@ -21,8 +21,8 @@ from t2i_pipelines.collection.collection import Collection
 from t2i_pipelines.collection.connection import Address, connection_to, parse_uri
 from t2i_pipelines.collection.rows import Ledger
 from t2i_pipelines.collection.schema import check_index_type, check_name
-from t2i_pipelines.config.checks import check_known
-from t2i_pipelines.config.storage import AUTO, HowStored, Storage, check_supported
+from t2i_pipelines.config.args import StorageArgs
+from t2i_pipelines.config.storage import Storage, check_supported
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 
 __all__ = ["Collection", "Ledger", "check_exists", "close", "collection_names", "open_collection"]
@@ -36,8 +36,7 @@ def open_collection(
     token: str = "",
     collection_name: str = "image_collection",
     timeout: float = 30.0,
-    index_type: str = AUTO,
-    **stored: Unpack[HowStored],
+    **stored: Unpack[StorageArgs],
 ) -> Collection:
     """The collection of these settings: equal settings, the same object. Opens nothing yet.
 
@@ -45,16 +44,15 @@ def open_collection(
         ``http://localhost:19530``.
     :param token: ``user:password`` or an API key; Milvus Lite needs none.
     :param timeout: seconds that one call to the server may take.
-    :param index_type: used when the collection is made. ``AUTO`` is chosen by the number of rows, and again
-        whenever they are flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.schema`.
-    :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
-        :class:`~t2i_pipelines.config.Storage`. A server is asked whether it knows them only then.
+    :param stored: used when the collection is made: ``index_type``, ``vector_type``, ``mmap``,
+        ``partition_key``, ``replica_number``; see :class:`~t2i_pipelines.config.Storage`. A server is asked
+        whether it knows them only then.
     :raises ConfigError: If one of them cannot work.
     """
     address = parse_uri(uri)
     check_name(collection_name)
-    check_known(Storage, dict(stored))
-    storage = Storage(index_type=check_index_type(index_type, local=address.path is not None), **stored)
+    storage = Storage.of(**stored)
+    check_index_type(storage.index_type, local=address.path is not None)
     if address.path is not None:
         check_supported(storage, None, str(address))
     if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):

@@ -22,8 +22,9 @@ from t2i_pipelines.collection.duplicates import Member, groups
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
 from t2i_pipelines.collection.rows import Ledger, batches, check_rows, chunks, is_one_of
 from t2i_pipelines.collection.search import Finder
+from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.config.checks import check_share, check_whole_number
-from t2i_pipelines.config.search import MAX_LIMIT, NUMBERS, TEXTS, SearchArgs, SearchOptions
+from t2i_pipelines.config.search import MAX_LIMIT, NUMBERS, TEXTS, SearchOptions
 from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import CollectionNotFoundError
 from t2i_pipelines.types import Hit, Matrix, Space, Vector

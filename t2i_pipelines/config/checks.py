@@ -1,12 +1,90 @@
-"""Checks that several settings share, and prompt templates."""
+"""Declare a setting once: its default, help, check and command-line option; and prompt templates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Self, TypeVar, cast, get_args
 
 from t2i_pipelines.errors import ConfigError
+
+T = TypeVar("T")
+
+Check = Callable[[str, Any], None]
+"""Refuses a value by :class:`~t2i_pipelines.errors.ConfigError`: (name, value) -> nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cli:
+    """How a setting is written on the command line, where its name and type do not tell.
+
+    :ivar flags: names of the option; ``--name`` if empty.
+    :ivar kind: the type that the option is read as; that of the setting if None.
+    :ivar default: the option's default, in place of the setting's.
+    :ivar convert: makes the setting of what was read.
+    :ivar envvar: the environment variable that is read, too.
+    :ivar help: in place of the first sentence of the setting's help.
+    """
+
+    flags: tuple[str, ...] = ()
+    kind: Any = None
+    default: Any = None
+    convert: Callable[[Any], Any] | None = None
+    envvar: str | None = None
+    help: str = ""
+
+
+REPEATABLE = Cli(kind=list[str], convert=lambda given: tuple(given or ()))
+"""An option that may be given several times."""
+
+
+def setting(
+    default: Any, help: str, check: Check | None = None, *, cli: Cli | None = None, **more: Any
+) -> Any:
+    """Declare a field of settings. All doors are derived from it: see :class:`Checked`.
+
+    :param help: what it means, its unit and range. The first sentence is the help of the command line and
+        of the HTTP service.
+    :param check: refuses a wrong value.
+    :param more: arguments of :func:`dataclasses.field`.
+    """
+    return field(default=default, metadata={"help": help, "check": check, "cli": cli or Cli()}, **more)
+
+
+@dataclass(kw_only=True)
+class Checked:
+    """Settings that are checked as soon as they are given.
+
+    A dataclass that is derived from this declares each of its fields by :func:`setting`, and nothing else has
+    to name them: signatures of builders, command-line options, the fields of the HTTP service, the
+    ``TypedDict`` for editors (``config/args.py``) and ``docs/settings.md`` follow from it. ``make settings``
+    writes the last two.
+    """
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigError: With the setting, its value and what it may be.
+        """
+        for one in fields(self):
+            if (check := one.metadata.get("check")) is not None:
+                check(one.name, getattr(self, one.name))
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """Build from keyword arguments.
+
+        :raises ConfigError: If one is unknown; the message lists the known.
+        """
+        check_known(cls, given)
+        return cls(**given)
+
+    def part(self, kind: type[T]) -> T:
+        """Return the settings of one of the classes that these are made of, without checking them again."""
+        part = object.__new__(kind)
+        part.__dict__.update({one.name: getattr(self, one.name) for one in fields(cast(Any, kind))})
+        return part
 
 
 def check_known(kind: Any, settings: dict[str, Any]) -> None:
@@ -48,6 +126,57 @@ def check_share(name: str, value: object, *, lowest: float = 0.0, optional: bool
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not lowest <= value <= 1:
         raise ConfigError(f"{name} must be a number from {lowest:g} to 1, got {value!r}")
+
+
+def one_of(kind: Any) -> Check:
+    """Return the check of a ``Literal``."""
+    return partial(check_one_of, kind=kind)
+
+
+def whole_number(highest: int, *, lowest: int = 1, optional: bool = False) -> Check:
+    """Return the check of an int from ``lowest`` to ``highest``, or None where it may be left out."""
+
+    def check(name: str, value: Any) -> None:
+        if value is not None or not optional:
+            check_whole_number(name, value, highest, lowest=lowest)
+
+    return check
+
+
+def share(*, lowest: float = 0.0, optional: bool = False) -> Check:
+    """Return the check of a number from ``lowest`` to 1, or None where it may be left out."""
+    return partial(check_share, lowest=lowest, optional=optional)
+
+
+def number(*, above_zero: bool = False, optional: bool = False) -> Check:
+    """Return the check of a finite number of at least 0, or None where it may be left out."""
+
+    def check(name: str, value: Any) -> None:
+        if value is None and optional:
+            return
+        fine = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
+        if not fine or (above_zero and not value):
+            raise ConfigError(f"{name} must be {'more than' if above_zero else 'at least'} 0, got {value!r}")
+
+    return check
+
+
+def seconds(name: str, value: Any) -> None:
+    """Check that a setting is a number of seconds above 0.
+
+    :raises ConfigError: If it is not.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ConfigError(f"{name} must be more than 0 seconds, got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Check that a setting is True or False.
+
+    :raises ConfigError: If it is not.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}")
 
 
 PHOTO = (

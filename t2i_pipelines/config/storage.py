@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias
 
-from t2i_pipelines.config.checks import check_one_of, check_whole_number
+from t2i_pipelines.config.checks import Checked, flag, one_of, setting, whole_number
 from t2i_pipelines.config.search import NUMBERS, TEXTS, check_field
 from t2i_pipelines.errors import ConfigError
 
@@ -40,65 +40,64 @@ LITE_LACKS = {
 }
 
 
-class HowStored(TypedDict, total=False):
-    """Keyword arguments of :class:`Storage`, but for the index."""
-
-    vector_type: VectorType
-    mmap: bool
-    partition_key: str | None
-    replica_number: int
-
-
-class StorageArgs(HowStored, total=False):
-    """What storing takes as keyword arguments; :class:`Storage` says what each means."""
-
-    index_type: str
+def _check_partition_key(name: str, value: Any) -> None:
+    if value is None:
+        return
+    check_field(value, name)
+    if value in (*TEXTS, *NUMBERS) or not value.isidentifier():
+        raise ConfigError(
+            f"{name} must be a field of your own, its name of letters, digits and _, such as 'album'; "
+            f"got {value!r}"
+        )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Storage:
-    """How a collection is stored. Looked at when it is made; one that is there stays as it is.
+@dataclass(kw_only=True, unsafe_hash=True)
+class Storage(Checked):
+    """How a new collection is stored. One that is there stays as it is."""
 
-    :ivar index_type: ``AUTO`` is chosen by the number of rows, and again whenever they are flushed and have
-        grown past a limit; see :mod:`t2i_pipelines.collection.schema`.
-    :ivar vector_type: ``FLOAT16_VECTOR`` halves what vectors take in memory and on disk; a server's, from 2.4
-        on.
-    :ivar mmap: let a server keep on disk what it would hold in memory, and read it from there as needed; the
-        index, too, from 2.4 on.
-    :ivar partition_key: a metadata field, of text, by which a server sets rows apart: searches that ask for
-        one value of it look at those rows alone. Where a row has none, it is the empty text. At most 255
-        bytes.
-    :ivar replica_number: query nodes that each hold all rows, 1 to 64: the more, the more searches a second.
-    """
-
-    index_type: str = AUTO
-    vector_type: VectorType = "FLOAT_VECTOR"
-    mmap: bool = False
-    partition_key: str | None = None
-    replica_number: int = 1
+    index_type: str = setting(
+        AUTO,
+        "Of a new collection: AUTO follows the number of images. It is chosen again whenever rows are "
+        "flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.schema`.",
+    )
+    vector_type: VectorType = setting(
+        "FLOAT_VECTOR",
+        "Of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on. The second halves "
+        "what vectors take in memory and on disk.",
+        one_of(VectorType),
+    )
+    mmap: bool = setting(
+        False,
+        "New collection: a server reads it from disk as needed. The index, too, from 2.4 on.",
+        flag,
+    )
+    partition_key: str | None = setting(
+        None,
+        "New collection: a column that searches ask for one value of. Metadata, of text, at most 255 bytes; "
+        "a server sets rows apart by it, and such searches look at the rows of that value alone. A row "
+        "without it has the empty text.",
+        _check_partition_key,
+    )
+    replica_number: int = setting(
+        1,
+        "New collection: query nodes of a cluster that hold all of it. 1 to 64; the more, the more searches "
+        "a second.",
+        whole_number(MAX_REPLICAS),
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work anywhere.
 
         :raises ConfigError: With the setting, its value and what it may be.
         """
-        object.__setattr__(self, "index_type", str(self.index_type).upper())
-        check_one_of("vector_type", self.vector_type, VectorType)
-        check_whole_number("replica_number", self.replica_number, MAX_REPLICAS)
-        if not isinstance(self.mmap, bool):
-            raise ConfigError(f"mmap must be True or False, got {self.mmap!r}")
-        if self.partition_key is not None:
-            check_field(self.partition_key, "partition_key")
-            if self.partition_key in (*TEXTS, *NUMBERS) or not self.partition_key.isidentifier():
-                raise ConfigError(
-                    f"partition_key must be a field of your own, its name of letters, digits and _, such as "
-                    f"'album'; got {self.partition_key!r}"
-                )
+        self.index_type = str(self.index_type).upper()
+        super().__post_init__()
 
     @property
     def chosen(self) -> dict[str, Any]:
         """The settings that are not left as they are."""
-        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
+        own = fields(Storage)
+        return {one.name: value for one in own if (value := getattr(self, one.name)) != one.default}
 
 
 def check_supported(storage: Storage, version: Version | None, where: str) -> None:

@@ -1,5 +1,7 @@
 """Models with one space for images and words. One door: :func:`load_encoder`."""
 
+import os
+
 from t2i_pipelines.encoders.models import ModelInfo, models, recommend
 from t2i_pipelines.encoders.registry import (
     known_models,
@@ -23,3 +25,6 @@ __all__ = [
     "register_encoder",
     "unload",
 ]
+
+# from 1.29 on, ONNX Runtime reports names and hashes of models to Microsoft; it reads this as it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -6,7 +6,6 @@ int8 on CPUs that have instructions for them.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,6 @@ from numpy.typing import NDArray
 
 from t2i_pipelines.errors import CheckpointError, ConfigError, MissingExtraError
 from t2i_pipelines.types import Backend, Compute, Device, Precision
-
-# from 1.29 on, ONNX Runtime reports names and hashes of models to Microsoft; it reads this as it is imported
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class Input(NamedTuple):

@@ -21,6 +21,10 @@ from t2i_pipelines.errors import ConfigError
 LANGUAGE_FLOOR = 50.0
 
 
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+"""Of files with a checkpoint."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """One model.

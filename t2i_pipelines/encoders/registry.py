@@ -13,9 +13,8 @@ from typing import NamedTuple, TypeAlias
 from cachetools import LRUCache
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
-from t2i_pipelines.encoders.models import MODELS, find
+from t2i_pipelines.encoders.models import MODELS, SUFFIXES, ModelInfo, find
 from t2i_pipelines.encoders.vectors import CachedTexts
-from t2i_pipelines.encoders.weights import SUFFIXES, HubEncoder, open_path
 from t2i_pipelines.errors import CheckpointError, UnknownModelError
 from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision, Space
 
@@ -172,13 +171,20 @@ def _factory_of(name: str) -> EncoderFactory:
         return _factories[name]
     info = find(name)
     if info is not None:
-        return lambda place, compute: (
-            open_path(place, name, info, compute) if place else HubEncoder(info, compute)
-        )
+        return lambda place, compute: _open(place, name, info, compute)
     path = Path(_absolute(name))
     if path.exists() or path.suffix in SUFFIXES or name.startswith(("/", "./", "../", "~")):
-        return lambda place, compute: open_path(place or path, path.stem, None, compute)
+        return lambda place, compute: _open(place or str(path), path.stem, None, compute)
     raise UnknownModelError(_unknown(name))
+
+
+def _open(place: str | None, name: str, info: ModelInfo | None, compute: Compute) -> Encoder:
+    from t2i_pipelines.encoders.weights import HubEncoder, open_path
+
+    if place is None:
+        assert info is not None
+        return HubEncoder(info, compute)
+    return open_path(place, name, info, compute)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -194,7 +200,7 @@ def _unknown(model_name: str) -> str:
 
 def _mini(checkpoint_path: str | None, compute: Compute) -> Encoder:
     folder = checkpoint_path or str(files("t2i_pipelines.encoders") / "t2i_mini")
-    return open_path(folder, "t2i_mini", find("t2i_mini"), compute)
+    return _open(folder, "t2i_mini", find("t2i_mini"), compute)
 
 
 register_encoder("t2i_mini", _mini)

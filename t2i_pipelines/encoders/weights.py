@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from t2i_pipelines.config.settings import DEFAULT_MODEL
-from t2i_pipelines.encoders.models import ModelInfo
+from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo
 from t2i_pipelines.encoders.onnx import FILES, OnnxEncoder, read_json
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import AUTO, Compute, Encoder, Image, Matrix, Space
@@ -94,9 +94,6 @@ def _snapshot(client: Any, place: Place, *, local_files_only: bool) -> Path | st
 
 def _or(names: Iterator[str]) -> str:
     return " or ".join(dict.fromkeys(names)) or "repository is known"
-
-
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 class LoadedEncoder(Encoder, Protocol):

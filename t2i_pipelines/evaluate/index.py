@@ -131,7 +131,7 @@ def _collection(place: Place, pairs: Pairs, pictures: Embedded, space: Space) ->
     name = (
         place.collection_name or f"evaluation_{path_key(pairs.digest + repr(space) + place.index_type)[:16]}"
     )
-    collection = open_collection(place.uri, place.token, name, place.timeout, place.index_type)
+    collection = open_collection(place.uri, place.token, name, place.timeout, index_type=place.index_type)
     if place.collection_name is not None:
         if not collection.verify(space):
             names = ", ".join(collection_names(place.uri, place.token)) or "none"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from t2i_pipelines._towhee.door import clip_models
+from t2i_pipelines.config.args import FinetuneArgs
 from t2i_pipelines.config.settings import DEFAULT_MODEL
-from t2i_pipelines.finetune.options import FinetuneArgs, FinetuneOptions
+from t2i_pipelines.config.training import FinetuneOptions
 from t2i_pipelines.finetune.result import FinetuneResult, Progress
 
 __all__ = ["FinetuneArgs", "FinetuneOptions", "FinetuneResult", "Progress", "finetune"]

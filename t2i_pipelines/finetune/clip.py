@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from t2i_pipelines.finetune.options import Augment, Train
+from t2i_pipelines.config.training import Augment, Train
 from t2i_pipelines.finetune.start import Start
 from t2i_pipelines.finetune.store import Store
 from t2i_pipelines.types import Compute

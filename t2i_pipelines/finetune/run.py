@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from t2i_pipelines.config.training import FinetuneOptions
 from t2i_pipelines.encoders.backends import choose_torch
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate import Pairs
 from t2i_pipelines.finetune.clip import Clip, sides_of
 from t2i_pipelines.finetune.material import Material, Order, Scoring, Texts, Truth, digest_of
-from t2i_pipelines.finetune.options import FinetuneOptions
 from t2i_pipelines.finetune.output import blended, choose_alpha, export, make_room, write_model, write_report
 from t2i_pipelines.finetune.result import FinetuneResult, Progress
 from t2i_pipelines.finetune.start import Start, open_start

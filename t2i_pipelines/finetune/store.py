@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from t2i_pipelines.config.training import Augment
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.errors import ConfigError, FinetuneError, ImageDecodeError
-from t2i_pipelines.finetune.options import Augment
 from t2i_pipelines.images import decode, digest, path_key, read
 from t2i_pipelines.types import Image, Outcome, Reason
 

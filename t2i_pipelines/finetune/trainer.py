@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from t2i_pipelines.config.training import FinetuneOptions, Train
 from t2i_pipelines.errors import FinetuneError
 from t2i_pipelines.finetune import store
 from t2i_pipelines.finetune.clip import Clip, Side, Weights, contrast
 from t2i_pipelines.finetune.material import Batch, Mark, Order, Scoring, Truth
-from t2i_pipelines.finetune.options import FinetuneOptions, Train
 from t2i_pipelines.finetune.result import Progress
 
 LARGE = 50_000_000

@@ -6,8 +6,9 @@ from typing import Any
 
 from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.collection.aliases import entry_of, space_of
+from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.config.checks import check_known
-from t2i_pipelines.config.search import SearchArgs, SearchOptions
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.encoders import model_of
 from t2i_pipelines.errors import CollectionNotFoundError, ModelMismatchError
 from t2i_pipelines.operators.base import Operator

@@ -14,7 +14,8 @@ from PIL import Image as Pillow
 
 from t2i_pipelines._towhee.door import TowheeImage
 from t2i_pipelines._towhee.locks import in_forked_child
-from t2i_pipelines.config.settings import Decoding, DecodingArgs
+from t2i_pipelines.config.args import DecodingArgs
+from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read

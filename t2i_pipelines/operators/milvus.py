@@ -12,9 +12,10 @@ import numpy as np
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.aliases import name_for
 from t2i_pipelines.collection.rows import Ledger
+from t2i_pipelines.config.args import StorageArgs
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.config.settings import DEFAULT_MODEL
-from t2i_pipelines.config.storage import Storage, StorageArgs
+from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.encoders import load_encoder, load_space
 from t2i_pipelines.errors import (
     ConfigError,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from t2i_pipelines._towhee.door import DataQueue
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.images.source import path_key
 from t2i_pipelines.pipelines.build import build_insert_pipeline, shows_settings
 from t2i_pipelines.types import Outcome, Reason, Skipped, Stopwatch, budget, in_order

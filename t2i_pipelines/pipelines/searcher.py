@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.duplicates import Member
+from t2i_pipelines.config.args import SearchArgs, SettingsArgs
 from t2i_pipelines.config.checks import check_known
-from t2i_pipelines.config.search import SearchArgs, SearchOptions
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError, QueryError
 from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.following import AS_STORED, MilvusFollow

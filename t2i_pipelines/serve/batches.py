@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from t2i_pipelines.config.search import SearchArgs
+from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.errors import EncodeError, ImageDecodeError, QueryError, VectorError
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.metrics import Metrics

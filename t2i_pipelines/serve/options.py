@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
-from t2i_pipelines.config.checks import check_whole_number
+from t2i_pipelines.config.checks import Checked, Cli, flag, setting, whole_number
 from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
@@ -17,72 +18,79 @@ SHORTEST_KEY = 16
 """Characters: at 6 bits each, as ``openssl rand -base64 12`` gives them, 96 bits."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """What may be chosen beside the pipelines' own settings. Every limit answers with a status of its own.
+def _seconds(name: str, value: Any) -> None:
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
 
-    :ivar host: address to listen on. On any but loopback, a key is needed.
-    :ivar port: 1 to 65,535; 0 is any that is free.
-    :ivar roots: folders, or ``NAME=FOLDER``. Only files in them, links followed, can be inserted or shown;
-        clients call them by name, ``photos/2024/a.jpg``. A folder's name is its own unless given.
-    :ivar allow_urls: let clients insert and search for images on the web, on public addresses.
-    :ivar read_only: refuse to insert and to delete.
-    :ivar api_key: what clients must know; from the environment, ``T2I_API_KEY``, and shown nowhere.
-    :ivar max_body: bytes of a request (413).
-    :ivar max_pixels: width times height of an uploaded or inserted image (422).
-    :ivar max_query: characters of a text, an expression or a filter (422).
-    :ivar max_page: hits of a query (422).
-    :ivar max_queries: queries of a request (422).
-    :ivar max_queue: queries that wait for the model (429). So none waits longer than it takes to answer
-        ``max_queue + batch_size`` queries.
-    :ivar max_requests: requests at a time (429).
-    :ivar max_jobs: inserts that wait or run (429).
-    :ivar batch_size: queries that are embedded and searched at once; 1 turns it off.
-    :ivar batch_wait: seconds that a query waits for others while nothing else is done, at most.
-    :ivar body_timeout: seconds in which a request must have come (408).
-    :ivar drain: seconds that the end of the service waits for accepted inserts.
-    """
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    roots: Sequence[str | Path] = ()
-    allow_urls: bool = False
-    read_only: bool = False
-    api_key: str = field(default="", repr=False)
-    max_body: int = 16 << 20
-    max_pixels: int = 50_000_000
-    max_query: int = 1000
-    max_page: int = 100
-    max_queries: int = 32
-    max_queue: int = 256
-    max_requests: int = 512
-    max_jobs: int = 16
-    batch_size: int = 32
-    batch_wait: float = 0.01
-    body_timeout: float = 30.0
-    drain: float = 300.0
+@dataclass(kw_only=True)
+class ServeOptions(Checked):
+    """Bind address, access control and limits of the service. Each limit has a status of its own."""
+
+    host: str = setting("127.0.0.1", f"Address to listen on; any but loopback needs a key in {KEY_VARIABLE}.")
+    port: int = setting(
+        8000, "Port to listen on; 0 is any that is free. To 65,535.", whole_number(65535, lowest=0)
+    )
+    roots: Sequence[str | Path] = setting(
+        (),
+        "Folder whose files can be inserted and shown, or NAME=FOLDER. Only files in them, links followed. "
+        "Clients name files by it, as in photos/2024/dog.jpg. A folder's name is its own unless given.",
+        cli=Cli(
+            flags=("--root",),
+            envvar="T2I_ROOT",
+            kind=list[str],
+            convert=lambda given: tuple(given or ()),
+            help="Folder whose files can be inserted and shown, or NAME=FOLDER; repeatable. Clients name "
+            "files by it, as in photos/2024/dog.jpg.",
+        ),
+    )
+    allow_urls: bool = setting(
+        False, "Let clients insert and ask for images on the web. On public addresses.", flag
+    )
+    read_only: bool = setting(False, "Refuse to insert and to delete.", flag)
+    api_key: str = setting(
+        "",
+        f"Key that clients must send. From the environment, {KEY_VARIABLE}, and shown nowhere.",
+        repr=False,
+    )
+    max_body: int = setting(16 << 20, "Bytes of a request. More get 413.", whole_number(1 << 30))
+    max_pixels: int = setting(
+        50_000_000,
+        "Pixels of an image. Width times height of an uploaded or inserted one; more get 422.",
+        whole_number(2**40),
+    )
+    max_query: int = setting(
+        1000,
+        "Characters of a text. Of an expression or a filter, too; more get 422.",
+        whole_number(1 << 20),
+    )
+    max_page: int = setting(100, "Hits of a query. More get 422.", whole_number(MAX_LIMIT))
+    max_queries: int = setting(32, "Queries of a request. More get 422.", whole_number(10_000))
+    max_queue: int = setting(
+        256,
+        "Queries that wait; more get 429. So none waits longer than it takes to answer ``max_queue + "
+        "batch_size`` queries.",
+        whole_number(1_000_000),
+    )
+    max_requests: int = setting(512, "Requests at a time; more get 429.", whole_number(1_000_000))
+    max_jobs: int = setting(16, "Inserts that wait or run; more get 429.", whole_number(10_000))
+    batch_size: int = setting(
+        32,
+        "Queries embedded and searched at once; 1 is one by one.",
+        whole_number(MAX_BATCH_SIZE),
+    )
+    batch_wait: float = setting(
+        0.01, "Seconds that a query waits for others, at most. While nothing else is done.", _seconds
+    )
+    body_timeout: float = setting(30.0, "Seconds in which a request must have come. Else 408.", _seconds)
+    drain: float = setting(300.0, "Seconds that the end waits for accepted inserts.", _seconds)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, or would let anybody in.
 
         :raises ConfigError: With the option, its value and what it may be.
         """
-        check_whole_number("port", self.port, 65535, lowest=0)
-        for name, highest in (
-            ("max_body", 1 << 30),
-            ("max_pixels", 2**40),
-            ("max_query", 1 << 20),
-            ("max_page", MAX_LIMIT),
-            ("max_queries", 10_000),
-            ("max_queue", 1_000_000),
-            ("max_requests", 1_000_000),
-            ("max_jobs", 10_000),
-            ("batch_size", MAX_BATCH_SIZE),
-        ):
-            check_whole_number(name, getattr(self, name), highest)
-        for name in ("batch_wait", "body_timeout", "drain"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} must be a number of seconds, got {getattr(self, name)!r}")
+        super().__post_init__()
         if self.max_queue < self.max_queries:
             raise ConfigError(
                 f"max_queue must be at least max_queries, got {self.max_queue} and {self.max_queries}: a "

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
-from t2i_pipelines.config.search import SearchArgs, SearchOptions
+from t2i_pipelines.config.args import SearchArgs
+from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
 from t2i_pipelines.images import is_remote, records
 from t2i_pipelines.images.address import is_http, scheme

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from t2i_pipelines.config.search import SearchArgs
+from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.encoders.registry import load
 from t2i_pipelines.errors import StoreError
 from t2i_pipelines.operators.image_decode import ImageDecode

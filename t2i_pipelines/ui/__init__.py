@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.errors import ConfigError, MissingExtraError
-from t2i_pipelines.pipelines.build import QUERIES, TITLE, shows_settings
+from t2i_pipelines.pipelines.build import shows_settings
 from t2i_pipelines.pipelines.searcher import Searcher
 
 if TYPE_CHECKING:
     from t2i_pipelines.ui.app import Page
 
 __all__ = ["build_ui"]
+
+QUERIES = (
+    "a cat",
+    "una tarta de cumpleaños y un globo",
+    "公共汽车",
+    "ein Schmetterling",
+    "un ponte",
+    "a rocket at night",
+    "una moto roja",
+    "a hamburger and french fries",
+)
+TITLE = "Type words, get the matching images"
 
 EXAMPLES = QUERIES[:5]
 """One in each of five languages."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, Unpack
 
 from t2i_pipelines.collection import Collection, check_exists, open_collection
+from t2i_pipelines.config.args import StorageArgs
 from t2i_pipelines.config.checks import check_one_of
-from t2i_pipelines.config.storage import AUTO, HowStored
 from t2i_pipelines.errors import ConfigError, CopyError, ModelMismatchError, StoreError
 from t2i_pipelines.jobs.backup import parquet
 from t2i_pipelines.jobs.backup.folder import Fingerprint, Folder, Manifest, Part, claim
@@ -142,10 +142,9 @@ def import_collection(
     token: str = "",
     collection_name: str = "image_collection",
     timeout: float = 30.0,
-    index_type: str = AUTO,
     if_exists: IfExists = "fail",
     progress: Progress | None = None,
-    **stored: Unpack[HowStored],
+    **stored: Unpack[StorageArgs],
 ) -> Imported:
     """Bring an export into a collection: ``import_collection("backup", uri="http://localhost:19530")``.
 
@@ -155,11 +154,11 @@ def import_collection(
     rows are stored by id, and the collection remembers which export is being brought in.
 
     :param source: a folder that :func:`export_collection` wrote: a local path, or a URL that fsspec opens.
-    :param index_type: used when the collection is made; ``AUTO`` is chosen by the number of rows.
     :param if_exists: of a collection that has rows: ``fail``; ``replace``, all that the export does not have
         is deleted, last of all; or ``merge``, the export's rows take the place of those with the same ids.
-    :param stored: used then, too: ``vector_type``, ``mmap``, ``partition_key``, ``replica_number``; see
-        :class:`~t2i_pipelines.config.Storage`. How the exported collection was stored does not count.
+    :param stored: used when the collection is made: ``index_type``, ``vector_type``, ``mmap``,
+        ``partition_key``, ``replica_number``; see :class:`~t2i_pipelines.config.Storage`. How the exported
+        collection was stored does not count.
     :raises CopyError: If the export is cut short, damaged, or of a newer version, or did not arrive whole.
     :raises ModelMismatchError: If the collection is of another model, whatever ``if_exists`` says.
     :raises ConfigError: If the collection has rows already, or a setting is wrong.
@@ -167,7 +166,7 @@ def import_collection(
     check_one_of("if_exists", if_exists, IfExists)
     folder = Folder(source)
     manifest = Manifest.read(folder)
-    collection = open_collection(uri, token, collection_name, timeout, index_type, **stored)
+    collection = open_collection(uri, token, collection_name, timeout, **stored)
     _prepare(collection, folder, manifest, if_exists)
     done = 0
     for part in manifest.files:

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from t2i_pipelines._towhee.door import ops, pipe
 from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import open_collection
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.jobs.backup.folder import Folder

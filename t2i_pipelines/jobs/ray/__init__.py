@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Unpack
 
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.jobs.ray.work import embed_batch
 from t2i_pipelines.pipelines.build import shows_settings
 from t2i_pipelines.pipelines.report import InsertReport

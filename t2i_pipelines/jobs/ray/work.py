@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import ConfigError, SourceError, T2IError
 from t2i_pipelines.images import digest, records

@@ -8,8 +8,8 @@ from typing import Any, Unpack
 
 from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.collection.catalog import generation
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.config.checks import check_share
-from t2i_pipelines.config.settings import SettingsArgs
 from t2i_pipelines.encoders import load_encoder, load_space
 from t2i_pipelines.errors import ConfigError, SwapRefusedError
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs

@@ -12,7 +12,7 @@ import numpy as np
 from t2i_pipelines._towhee.door import pipe
 from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, open_collection
-from t2i_pipelines.config.settings import SettingsArgs
+from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.images import brief, distinct_records

@@ -1,0 +1,109 @@
+"""``t2i insert``: with a progress bar, on this machine, on Ray, or by way of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from t2i_pipelines._towhee.door import pipe
+from t2i_pipelines._towhee.hardening import harden
+from t2i_pipelines.cli import console
+from t2i_pipelines.cli.options import Report, Source, takes
+from t2i_pipelines.config.settings import Decoding, Inserting, Model
+from t2i_pipelines.config.storage import Storage
+from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.images import count, is_remote, records
+from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps
+from t2i_pipelines.pipelines.report import InsertReport
+from t2i_pipelines.types import Outcome
+
+Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]
+Address = Annotated[
+    str, typer.Option("--ray-address", help="Insert on the Ray cluster there, such as 10.0.0.1:6379.")
+]
+Bulk = Annotated[
+    str,
+    typer.Option(
+        "--bulk",
+        help="For a first load: have a Milvus server import files, which are written to this folder or URL "
+        "of its storage.",
+    ),
+]
+
+
+@takes("uri", "token", "collection_name", Model, Inserting, Storage, Decoding)
+def insert(
+    source: Source,
+    report: Report = None,
+    ray: Ray = False,
+    ray_address: Address = "",
+    bulk: Bulk = "",
+    **settings: Any,
+) -> None:
+    """Insert images. Running it again is safe: unchanged files are skipped."""
+    if report is not None:
+        console.check_writable(report)
+    if bulk and (ray or ray_address):
+        raise ConfigError("--bulk and --ray are two ways to insert: choose one")
+    failed = _way(ray, ray_address, bulk)(source, report, **settings)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _way(ray: bool, ray_address: str, bulk: str) -> Callable[..., int]:
+    """Return what inserts, and returns the number of failures."""
+    if ray or ray_address:
+        from t2i_pipelines.jobs.ray import insert_distributed
+
+        return _insert_by(partial(insert_distributed, address=ray_address or None))
+    if bulk:
+        from t2i_pipelines.jobs.bulk import insert_bulk
+
+        return _insert_by(partial(insert_bulk, destination=bulk))
+    return insert_here
+
+
+def insert_here(source: str, report: Path | None, **settings: Any) -> int:
+    """Insert with a progress bar; return the number of failures."""
+    exclude = settings.get("exclude", ())
+    if not is_remote(source):
+        next(records(source, exclude=exclude))  # a source that is not there ends the run here
+    _open_model(settings)
+    with console.progress_bar(count(source, exclude=exclude)) as tally:
+        console.now_say(tally.interrupted)
+        steps = insert_steps(pipe.input("source"), **settings)
+        # a lambda, since Towhee deep-copies any other callable with all that it holds
+        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
+        harden(counted.output())(source)
+    console.show_report(tally.report, report)
+    return tally.report.counts["failed"]
+
+
+def _insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:
+    """Insert by a function, with a progress bar and a report.
+
+    :param run: takes a source, ``report=``, ``progress=`` and settings.
+    """
+
+    def insert(source: str, report: Path | None, **settings: Any) -> int:
+        with console.progress_bar(None) as tally:
+            console.now_say(tally.interrupted)
+            run(source, report=tally.report, progress=lambda outcome: tally.show(), **settings)
+        console.show_report(tally.report, report)
+        return tally.report.counts["failed"]
+
+    return insert
+
+
+def _open_model(settings: dict[str, Any]) -> None:
+    """Load the model, or end here: without one there is no use in walking through a large folder."""
+    model, _, _ = checked(settings)
+    settings |= {name: model[name] for name in ("model_name", "checkpoint_path")}
+    encoder = load_encoder(**model)
+    encoder.space  # noqa: B018 - loads
+    if running := getattr(encoder, "running", None):
+        console.err.print(f"{console.plain(str(settings['model_name']))} runs by {running}")
