@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from t2i_pipelines import build_insert_pipeline, build_search_pipeline, cli
 from t2i_pipelines._towhee.door import ops
-from t2i_pipelines.cli import demo, search
+from t2i_pipelines.cli import demo, insert, search
 from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.encoders import registry, weights
 from t2i_pipelines.errors import CheckpointError

@@ -47,7 +47,7 @@ def image_environment():
 def test_every_variable_is_an_option_of_the_service():
     options = get_command(app).commands["serve"]
     context = Context(options, info_name="serve", **options.context_settings)
-    known = {one.name: one for one in options.params}
+    known = {one.envvar or f"T2I_{one.name.upper()}": one for one in options.params}
     given = {
         **image_environment(),
         **COMPOSE["services"]["t2i"]["environment"],
@@ -56,7 +56,7 @@ def test_every_variable_is_an_option_of_the_service():
     variables = {name for name in given if name.startswith("T2I_")} - {KEY_VARIABLE}
     assert {"T2I_HOST", "T2I_PORT", "T2I_ROOT", "T2I_URI", "T2I_MODEL_NAME"} <= variables
     for variable in variables:
-        option = known[variable.removeprefix("T2I_").lower()]
+        option = known[variable]
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(variable, "17")
             assert option.resolve_envvar_value(context) == "17"

@@ -40,7 +40,6 @@ from t2i_pipelines._towhee.door import (
     TimeProfiler,
     operator_class,
 )
-from t2i_pipelines._towhee.drawing import line, svg
 from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.errors import ConfigError, T2IError
 
@@ -163,10 +162,14 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         """The operators in one line."""
+        from t2i_pipelines._towhee.drawing import line
+
         return line(self._dag_repr)
 
     def _repr_svg_(self) -> str:
         """What a notebook shows: a drawing of the operators."""
+        from t2i_pipelines._towhee.drawing import svg
+
         return svg(self._dag_repr)
 
     def preload(self) -> _Call:

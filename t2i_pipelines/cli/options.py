@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import wraps
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import typer
 from typer.models import ArgumentInfo
 
-from t2i_pipelines.config.checks import Checked, Cli
+from t2i_pipelines.config.checks import Checked, Cli, first_sentence
 from t2i_pipelines.config.settings import Settings
 
 Source = Annotated[
@@ -108,11 +107,6 @@ def _read_as(kind: Any) -> Any:
     if kind == list[str]:
         return list[str] | None
     return kind
-
-
-def first_sentence(help: str) -> str:
-    """Return the first sentence, without the marks of code."""
-    return re.split(r"(?<=\.)\s", help)[0].replace("``", "")
 
 
 def _is_argument(annotation: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -50,6 +51,11 @@ def setting(
     :param more: arguments of :func:`dataclasses.field`.
     """
     return field(default=default, metadata={"help": help, "check": check, "cli": cli or Cli()}, **more)
+
+
+def first_sentence(help: str) -> str:
+    """Return the first sentence, without the marks of code."""
+    return re.split(r"(?<=\.)\s", help)[0].replace("``", "")
 
 
 @dataclass(kw_only=True)
@@ -106,11 +112,15 @@ def check_one_of(name: str, value: object, kind: Any) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")
 
 
-def check_whole_number(name: str, value: object, highest: int, *, lowest: int = 1) -> None:
-    """Check that a setting is an int from ``lowest`` to ``highest``.
+def check_whole_number(
+    name: str, value: object, highest: int, *, lowest: int = 1, optional: bool = False
+) -> None:
+    """Check that a setting is an int from ``lowest`` to ``highest``, or None where it may be left out.
 
     :raises ConfigError: If it is not.
     """
+    if value is None and optional:
+        return
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{name} must be a whole number, got {value!r}")
     if not lowest <= value <= highest:
@@ -135,12 +145,7 @@ def one_of(kind: Any) -> Check:
 
 def whole_number(highest: int, *, lowest: int = 1, optional: bool = False) -> Check:
     """Return the check of an int from ``lowest`` to ``highest``, or None where it may be left out."""
-
-    def check(name: str, value: Any) -> None:
-        if value is not None or not optional:
-            check_whole_number(name, value, highest, lowest=lowest)
-
-    return check
+    return partial(check_whole_number, highest=highest, lowest=lowest, optional=optional)
 
 
 def share(*, lowest: float = 0.0, optional: bool = False) -> Check:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import datetime
 from functools import reduce
 from operator import add
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast, get_args, get_type_hints
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from t2i_pipelines.config.args import SearchArgs
+from t2i_pipelines.config.checks import first_sentence
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
 from t2i_pipelines.images import is_remote, records
@@ -63,7 +65,37 @@ class Asked(_Strict):
         return (self.text, self.expression, self.like, self.image) == (None, None, None, None)
 
 
-class SearchRequest(Asked):
+_TYPES: dict[str, Any] = {
+    "where": dict[str, Scalar | Condition | list[Condition]] | None,
+    "output_fields": Annotated[list[str], Field(max_length=64)],
+}
+"""Options of a search whose JSON has another type than the setting."""
+
+_MORE: dict[str, dict[str, Any]] = {
+    "where": {
+        "description": "Column -> the value it must have, or a condition, or several. All must hold.",
+    },
+    "filter": {"examples": ["year > 2015"]},
+}
+
+
+def _option(one: Any, hint: Any) -> Any:
+    """Return the type and field of an option of a search, for pydantic."""
+    kind = _TYPES.get(one.name, hint)
+    if float in (kind, *get_args(kind)):
+        kind = Finite | None if type(None) in get_args(kind) else Finite
+    lowest = getattr(one.metadata["check"], "keywords", {}).get("lowest") if hint is int else None
+    described = {"description": first_sentence(one.metadata["help"]), **_MORE.get(one.name, {})}
+    return kind, Field([] if one.default == () else one.default, ge=lowest, **described)
+
+
+_HINTS = get_type_hints(SearchOptions)
+_Options: Any = create_model(
+    "_Options", **{one.name: _option(one, _HINTS[one.name]) for one in fields(SearchOptions)}
+)
+
+
+class SearchRequest(Asked, _Options):  # type: ignore[misc]
     """One query, or up to 32 as `queries`, and which of their hits are wanted."""
 
     model_config = ConfigDict(
@@ -80,23 +112,6 @@ class SearchRequest(Asked):
     )
 
     queries: list[Asked] | None = Field(None, description="Several queries, in place of one.", min_length=1)
-    limit: int = Field(10, ge=1, description="Hits a query.")
-    offset: int = Field(0, ge=0, description="Number of hits to skip.")
-    where: dict[str, Scalar | Condition | list[Condition]] | None = Field(
-        None, description="Field -> the value it must have, or a condition, or several. All must hold."
-    )
-    filter: str = Field("", description="A Milvus filter expression.", examples=["year > 2015"])
-    output_fields: list[str] = Field(
-        [], max_length=64, description="Further fields of each hit; `*` for all."
-    )
-    radius: Finite | None = Field(None, description="Only hits of a higher cosine, -1 to 1.")
-    range_filter: Finite | None = Field(None, description="Only hits of at most this cosine; needs `radius`.")
-    group_by: str | None = Field(None, description="A field: of the rows with one value only the best.")
-    collapse: Finite | None = Field(
-        None, description="Of images alike, at this cosine or more, only the best."
-    )
-    diversity: Finite = Field(0.0, description="0 by score alone, 1 as different from one another as can be.")
-    min_relevance: Finite = Field(0.0, description="Only hits of at least this relevance, 0 to 1.")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> SearchRequest:
@@ -108,6 +123,11 @@ class SearchRequest(Asked):
             if any(one.is_empty for one in self.queries):
                 raise ValueError("a query is empty: give text, expression, like or image")
         return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the search, as they were sent."""
+        return {one.name: getattr(self, one.name) for one in fields(SearchOptions)}
 
     @property
     def asked(self) -> list[Asked]:
@@ -327,28 +347,20 @@ class Reader:
                 f"{len(request.asked)} queries; a request may have {allowed.max_queries}",
                 code="too_many_queries",
             )
-        if request.limit > allowed.max_page:
+        wanted = request.options
+        if wanted["limit"] > allowed.max_page:
             raise Refusal(
                 422,
-                f"limit is {request.limit}; a page has {allowed.max_page} hits, offset gives the next",
+                f"limit is {wanted['limit']}; a page has {allowed.max_page} hits, offset gives the next",
                 code="page_too_large",
             )
-        self.check_length("filter", request.filter)
-        if len(json.dumps(where := _where(request))) > CONDITIONS:
+        self.check_length("filter", wanted["filter"])
+        where = _where(wanted["where"])
+        if len(json.dumps(where)) > CONDITIONS:
             raise Refusal(422, f"where is longer than {CONDITIONS:,} characters", code="query_too_long")
-        _check_hidden(request)
-        options = SearchArgs(
-            limit=request.limit,
-            offset=request.offset,
-            filter=request.filter,
-            where=where,
-            output_fields=tuple(request.output_fields),
-            radius=request.radius,
-            range_filter=request.range_filter,
-            group_by=request.group_by,
-            collapse=request.collapse,
-            diversity=request.diversity,
-            min_relevance=request.min_relevance,
+        _check_hidden(wanted)
+        options = cast(
+            SearchArgs, {**wanted, "where": where, "output_fields": tuple(wanted["output_fields"])}
         )
         SearchOptions.of(**options)
         return options
@@ -395,15 +407,15 @@ class Reader:
         return record
 
 
-def _check_hidden(request: SearchRequest) -> None:
-    named = {*(request.where or ()), *request.output_fields, request.group_by}
-    named |= set(re.findall(r"\w+", _QUOTED.sub("", request.filter)))
+def _check_hidden(wanted: Mapping[str, Any]) -> None:
+    named = {*(wanted["where"] or ()), *wanted["output_fields"], wanted["group_by"]}
+    named |= set(re.findall(r"\w+", _QUOTED.sub("", wanted["filter"])))
     if hidden := sorted(HIDDEN & named):
         raise Refusal(422, f"{hidden[0]} can be neither asked about nor shown", code="hidden_field")
 
 
-def _where(request: SearchRequest) -> dict[str, Any] | None:
-    if request.where is None:
+def _where(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is None:
         return None
     return {
         field: [(one.op, one.value) for one in value]
@@ -411,5 +423,5 @@ def _where(request: SearchRequest) -> dict[str, Any] | None:
         else [(value.op, value.value)]
         if isinstance(value, Condition)
         else value
-        for field, value in request.where.items()
+        for field, value in given.items()
     }
