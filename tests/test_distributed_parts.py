@@ -154,10 +154,13 @@ def test_records_that_have_ended_leave_behind_what_nobody_needs():
 
 def test_tasks_that_do_not_embed_never_ask_for_a_gpu():
     operators = dict([*flow(device="cuda", precision="bf16").prepare.operators, *flow().write.operators])
-    assert {operators[name]["device"] for name in ("skip_unchanged", "image_decode", "milvus_insert")} == {
-        "cpu"
-    }
-    assert dict(flow(device="cuda").embed.operators)["clip"]["device"] == "cuda"
+    targets = [
+        operators["skip_unchanged"]["target"],
+        operators["image_decode"]["model"],
+        operators["milvus_insert"]["target"],
+    ]
+    assert {(one.device, one.precision) for one in targets} == {("cpu", "auto")}
+    assert dict(flow(device="cuda").embed.operators)["clip"]["model"].device == "cuda"
 
 
 def test_outcomes_are_counted_once_whatever_comes_twice_or_out_of_turn():

@@ -101,9 +101,9 @@ def _insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:
 
 def _open_model(settings: dict[str, Any]) -> None:
     """Load the model, or end here: without one there is no use in walking through a large folder."""
-    model, _, _ = checked(settings)
-    settings |= {name: model[name] for name in ("model_name", "checkpoint_path")}
-    encoder = load_encoder(**model)
+    target, _ = checked(settings)
+    settings |= {"model_name": target.model_name, "checkpoint_path": target.checkpoint_path}
+    encoder = load_encoder(*target.lookup)
     encoder.space  # noqa: B018 - loads
     if running := getattr(encoder, "running", None):
         console.err.print(f"{console.plain(str(settings['model_name']))} runs by {running}")

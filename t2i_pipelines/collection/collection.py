@@ -146,7 +146,7 @@ class Collection:
         :raises VectorError: If a vector is not finite, zero, or not (D,).
         :raises ConfigError: If an option is wrong, or Milvus does not understand ``filter``.
         """
-        asked = replace(options or SearchOptions(), **more)
+        asked = replace(options or SearchOptions(), **more) if more or options is None else options
         entry = self.entry(of_model=True)
         queries = search.check_queries(vectors, entry.space.dim if entry else None)
         if entry is None or not len(queries):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -99,6 +99,22 @@ class Model(Checked):
         "auto, onnxruntime, openvino or torch. ``auto`` takes the fastest installed.",
         one_of(Backend),
     )
+
+    @property
+    def lookup(self) -> tuple[Any, Any, Device, Precision, Backend]:
+        """The arguments of :func:`t2i_pipelines.encoders.load_encoder`."""
+        return self.model_name, self.checkpoint_path, self.device, self.precision, self.backend
+
+
+@dataclass(kw_only=True, unsafe_hash=True)
+class Target(Storage, Model, Place):
+    """The collection and the model that the operators of a pipeline share."""
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The arguments of :func:`t2i_pipelines.collection.open_collection`."""
+        named = {one.name: getattr(self, one.name) for one in fields(Place)}
+        return named | self.chosen
 
 
 @dataclass(kw_only=True, unsafe_hash=True)

@@ -6,11 +6,11 @@
 from t2i_pipelines._towhee.door import register
 from t2i_pipelines.operators.base import Outcomes, Prefetch
 from t2i_pipelines.operators.clip import Clip
-from t2i_pipelines.operators.following import MilvusFollow
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import MilvusInsert, MilvusSearch, SkipUnchanged
 from t2i_pipelines.operators.normalize import Normalize
 from t2i_pipelines.operators.read import ReadQuery, ReadSource
+from t2i_pipelines.operators.search import MilvusFollow
 
 OPERATORS = {
     "t2i/read-source": ReadSource,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t2i_pipelines.config.checks import templates_of
-from t2i_pipelines.config.settings import DEFAULT_MODEL
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Model
 from t2i_pipelines.encoders import load
 from t2i_pipelines.encoders.vectors import mean_direction
 from t2i_pipelines.errors import ConfigError, EncodeError, QueryError
@@ -36,6 +36,7 @@ class Clip(ItemOperator):
 
     :param modality: ``image``, or ``text``, which takes what ``ops.t2i.read_query`` gives, images included.
     :param templates: of texts: ``photo``, or your own with ``{}``; see :mod:`t2i_pipelines.config.checks`.
+    :param model: the model, checked already; in place of its name, path and the like.
     """
 
     stage: ClassVar[Stage] = "encode"
@@ -50,11 +51,14 @@ class Clip(ItemOperator):
         backend: Backend = "auto",
         on_error: OnError = "record",
         templates: str | Sequence[str] = (),
+        *,
+        model: Model | None = None,
     ) -> None:
         if modality not in ("image", "text"):
             raise ConfigError(f"modality must be 'image' or 'text', got {modality!r}")
         self._modality = modality
-        self._model = (model_name, checkpoint_path, device, precision, backend)
+        plain = (model_name, checkpoint_path, device, precision, backend)
+        self._model = plain if model is None else model.lookup
         self.on_error = on_error
         self._templates = templates_of(templates)
 

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from t2i_pipelines._towhee.door import TowheeImage
 from t2i_pipelines._towhee.locks import in_forked_child
 from t2i_pipelines.config.args import DecodingArgs
-from t2i_pipelines.config.settings import Decoding
+from t2i_pipelines.config.settings import Decoding, Model
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read
@@ -79,8 +79,10 @@ class ImageDecode(ItemOperator):
 
     :param model_name: shrink each image to what this model sees, right after decoding. A batch of
         12-megapixel photos is then held as kilobytes.
-    :param decoding: see :class:`t2i_pipelines.config.Decoding`. Without a ``model_name``, images have
+    :param settings: see :class:`t2i_pipelines.config.Decoding`. Without a ``model_name``, images have
         their full size, whatever ``reduce`` says.
+    :param model: the model, checked already; in place of the arguments before it.
+    :param decoding: the settings, checked already; in place of ``settings``.
     :raises ConfigError: If a setting is wrong.
     """
 
@@ -94,11 +96,15 @@ class ImageDecode(ItemOperator):
         precision: Precision = "auto",
         backend: Backend = "auto",
         on_error: OnError = "record",
-        **decoding: Unpack[DecodingArgs],
+        *,
+        model: Model | None = None,
+        decoding: Decoding | None = None,
+        **settings: Unpack[DecodingArgs],
     ) -> None:
-        self._model = (model_name, checkpoint_path, device, precision, backend)
+        plain = (model_name, checkpoint_path, device, precision, backend)
+        self._model = plain if model is None else model.lookup
         self.on_error = on_error
-        self._decoding = Decoding.of(**decoding)
+        self._decoding = Decoding.of(**settings) if decoding is None else decoding
         self._count = self._decoding.decode_workers or _cores()
 
     def many(self, items: Sequence[Any]) -> list[Any]:

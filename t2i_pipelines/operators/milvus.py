@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar
 
 import numpy as np
 
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.aliases import name_for
 from t2i_pipelines.collection.rows import Ledger
-from t2i_pipelines.config.args import StorageArgs
+from t2i_pipelines.config.args import SearchArgs
+from t2i_pipelines.config.checks import check_known
 from t2i_pipelines.config.search import SearchOptions
-from t2i_pipelines.config.settings import DEFAULT_MODEL
-from t2i_pipelines.config.storage import Storage
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Target
 from t2i_pipelines.encoders import load_encoder, load_space
 from t2i_pipelines.errors import (
     ConfigError,
@@ -29,13 +29,10 @@ from t2i_pipelines.search.hits import Again, Hits, ManyHits
 from t2i_pipelines.search.relevance import rate
 from t2i_pipelines.types import (
     KEPT,
-    Backend,
     Batch,
-    Device,
     Hit,
     Matrix,
     OnError,
-    Precision,
     Record,
     Space,
     Stage,
@@ -45,40 +42,26 @@ from t2i_pipelines.types import (
 
 
 class InCollection(Operator):
-    """A collection, and the model that it belongs to."""
+    """A collection, and the model that it belongs to.
+
+    :param target: collection and model, checked already; in place of the other arguments, which are those of
+        :class:`~t2i_pipelines.config.settings.Target`.
+    """
 
     def __init__(
-        self,
-        uri: str = "milvus.db",
-        token: str = "",
-        collection_name: str = "image_collection",
-        model_name: str = DEFAULT_MODEL,
-        checkpoint_path: str | None = None,
-        device: Device = "auto",
-        precision: Precision = "auto",
-        backend: Backend = "auto",
-        timeout: float = 30.0,
-        **stored: Unpack[StorageArgs],
+        self, *, target: Target | None = None, model_name: str = DEFAULT_MODEL, **settings: Any
     ) -> None:
-        self._place: dict[str, Any] = {
-            "uri": uri,
-            "token": token,
-            "collection_name": collection_name,
-            "timeout": timeout,
-            **stored,
-        }
-        Storage(**stored)  # refuses what cannot work
-        self._model = (model_name, checkpoint_path, device, precision, backend)
+        self.target = Target.of(model_name=model_name, **settings) if target is None else target
 
     @cached_property
     def collection(self) -> Collection:
         """Opened by the first use in the process; equal settings share one."""
-        return open_collection(**self._place)
+        return open_collection(**self.target.place)
 
     @property
     def space(self) -> Space:
         """What the model's vectors mean."""
-        return load_space(*self._model)
+        return load_space(*self.target.lookup)
 
     def answering(self, *, beside: bool = True) -> Collection:
         """The collection of the model, by its real name where it is asked for by an alias.
@@ -92,7 +75,7 @@ class InCollection(Operator):
         name = name_for(self.collection, self.space, beside=beside)
         if name == self.collection.name:
             return self.collection
-        return open_collection(**{**self._place, "collection_name": name})
+        return open_collection(**{**self.target.place, "collection_name": name})
 
 
 class SkipUnchanged(InCollection):
@@ -265,28 +248,46 @@ class MilvusSearch(InCollection):
     """``ops.t2i.milvus_search``: a vector, or a list of vectors -> hits, best first.
 
     :param rated: give hits their relevance, which is known for words without templates.
-    :param arguments: those of :class:`~t2i_pipelines.config.SearchOptions`, and the collection's.
+    :param options: which hits, checked already; in place of arguments of
+        :class:`~t2i_pipelines.config.SearchOptions`.
     """
 
-    def __init__(self, rated: bool = True, **arguments: Any) -> None:
+    def __init__(self, rated: bool = True, options: SearchOptions | None = None, **arguments: Any) -> None:
         self._rated = rated
         super().__init__(**{name: value for name, value in arguments.items() if name not in OPTIONS})
-        self.options = SearchOptions(**{name: arguments[name] for name in OPTIONS & arguments.keys()})
+        given = {name: arguments[name] for name in OPTIONS & arguments.keys()}
+        self.options = SearchOptions(**given) if options is None else options
 
-    def __call__(self, vectors: Any, queries: Any = None) -> Hits | list[Hits]:
+    def asked(self, more: SearchArgs) -> SearchOptions:
+        """Return the options with others in place of some.
+
+        :raises ConfigError: If one is unknown or wrong.
+        """
+        if not more:
+            return self.options
+        check_known(SearchOptions, dict(more))
+        return replace(self.options, **more)
+
+    def __call__(
+        self, vectors: Any, queries: Any = None, options: SearchOptions | None = None
+    ) -> Hits | list[Hits]:
         """(D,) float32 -> hits; N vectors -> N lists of hits. ``[]`` where nothing is stored.
 
         :param queries: what each vector was made of, for ``Hits.query``.
+        :param options: in place of those of the operator.
         :raises ModelMismatchError: If another model made the collection.
         """
         if not len(vectors):
             return []
         matrix = np.atleast_2d(np.asarray(vectors, np.float32))
+        asked = self.options if options is None else options
         if np.ndim(vectors) == 1:
-            return self._find(matrix, [queries], self.options)[0]
-        return ManyHits(self._find(matrix, queries or [None] * len(matrix), self.options))
+            return self._find(matrix, [queries], asked)[0]
+        return ManyHits(self._find(matrix, queries or [None] * len(matrix), asked))
 
-    def iterate(self, vector: Vector, query: Any = None, batch_size: int = 1000) -> Iterator[Hits]:
+    def iterate(
+        self, vector: Vector, query: Any, options: SearchOptions, batch_size: int = 1000
+    ) -> Iterator[Hits]:
         """(D,) float32 -> all hits, best first, in lists of ``batch_size``; see ``Collection.iterate``.
 
         :raises ModelMismatchError: If another model made the collection.
@@ -294,16 +295,21 @@ class MilvusSearch(InCollection):
         """
         collection = self.answering()
         there = collection.verify(self.space)
-        pages = collection.iterate(vector, self.options, batch_size) if there else iter(())
-        return self._pages(pages, vector, query, collection)
+        pages = collection.iterate(vector, options, batch_size) if there else iter(())
+        return self._pages(pages, vector, query, options, collection)
 
     def _pages(
-        self, pages: Iterator[list[Hit]], vector: Vector, query: Any, collection: Collection
+        self,
+        pages: Iterator[list[Hit]],
+        vector: Vector,
+        query: Any,
+        options: SearchOptions,
+        collection: Collection,
     ) -> Iterator[Hits]:
         for number, page in enumerate(pages):
             hits = Hits(page, query=query)
             if self._rated:
-                rate([hits], vector[None], self.options, collection, lambda: load_encoder(*self._model))
+                rate([hits], vector[None], options, collection, lambda: load_encoder(*self.target.lookup))
             if number:
                 hits.no_match = None  # the best hit is on the first page
             if hits:
@@ -319,7 +325,7 @@ class MilvusSearch(InCollection):
             for hits, query, vector in zip(rows, queries, matrix, strict=True)
         ]
         if self._rated:
-            rate(found, matrix, options, collection, lambda: load_encoder(*self._model))
+            rate(found, matrix, options, collection, lambda: load_encoder(*self.target.lookup))
         return found
 
     def _again(self, vector: Vector, query: Any) -> Again:

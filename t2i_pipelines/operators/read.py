@@ -26,14 +26,15 @@ class ReadQuery(InCollection):
     A text passes as it is. Images are decoded as they are when they are inserted; of ``Like(id)`` the
     stored vector is looked up. See :mod:`t2i_pipelines.search.query`.
 
-    :param arguments: those of :class:`t2i_pipelines.config.Decoding`, and the collection's and the model's.
+    :param decoding: how images are decoded, checked already; in place of arguments of
+        :class:`t2i_pipelines.config.Decoding`.
+    :param arguments: those, and the collection's and the model's.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, decoding: Decoding | None = None, **arguments: Any) -> None:
         super().__init__(**{name: value for name, value in arguments.items() if name not in DECODING})
-        decoding = {name: arguments[name] for name in DECODING & arguments.keys()}
-        model_name, checkpoint_path, device, precision, backend = self._model
-        self._decode = ImageDecode(model_name, checkpoint_path, device, precision, backend, **decoding)
+        given = {name: arguments[name] for name in DECODING & arguments.keys()}
+        self._decode = ImageDecode(model=self.target, decoding=decoding or Decoding.of(**given))
 
     def __call__(self, data: Any) -> Any:
         """A str -> the same; another query -> its :class:`~t2i_pipelines.search.query.Blend`; N of them -> N.
@@ -69,7 +70,7 @@ class ReadQuery(InCollection):
         collection = self.answering()
         rows = collection.rows(ids, ["vector"]) if collection.verify(self.space) else {}
         if unknown := [id for id in ids if id not in rows]:
-            name, uri = self._place["collection_name"], self._place["uri"]
+            name, uri = self.target.collection_name, self.target.uri
             raise QueryError(f"no image has the id {unknown[0]!r} in collection {name!r} at {uri}")
         return [np.asarray(rows[one.id]["vector"], np.float32) for one in operands]
 

@@ -21,10 +21,10 @@ from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.config.args import SettingsArgs
-from t2i_pipelines.config.settings import DEFAULT_MODEL, Settings
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Settings, Target
 from t2i_pipelines.encoders import load_encoder, model_of
 from t2i_pipelines.errors import StoreError
-from t2i_pipelines.operators.following import AS_STORED
+from t2i_pipelines.operators.search import AS_STORED
 
 OUTCOME_COLUMNS = ("path", "id", "status", "reason")
 
@@ -107,54 +107,59 @@ def vector_steps(p: Pipeline, given: dict[str, dict[str, Any]], *, source: str =
 
 @shows_settings
 def search_steps(
-    p: Pipeline, *, query: str = "query", hits: str = "hits", **settings: Unpack[SettingsArgs]
+    p: Pipeline,
+    *,
+    query: str = "query",
+    vector: str = "vector",
+    hits: str = "hits",
+    **settings: Unpack[SettingsArgs],
 ) -> Pipeline:
     """Append the steps of searching to a pipeline of your own.
 
     :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
     :param query: the column that holds what is searched for.
+    :param vector: the column that gets its vector, (D,) float32 of length 1.
     :param hits: the column that gets the list of hits.
     :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
     """
     read, embed, find = search_arguments(settings)
-    if find["model_name"] == AS_STORED:
+    if find["target"].model_name == AS_STORED:
         return p.map(query, hits, ops.t2i.milvus_follow(read=read, embed=embed, find=find))
-    # the vector travels in the column of the hits, so that no column of yours is overwritten
     return (
-        p.map(query, hits, ops.t2i.read_query(**read))
-        .map(hits, hits, ops.t2i.clip(**embed))
-        .map(hits, hits, ops.t2i.normalize())
-        .map((hits, query), hits, ops.t2i.milvus_search(**find))
+        p.map(query, vector, ops.t2i.read_query(**read))
+        .map(vector, vector, ops.t2i.clip(**embed))
+        .map(vector, vector, ops.t2i.normalize())
+        .map((vector, query), hits, ops.t2i.milvus_search(**find))
     )
 
 
 def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
     """What each operator of inserting is made with, by its name, in order; refuses what is wrong."""
-    model, place, chosen = checked(settings)
+    target, chosen = checked(settings)
     on_error = {"on_error": chosen.on_error}
     return {
         "read_source": {"batch_size": chosen.batch_size, "exclude": tuple(chosen.exclude), **on_error},
-        "skip_unchanged": {**place, **model, "refresh": chosen.refresh},
+        "skip_unchanged": {"target": target, "refresh": chosen.refresh},
         "prefetch": {},
-        "image_decode": {**model, **on_error, **asdict(chosen.decoding)},
-        "clip": {**model, "modality": "image", **on_error},
+        "image_decode": {"model": target, "decoding": chosen.decoding, **on_error},
+        "clip": {"model": target, "modality": "image", **on_error},
         "normalize": on_error,
-        "milvus_insert": {**place, **model, **on_error},
+        "milvus_insert": {"target": target, **on_error},
     }
 
 
 def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
-    model, place, chosen = checked(settings, follows=True)
+    target, chosen = checked(settings, follows=True)
     return (
-        {**place, **model, **asdict(chosen.decoding)},
-        {**model, "modality": "text", "templates": chosen.templates},
-        {**place, **model, **asdict(chosen.searching), "rated": not chosen.templates},
+        {"target": target, "decoding": chosen.decoding},
+        {"model": target, "modality": "text", "templates": chosen.templates},
+        {"target": target, "options": chosen.searching, "rated": not chosen.templates},
     )
 
 
-def checked(settings: Any, *, follows: bool = False) -> tuple[dict[str, Any], dict[str, Any], Settings]:
-    """Split the settings into the model's, the collection's, and all; refuse what is wrong already here.
+def checked(settings: Any, *, follows: bool = False) -> tuple[Target, Settings]:
+    """Check the settings, and find the model. Return what the operators share, and all settings.
 
     Paths are made absolute, so that a later change of folder moves neither database nor model.
 
@@ -162,26 +167,15 @@ def checked(settings: Any, *, follows: bool = False) -> tuple[dict[str, Any], di
     """
     chosen = Settings.of(**settings)
     checkpoint = chosen.checkpoint_path
-    model: dict[str, Any] = {
-        "model_name": chosen.model_name,
-        "checkpoint_path": None if checkpoint is None else str(Path(checkpoint).expanduser().absolute()),
-        "device": chosen.device,
-        "precision": chosen.precision,
-        "backend": chosen.backend,
-    }
-    place: dict[str, Any] = {
-        "uri": parse_uri(chosen.uri).uri,
-        "token": chosen.token,
-        "collection_name": chosen.collection_name,
-        "timeout": chosen.timeout,
-        **chosen.storage.chosen,
-    }
-    collection = open_collection(**place)
+    target = chosen.part(Target)
+    target.uri = parse_uri(chosen.uri).uri
+    target.checkpoint_path = None if checkpoint is None else str(Path(checkpoint).expanduser().absolute())
+    collection = open_collection(**target.place)
     if chosen.model_name is None:
-        model["model_name"], model["checkpoint_path"] = _stored_model(collection, model["checkpoint_path"])
-    if not follows or model["model_name"] != AS_STORED:
-        load_encoder(**model)
-    return model, place, chosen
+        target.model_name, target.checkpoint_path = _stored_model(collection, target.checkpoint_path)
+    if not follows or target.model_name != AS_STORED:
+        load_encoder(*target.lookup)
+    return target, chosen
 
 
 def _stored_model(collection: Collection, checkpoint_path: str | None) -> tuple[str, str | None]:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.duplicates import Member
 from t2i_pipelines.config.args import SearchArgs, SettingsArgs
-from t2i_pipelines.config.checks import check_known
-from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.config.settings import Model
 from t2i_pipelines.errors import ConfigError, QueryError
-from t2i_pipelines.operators.clip import Clip
-from t2i_pipelines.operators.following import AS_STORED, MilvusFollow
-from t2i_pipelines.operators.milvus import MilvusSearch
-from t2i_pipelines.operators.normalize import Normalize
-from t2i_pipelines.operators.read import ReadQuery
+from t2i_pipelines.operators.search import AS_STORED, MilvusFollow, SearchSteps
 from t2i_pipelines.pipelines.build import search_arguments, shows_settings
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.query import Query
@@ -47,11 +43,13 @@ class Searcher:
 
     @shows_settings
     def __init__(self, **settings: Unpack[SettingsArgs]) -> None:
-        read, embed, self._find = search_arguments(settings)
-        self.settings = cast("SettingsArgs", {**settings, **read})
-        self._follow = MilvusFollow(read, embed, self._find) if read["model_name"] == AS_STORED else None
-        self._to_vectors = (ReadQuery(**read), Clip(**embed), Normalize())
-        self._to_hits = MilvusSearch(**self._find)
+        read, embed, find = search_arguments(settings)
+        target = find["target"]
+        model, decoding = asdict(target.part(Model)), asdict(read["decoding"])
+        self.settings = cast("SettingsArgs", {**settings, **target.place, **model, **decoding})
+        follows = target.model_name == AS_STORED
+        self._follow = MilvusFollow(read, embed, find) if follows else None
+        self._steps = SearchSteps(read, embed, find)
 
     def now(self) -> Searcher:
         """Itself; with ``model_name="auto"`` one by the model that the collection is of at the moment.
@@ -69,7 +67,7 @@ class Searcher:
 
         :raises ModelMismatchError: If another model made it.
         """
-        return self.now()._to_hits.answering()
+        return self.now()._steps.milvus.answering()
 
     @overload
     def __call__(
@@ -97,9 +95,8 @@ class Searcher:
         if templates is not None:
             settings = {**self.settings, "templates": templates}
             return Searcher(**cast("SettingsArgs", settings))(query, **options)
-        if self._follow is not None:
-            return cast("Hits | list[Hits]", self._follow.asked(options)(query))
-        return self.find(self.embed(query), query, **options)
+        search = self._steps if self._follow is None else self._follow
+        return cast("Hits | list[Hits]", search(query, self._steps.milvus.asked(options)))
 
     @overload
     def find(self, vector: list[Vector], query: Any = None, **options: Unpack[SearchArgs]) -> list[Hits]: ...
@@ -115,7 +112,7 @@ class Searcher:
         :raises ModelMismatchError: If another model made the collection.
         """
         self._check_named()
-        return self._search(options)(vector, query)
+        return self._steps.milvus(vector, query, self._steps.milvus.asked(options))
 
     def iterate(
         self, query: Asked, *, batch_size: int = 1000, **options: Unpack[SearchArgs]
@@ -132,7 +129,8 @@ class Searcher:
         if isinstance(query, list):
             raise QueryError(f"iterate takes one query; got a list of {len(query)}")
         now = self.now()
-        pages = now._search(options).iterate(now.embed(query), query, batch_size)
+        milvus = now._steps.milvus
+        pages = milvus.iterate(now.embed(query), query, milvus.asked(options), batch_size)
         return pages if "limit" not in options else _first(pages, options["limit"])
 
     def duplicates(
@@ -159,10 +157,7 @@ class Searcher:
         :raises QueryError: If a query is nothing that can be searched for.
         """
         self._check_named()
-        data: Any = query
-        for operator in self._to_vectors:
-            data = operator(data)
-        return cast("Vector | list[Vector]", data)
+        return cast("Vector | list[Vector]", self._steps.embed(query))
 
     def _check_named(self) -> None:
         if self._follow is not None:
@@ -170,12 +165,6 @@ class Searcher:
                 "model_name='auto' may be another model when the hits are found than when the query is "
                 "embedded; let searcher.now() do both"
             )
-
-    def _search(self, options: SearchArgs) -> MilvusSearch:
-        if not options:
-            return self._to_hits
-        check_known(SearchOptions, dict(options))
-        return MilvusSearch(**{**self._find, **options})
 
 
 def _first(pages: Iterator[Hits], limit: int) -> Iterator[Hits]:

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -53,15 +52,15 @@ class Service:
 
     def __init__(self, options: ServeOptions, settings: dict[str, Any]) -> None:
         settings = {"max_pixels": options.max_pixels, **settings}
-        model, _, chosen = checked(settings)
+        target, chosen = checked(settings)
         self.options = options
         self.roots = Roots(options.named_roots)
         self.metrics = Metrics()
-        self.reader = Reader(options, self.roots, ImageDecode(**model, **asdict(chosen.decoding)))
+        self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding))
         self._searcher = Searcher(**settings)
         self.pictures = Pictures(self.roots, lambda: self._searcher.collection, chosen.decoding, options)
         self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
-        self._loaded = load(**model)
+        self._loaded = load(*target.lookup)
         self._decoders = CapacityLimiter(os.cpu_count() or 1)
         self._threads = CapacityLimiter(THREADS)
         self.batches = Batches(

@@ -63,7 +63,7 @@ def insert_bulk(
     :raises CopyError: If the destination cannot be written.
     :raises MissingExtraError: If the extra ``bulk`` is not installed.
     """
-    model, place, chosen = checked(settings)
+    target, chosen = checked(settings)
     report = InsertReport() if report is None else report
     clock = Stopwatch()
     report.clocks.append(clock)
@@ -76,9 +76,9 @@ def insert_bulk(
             if progress is not None:
                 progress(outcome)
 
-    collection = open_collection(**place)
-    importer = importer_of(collection, place)
-    if collection.verify(load_space(**model)) and (running := importer.running()):
+    collection = open_collection(**target.place)
+    importer = importer_of(collection, target.place)
+    if collection.verify(load_space(*target.lookup)) and (running := importer.running()):
         raise ConfigError(
             f"import {', '.join(running)} into collection {collection.name!r} is running, and rows that came "
             f"in twice would be there twice; run it again when it has ended"
@@ -88,7 +88,7 @@ def insert_bulk(
     with ExitStack() as left, tempfile.TemporaryDirectory(prefix="t2i-bulk-") as here:
         left.callback(there.remove_if_empty)
         shipment = Shipment(collection, importer, Path(here), there, tell)
-        last = BulkInsert(shipment, **place, **model, on_error=chosen.on_error)
+        last = BulkInsert(shipment, target=target, on_error=chosen.on_error)
 
         def tell_unless_waiting(*row: Any) -> None:
             outcome = Outcome(*row)

@@ -9,7 +9,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -65,14 +65,16 @@ class Flow:
     def of(cls, given: Mapping[str, dict[str, Any]], ray: Any) -> Flow:
         """Divide the operators of :func:`~t2i_pipelines.pipelines.build.insert_arguments` among processes."""
         decode = given["image_decode"]
-        threads = decode["decode_workers"] or 1
+        threads = decode["decoding"].decode_workers or 1
+        target = replace(decode["model"], **ON_CPU)
+        decoding = replace(decode["decoding"], decode_workers=threads)
         made_with = {
             **given,
-            "skip_unchanged": {**given["skip_unchanged"], **ON_CPU},
-            "image_decode": {**decode, **ON_CPU, "decode_workers": threads},
-            "milvus_insert": {**given["milvus_insert"], **ON_CPU},
+            "skip_unchanged": {**given["skip_unchanged"], "target": target},
+            "image_decode": {**decode, "model": target, "decoding": decoding},
+            "milvus_insert": {**given["milvus_insert"], "target": target},
         }
-        model_name = decode["model_name"]
+        model_name = target.model_name
         factory = registered(model_name)
         code = None if factory is None else ray.cloudpickle.dumps(factory)
 

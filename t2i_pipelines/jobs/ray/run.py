@@ -163,7 +163,8 @@ def run(
 ) -> InsertReport:
     """What :func:`t2i_pipelines.jobs.ray.insert_distributed` says."""
     given = insert_arguments(settings)
-    _check_uri(given["milvus_insert"]["uri"])
+    target = given["milvus_insert"]["target"]
+    _check_uri(target.uri)
     pool = None if encoders is None else _pool(encoders)
     check_whole_number("writers", writers, MOST)
     check_whole_number("readers", readers, MOST)
@@ -172,8 +173,7 @@ def run(
     clock = Stopwatch()
     report.clocks.append(clock)
     log.info("inserting %s on Ray", brief(source, 200), extra={"source": brief(source, 200)})
-    names = ("uri", "token", "collection_name", "timeout")
-    collection = open_collection(**{name: given["milvus_insert"][name] for name in names})
+    collection = open_collection(**target.place)
     one_writer = collection.is_lite  # it loses rows of a second one
     collection.close()  # an idle connection may be hung up on, which gRPC says on the screen
     arrivals = Arrivals(report, clock, progress or (lambda outcome: None))
@@ -181,9 +181,7 @@ def run(
     try:
         with connected(address) as ray, quietly(ray):
             flow = Flow.of(given, ray)
-            workers = _workers(
-                ray, pool, gpus, given["clip"]["device"], 1 if one_writer else writers, readers
-            )
+            workers = _workers(ray, pool, gpus, target.device, 1 if one_writer else writers, readers)
             for some in rounds(source):
                 for shipment in flow.run(ray, some, workers):
                     arrivals.take(shipment)

@@ -79,14 +79,15 @@ def reembed(
     :raises CollectionNotFoundError: If there is no such collection.
     :raises ConfigError: If a setting is wrong.
     """
-    model, place, _ = checked(settings)
+    target, _ = checked(settings)
+    place = target.place
     check_share("tolerance", tolerance)
     asked = None if pairs is None else Pairs.of(pairs)
     report = InsertReport() if report is None else report
     report.clocks.append(Stopwatch())
     named = open_collection(**place)
     entry_of(named, place)
-    encoder = load_encoder(**model)
+    encoder = load_encoder(*target.lookup)
     old_name = aliases.make_alias(named)
     new_name = generation(named.name, encoder.space)
     is_done = (space := named.space()) is not None and generation(named.name, space) == new_name
@@ -96,9 +97,9 @@ def reembed(
     work = Work({**kept, **place}, old_name, new_name, dict(settings), report, progress)
     if is_done:
         return _ended(work, place)
-    work.new.prepare(load_space(**model))
+    work.new.prepare(load_space(*target.lookup))
     work.follow(encoder.space)
-    found = work.check(encoder, asked, model)
+    found = work.check(encoder, asked, target)
     if (refusals := found.refusals(tolerance)) and not force:
         raise SwapRefusedError(
             f"{named.name!r} stays with {old_name!r}, since in {work.new.name!r} {'; '.join(refusals)}; mend "
@@ -155,13 +156,13 @@ def drop_old(**settings: Unpack[SettingsArgs]) -> list[str]:
     """
     _, _, others = _others(settings)
     for name in others:
-        by_name(checked(settings)[1], name).drop()
+        by_name(checked(settings)[0].place, name).drop()
     return others
 
 
 def _others(settings: SettingsArgs) -> tuple[Collection, str, list[str]]:
     """Return the collection by its name, its target, and its earlier targets that are there."""
-    _, place, _ = checked(settings)
+    place = checked(settings)[0].place
     named = open_collection(**place)
     entry = entry_of(named, place)
     return named, entry.real_name, [name for name in entry.beside if by_name(place, name).space() is not None]

@@ -20,6 +20,7 @@ from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, Ledger, aliases, check_exists, open_collection, schema
 from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.rows import FIELDS as OWN
+from t2i_pipelines.config.settings import Target
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
@@ -324,7 +325,7 @@ class Work:
         self._look()
         self._embed(only_new=True)
 
-    def check(self, encoder: Encoder, pairs: Pairs | None, model: dict[str, Any]) -> Checks:
+    def check(self, encoder: Encoder, pairs: Pairs | None, target: Target) -> Checks:
         """Compare the collections."""
         stored = self._stored()
         failed, lost = self._account.missing(stored)
@@ -333,7 +334,7 @@ class Work:
         found = find_themselves(self.new, ids)
         measured = None
         if pairs is not None:
-            measured = recall(pairs, self.new, encoder, self.old, _old_model(self.old, model))
+            measured = recall(pairs, self.new, encoder, self.old, _old_model(self.old, target))
         return Checks(len(self._account.rows), len(stored), failed, lost, len(ids), found, measured)
 
     def _look(self) -> list[str]:
@@ -363,12 +364,12 @@ class Work:
                 self._account.tell(Outcome(rows.get(id, {}).get("path", ""), id, "deleted", ""))
 
 
-def _old_model(old: Collection, model: dict[str, Any]) -> Encoder | str:
+def _old_model(old: Collection, target: Target) -> Encoder | str:
     """The model that filled a collection, or why it is not to be had."""
     space = old.space()
     assert space is not None
     try:
-        encoder = load_encoder(**{**model, "model_name": space.model_name, "checkpoint_path": None})
+        encoder = load_encoder(space.model_name, None, *target.lookup[2:])
         schema.check_same(space, encoder.space, repr(old))
     except T2IError as err:
         return str(err)

@@ -86,7 +86,7 @@ def sync(
     :raises ConfigError: If a setting is wrong.
     :raises ModelMismatchError: If another model made the collection.
     """
-    model, place, chosen = checked(settings)
+    target, chosen = checked(settings)
     report = InsertReport() if report is None else report
     report.dry_run = dry_run
     clock = Stopwatch()
@@ -98,9 +98,9 @@ def sync(
         if progress is not None:
             progress(outcome)
 
-    collection = open_collection(**place)
+    collection = open_collection(**target.place)
     with clock.busy("load"):
-        space = load_space(**model)
+        space = load_space(*target.lookup)
     with clock.busy("scan"):
         collection.verify(space)
         inventory = Inventory(collection.scan(STAMP_FIELDS))
@@ -121,7 +121,7 @@ def sync(
         too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
         if dry_run or too_many:
             found = foresee(
-                plan.work(), SkipUnchanged(**place, **model, refresh=chosen.refresh), Twins(inventory)
+                plan.work(), SkipUnchanged(target=target, refresh=chosen.refresh), Twins(inventory)
             )
             with clock.busy("foresee"):
                 contents = _contents(found, tell if dry_run else None)
