@@ -177,8 +177,8 @@ def budget(
     :param stages: stage -> busy wall seconds.
     :param hints: stage -> a setting; named where that stage has more than half of the sum.
     """
-    rate = f" ({_figure(images / seconds)}/s)" if seconds > 0 else ""
-    line = f"{images:,} {'image' if images == 1 else 'images'} in {_figure(seconds)} s{rate}"
+    rate = f" ({images / seconds:,.{images / seconds < 9.95:d}f}/s)" if seconds > 0 else ""
+    line = f"{images:,} {'image' if images == 1 else 'images'} in {seconds:,.{seconds < 9.95:d}f} s{rate}"
     total = sum(stages.values())
     if not total:
         return line
@@ -190,10 +190,6 @@ def budget(
     busiest = max(stages, key=lambda stage: stages[stage])
     hint = (hints or {}).get(busiest, "") if stages[busiest] > total / 2 else ""
     return f"{line}: {', '.join(shares)}" + (f"; {hint} would help" if hint else "")
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.1f}" if value < 9.95 else f"{value:,.0f}"
 
 
 Image: TypeAlias = NDArray[np.uint8]
@@ -402,6 +398,11 @@ class Outcome(NamedTuple):
     id: str
     status: Status
     reason: str
+
+    @property
+    def clock(self) -> Stopwatch | None:
+        """The clock of the run, where known."""
+        return getattr(self.reason, "clock", None)
 
 
 class Batch(list[Record]):

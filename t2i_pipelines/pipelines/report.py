@@ -56,7 +56,7 @@ class InsertReport:
 
     def add(self, outcome: Outcome) -> None:
         """Take one outcome, and the clock that came with it."""
-        clock = getattr(outcome.reason, "clock", None)
+        clock = outcome.clock
         if clock is not None and clock not in self.clocks:
             self.clocks.append(clock)
         self.counts[outcome.status] += 1
