@@ -16,7 +16,8 @@ WORDS ?= $(firstword $(wildcard data/words/objects.csv ../shared/words/objects.c
 TINY ?= $(firstword $(wildcard data/tinyimagenet/train.tar.gz ../shared/tinyimagenet/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
-.PHONY: demo demo-ui test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
+# make t ROOM=search  the tests of one room, a folder of tests/
+.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -50,6 +51,10 @@ test-without-server: $(TEST)
 
 test-with-server: $(TEST)
 	$(BIN)/python -m pytest -m milvus
+
+# the tests of one room, slow ones included: make t ROOM=search
+t: $(TEST)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not milvus" tests/$(ROOM)
 
 fast: $(TEST)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not milvus"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import paint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
 import socket, sys

@@ -249,7 +249,7 @@ def test_the_command_makes_a_collection_as_it_is_told_to(tmp_path):
     from t2i_pipelines.cli import app
 
     source, uri = tmp_path / "source.csv", str(tmp_path / "x.db")
-    gallery = Path(__file__).parent.parent / "data" / "gallery"
+    gallery = Path(__file__).parents[2] / "data" / "gallery"
     with source.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "album"])

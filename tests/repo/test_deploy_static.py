@@ -16,7 +16,7 @@ from typer.main import get_command
 from t2i_pipelines.cli import app
 from t2i_pipelines.serve.options import KEY_VARIABLE, ServeOptions
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 MANIFESTS = [

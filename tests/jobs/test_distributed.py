@@ -59,7 +59,7 @@ def same(one: dict[str, dict], other: dict[str, dict]) -> None:
 def mixed(tmp_path: Path) -> Path:
     """A folder with images, two of the same bytes, and what is none."""
     folder = tmp_path / "mixed"
-    shutil.copytree(Path(__file__).parent.parent / "data" / "gallery", folder)
+    shutil.copytree(Path(__file__).parents[2] / "data" / "gallery", folder)
     some = sorted(folder.rglob("*.*"))
     for one in some[24:]:
         one.unlink()

@@ -28,7 +28,7 @@ from t2i_pipelines.errors import ConfigError, T2IError
 
 RIGHT = np.array([[1, 0], [0, 2]], np.float32)
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def outcome(speed=1.0, images=RIGHT, **kwargs):

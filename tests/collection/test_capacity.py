@@ -15,7 +15,7 @@ from t2i_pipelines.collection.sizing import INDEXES, PREFERRED, advise, capacity
 from t2i_pipelines.config.storage import SINCE
 from t2i_pipelines.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MEASURED = [json.loads(line) for line in (ROOT / "docs" / "scale.jsonl").read_text().splitlines()]
 
 

@@ -37,7 +37,7 @@ def idle(monkeypatch):
 @pytest.fixture
 def failing(monkeypatch, idle):
     """Processes that crash, hang, end or print on demand."""
-    script = Path(__file__).with_name("decoder_that_fails.py")
+    script = Path(__file__).parents[1] / "decoder_that_fails.py"
     monkeypatch.setattr(isolate, "COMMAND", (sys.executable, str(script)))
     return idle
 
@@ -201,7 +201,7 @@ if len(sys.argv) > 3:
 
 
 def parent(*mark: str) -> subprocess.Popen:
-    script = str(Path(__file__).with_name("decoder_that_fails.py"))
+    script = str(Path(__file__).parents[1] / "decoder_that_fails.py")
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PARENT, script, GOOD.hex(), *mark],
         stdout=subprocess.PIPE,

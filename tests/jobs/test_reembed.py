@@ -250,7 +250,7 @@ def test_a_run_that_is_killed_is_ended_by_the_next(place, tmp_path, after):
     insert(str(tmp_path / "many"), place)
     expected = rows(place, "photos")
     close()
-    code = KILLED.format(tests=str(Path(__file__).parent), uri=str(place["uri"]))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), uri=str(place["uri"]))
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -267,7 +267,7 @@ for kind in ("IVF_FLAT", "IVF_SQ8"):
             "-c",
             script,
             str(tmp_path / "x.db"),
-            str(Path(__file__).parent),
+            str(Path(__file__).parents[1]),
         ],
         capture_output=True,
         text=True,

@@ -23,7 +23,7 @@ from t2i_pipelines.serve import ServeOptions, serve
 
 pytest_plugins = ["milvus_backends"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "data" / "gallery"
 KEY = "correct horse battery staple"
 

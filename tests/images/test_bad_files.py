@@ -10,7 +10,7 @@ from t2i_pipelines import harden, insert_steps
 from t2i_pipelines._towhee.door import ops, pipe
 from t2i_pipelines.collection import open_collection
 
-GALLERY = Path(__file__).parents[1] / "data" / "gallery"
+GALLERY = Path(__file__).parents[2] / "data" / "gallery"
 
 
 @pytest.mark.slow

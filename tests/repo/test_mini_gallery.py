@@ -23,7 +23,7 @@ from tools.t2i_mini.quality import main, measure_gallery, measure_photographs, p
 
 needs_font = pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 
-TABLE = Path(__file__).parents[1] / "data" / "gallery.csv"
+TABLE = Path(__file__).parents[2] / "data" / "gallery.csv"
 MODEL = Path(t2i_pipelines.__file__).parent / "encoders/t2i_mini"
 
 
@@ -222,7 +222,7 @@ def vectors(rows):
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-PHOTOGRAPHS = Path(__file__).parent.parent / "data" / "photographs.csv"
+PHOTOGRAPHS = Path(__file__).parents[2] / "data" / "photographs.csv"
 
 
 def test_each_photograph_is_there_described_in_five_languages_and_credited():

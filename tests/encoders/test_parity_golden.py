@@ -9,7 +9,7 @@ from t2i_pipelines._towhee.door import ops
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.types import Space
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 KITTENS = {"123_456.jpg", "456_123.jpg"}
 
 

@@ -17,7 +17,7 @@ from t2i_pipelines.images import decode
 from t2i_pipelines.images.shrink import factor, plan, regrid
 from t2i_pipelines.operators.image_decode import ImageDecode
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "photos"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "photos"
 GALLERY = [
     Path("data/gallery") / name for name in ("002-cat.jpg", "014-palm-tree-umbrella.jpg", "023-duck.webp")
 ]

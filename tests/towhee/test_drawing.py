@@ -12,7 +12,7 @@ from t2i_pipelines._towhee.door import ops, pipe, register
 from t2i_pipelines._towhee.drawing import HEIGHT, INPUT, OPERATOR, OWN, WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def boxes(pipeline):

@@ -19,7 +19,7 @@ from t2i_pipelines.jobs.ray import embed_batch
 
 pytest_plugins = ["ray_here"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COLOUR = {"model_name": "colour"}
 NO_PICTURE = "not an image in a known format"
 

@@ -46,7 +46,7 @@ def place(monkeypatch):
     """Ray's own folder, short since it holds sockets."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     monkeypatch.setenv("RAY_TMPDIR", folder)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield folder
     gone(folder)

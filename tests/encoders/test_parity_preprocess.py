@@ -11,7 +11,7 @@ from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.images import decode
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 SIZES = [(480, 640), (640, 480), (300, 300), (224, 224), (100, 77), (1, 50), (231, 1000), (225, 449)]
 SIGLIP = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash"}
 TOLERANCE = 1e-6

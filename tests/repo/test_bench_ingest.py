@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import ingest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
