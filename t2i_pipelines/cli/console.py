@@ -148,7 +148,7 @@ def show_change(outcome: Outcome) -> None:
         out.print(f"{outcome.status:8} {plain(near(outcome.path))}", soft_wrap=True, highlight=False)
 
 
-def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
+def show_hits(query: str, hits: Sequence[Hit], images: bool = True) -> None:
     """Print a table: rank, score, relevance where there is one, path, further fields.
 
     A thumbnail stands before each where the terminal can show one; nothing is fetched for it. A file that
@@ -159,9 +159,9 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
     if not hits:
         out.print(f"{title}: {said[0].lower()}{said[1:].rstrip('.')}")
         return
-    with_pictures = pictures and _is_sized_terminal()
-    table = Table(title=title, title_justify="left", show_lines=with_pictures)
-    if with_pictures:
+    with_images = images and _is_sized_terminal()
+    table = Table(title=title, title_justify="left", show_lines=with_images)
+    if with_images:
         table.add_column("")
     table.add_column("#", justify="right")
     table.add_column("score", justify="right")
@@ -174,7 +174,7 @@ def show_hits(query: str, hits: Sequence[Hit], pictures: bool = True) -> None:
         table.add_column(plain(name), overflow="fold")
     for rank, hit in enumerate(hits, hits.first_rank if isinstance(hits, Hits) else 1):
         gone = is_gone(hit.path)
-        cells = [_picture(hit.path)] if with_pictures else []
+        cells = [_image(hit.path)] if with_images else []
         cells += [str(rank), f"{hit.score:.3f}"]
         if with_relevance:
             cells.append(percent(hit.relevance))
@@ -222,7 +222,7 @@ def _as_dict(hit: Hit) -> dict[str, Any]:
     return {**hit.fields, **own, "fields": hit.fields}
 
 
-def _picture(path: str) -> Any:
+def _image(path: str) -> Any:
     from textual_image.renderable import Image as TerminalImage
 
     if is_remote(path):

@@ -48,7 +48,7 @@ def demo(
     pipeline = build_search_pipeline(uri=uri, collection_name=COLLECTION, model_name=MODEL, limit=LIMIT)
     results = [tuple(pipeline(query).get()) for query in QUERIES]
     for query, hits in results:
-        console.show_hits(query, hits, pictures=False)
+        console.show_hits(query, hits, images=False)
     write_page(html, results, title=TITLE, note=NOTE, steps=STEPS)
     for purpose, command in STEPS:
         console.out.print(f"{console.plain(purpose)}: [bold]{console.plain(command)}[/]", soft_wrap=True)

@@ -134,8 +134,8 @@ def make_int8(
         DEFAULT_MODEL
     ),
     checkpoint_path: Annotated[Path | None, typer.Option(help="Folder with the model's files.")] = None,
-    pictures: Annotated[int, typer.Option(help="How many images to use, at least 16.")] = 256,
+    images: Annotated[int, typer.Option(help="How many images to use, at least 16.")] = 256,
 ) -> None:
     """Make a model's int8 form, which --precision int8 runs, and say what it costs."""
-    cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, pictures=pictures)
+    cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, images=images)
     console.out.print(f"{console.plain(model_name)} in int8: {cost}", soft_wrap=True)

@@ -66,7 +66,7 @@ class Towers:
 
     def sample_pixels(self) -> torch.Tensor:
         """Made images of several shapes, one of them of one colour: (N, 3, S, S) float32."""
-        return torch.from_numpy(self.preprocess.tensor(_pictures()))
+        return torch.from_numpy(self.preprocess.tensor(_images()))
 
     def sample_ids(self) -> torch.Tensor:
         """``TEXTS``, as the tokenizer reads them: (N, L) int64."""
@@ -179,7 +179,7 @@ def lowest_cosine(towers: Towers, place: Path) -> float:
     written = OnnxEncoder(str(place), towers.name)
     with _quiet(), torch.no_grad():
         pairs = {
-            "visual": (written.encode_images(_pictures()), towers.encode_image(towers.sample_pixels())),
+            "visual": (written.encode_images(_images()), towers.encode_image(towers.sample_pixels())),
             "textual": (written.encode_texts(TEXTS), towers.encode_text(towers.sample_ids())),
         }
     lowest = 1.0
@@ -194,7 +194,7 @@ def lowest_cosine(towers: Towers, place: Path) -> float:
     return lowest
 
 
-def _pictures() -> list[np.ndarray]:
+def _images() -> list[np.ndarray]:
     random = np.random.default_rng(0)
     noise = [random.integers(0, 256, (80 + 31 * n, 120, 3), np.uint8) for n in range(4)]
     return [*noise, np.full((64, 64, 3), 200, np.uint8)]

@@ -91,10 +91,10 @@ class Preprocess:
         height, width = image.shape[:2]
         if height == width == self.size:
             return image
-        picture = Pillow.fromarray(image)
+        pil = Pillow.fromarray(image)
         method = _FILTERS[self.interpolation]
         if self.resize_mode == "squash":
-            return np.asarray(picture.resize((self.size, self.size), method))
+            return np.asarray(pil.resize((self.size, self.size), method))
         # As torchvision's Resize(size) and CenterCrop(size): the long side is cut to whole pixels, down,
         # and the crop starts at the rounded half of what is left over.
         short, long = sorted((height, width))
@@ -103,7 +103,7 @@ class Preprocess:
             return self.fit(_middle(image, MOST_LONG // 2))
         to = (self.size, other) if width <= height else (other, self.size)
         left, top = (round((side - self.size) / 2.0) for side in to)
-        resized = picture.resize(to, method)
+        resized = pil.resize(to, method)
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def tensor(self, images: Sequence[Image]) -> NDArray[np.float32]:

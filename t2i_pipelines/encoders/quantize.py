@@ -29,7 +29,7 @@ def quantize(
     *,
     model_name: str = DEFAULT_MODEL,
     checkpoint_path: str | os.PathLike[str] | None = None,
-    pictures: int = 256,
+    images: int = 256,
 ) -> Int8Cost:
     """Make the int8 form of a model's image tower, which ``precision="int8"`` then runs.
 
@@ -38,14 +38,14 @@ def quantize(
 
     :param source: images like those that will be inserted; what the insert pipeline takes.
     :param model_name: a known model, or the path of an ONNX folder.
-    :param pictures: how many to use, at least 16: evenly from the first 8 times as many of the source. Three
+    :param images: how many to use, at least 16: evenly from the first 8 times as many of the source. Three
         quarters calibrate; on the last quarter the cost is measured, by the backend that will run it.
     :raises CheckpointError: If the model is no ONNX folder.
     :raises SourceError: If fewer than 16 images can be read.
     :raises MissingExtraError: If ``onnx`` is not installed.
     """
     encoder = _onnx(load_encoder(model_name, checkpoint_path, "cpu", "fp32"), model_name)
-    found = list(islice(_pictures(source, encoder, pictures), pictures))
+    found = list(islice(_images(source, encoder, images), images))
     if len(found) < FEWEST:
         raise SourceError(
             f"{len(found)} images could be read, and int8 is calibrated on at least {FEWEST}; "
@@ -70,7 +70,7 @@ def _onnx(encoder: Encoder, model_name: str) -> OnnxEncoder:
     return opened
 
 
-def _pictures(source: object, encoder: Encoder, wanted: int) -> Iterator[Image]:
+def _images(source: object, encoder: Encoder, wanted: int) -> Iterator[Image]:
     """Fitted images; of a source that has more, every second, third, ... eighth."""
     # paths only: records of a tar carry their bytes
     paths = [record.path for record in islice(records(source), 8 * wanted) if record.status is None]

@@ -89,7 +89,7 @@ def through_index(
     pairs: Pairs,
     exact: Direction,
     texts: Embedded,
-    pictures: Embedded,
+    images: Embedded,
     space: Space,
     boot: Bootstrap,
     embedding: float,
@@ -100,7 +100,7 @@ def through_index(
     :raises CollectionNotFoundError: If a named collection is not there.
     :raises ModelMismatchError: If another model made it.
     """
-    with _collection(place, pairs, pictures, space) as collection:
+    with _collection(place, pairs, images, space) as collection:
         stored, paths = _stored(collection)
         began = perf_counter()
         hits = [
@@ -117,7 +117,7 @@ def through_index(
             str(place.uri),
             collection.name,
             len(paths),
-            tuple(path for path in pairs.pictures if path not in set(paths)),
+            tuple(path for path in pairs.images if path not in set(paths)),
             boot.metric("recall@10", recall),
             MappingProxyType({name: boot.metric(name, some) for name, some in values.items()}),
             MappingProxyType(values),
@@ -127,7 +127,7 @@ def through_index(
 
 
 @contextmanager
-def _collection(place: Place, pairs: Pairs, pictures: Embedded, space: Space) -> Iterator[Collection]:
+def _collection(place: Place, pairs: Pairs, images: Embedded, space: Space) -> Iterator[Collection]:
     name = (
         place.collection_name or f"evaluation_{path_key(pairs.digest + repr(space) + place.index_type)[:16]}"
     )
@@ -143,10 +143,10 @@ def _collection(place: Place, pairs: Pairs, pictures: Embedded, space: Space) ->
         return
     collection.prepare(space)
     try:
-        paths = [pairs.pictures[number] for number in pictures.numbers.tolist()]
+        paths = [pairs.images[number] for number in images.numbers.tolist()]
         for at in range(0, len(paths), ROWS_AT_ONCE):
             some = slice(at, at + ROWS_AT_ONCE)
-            collection.upsert([_row(*one) for one in zip(paths[some], pictures.vectors[some], strict=True)])
+            collection.upsert([_row(*one) for one in zip(paths[some], images.vectors[some], strict=True)])
         collection.flush()
         yield collection
     finally:
@@ -194,7 +194,7 @@ def _numbers(
     Of equal scores the right image counts last, as in the exact search: behind all rows that score the same,
     also those that Milvus left out for want of room. Rows that are no image of the pairs have numbers beyond.
     """
-    known = {path: number for number, path in enumerate(pairs.pictures)}
+    known = {path: number for number, path in enumerate(pairs.images)}
     rows = np.array([known.setdefault(path, len(known)) for path in paths])
     found = dict(zip(texts.numbers.tolist(), zip(texts.vectors, hits, strict=True), strict=True))
     numbers = []
@@ -253,7 +253,7 @@ class Texts(NamedTuple):
     ms: float
 
 
-def embed_pictures(
+def embed_images(
     pairs: Pairs, model: dict[str, Any], batch_size: int, on_progress: OnProgress | None
 ) -> tuple[Embedded, list[Outcome]]:
     """Read, decode, embed and normalise every image; the outcomes of those that failed."""
@@ -262,7 +262,7 @@ def embed_pictures(
     vectors: list[Vector] = []
     failed: list[Outcome] = []
     done = 0
-    for batch in ReadSource(batch_size)([{"path": path} for path in pairs.pictures]):
+    for batch in ReadSource(batch_size)([{"path": path} for path in pairs.images]):
         for step in steps:
             step(batch)
         for record in batch:
@@ -273,8 +273,8 @@ def embed_pictures(
                 failed.append(record.outcome)
             done += 1
         if on_progress is not None:
-            on_progress("images", done, len(pairs.pictures))
-    return _together(numbers, vectors, len(pairs.pictures), load_encoder(**model)), failed
+            on_progress("images", done, len(pairs.images))
+    return _together(numbers, vectors, len(pairs.images), load_encoder(**model)), failed
 
 
 def embed_texts(
@@ -324,7 +324,7 @@ def _checked(pairs: Pairs) -> tuple[list[int], list[Outcome]]:
 
 
 def _refused(pairs: Pairs, number: int, reason: str) -> Outcome:
-    return refused(pairs.pictures[pairs.shown[number][0]], reason)
+    return refused(pairs.images[pairs.shown[number][0]], reason)
 
 
 def _milliseconds_of_one_text(texts: list[str], encoder: Encoder, templates: Sequence[str]) -> float:

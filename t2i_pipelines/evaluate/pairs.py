@@ -47,7 +47,7 @@ class Row(NamedTuple):
 class Pairs:
     """Which images are right for which texts. Made by :meth:`of` or :func:`read_pairs`.
 
-    :ivar pictures: their addresses, absolute, each once.
+    :ivar images: their addresses, absolute, each once.
     :ivar texts: the queries, in the order of the source.
     :ivar shown: for each text the numbers of the images that are right, in order; never empty.
     :ivar classes: the class of each image; None where there are none.
@@ -57,7 +57,7 @@ class Pairs:
     :ivar split: the part of that dataset, such as ``test``; else empty.
     """
 
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     texts: tuple[str, ...]
     shown: tuple[tuple[int, ...], ...]
     classes: tuple[str, ...] | None = None
@@ -99,14 +99,14 @@ class Pairs:
 
     def __str__(self) -> str:
         failed = f", {len(self.failed):,} rows failed" if self.failed else ""
-        return f"{self.name}: {len(self.texts):,} texts, {len(self.pictures):,} images{failed}"
+        return f"{self.name}: {len(self.texts):,} texts, {len(self.images):,} images{failed}"
 
     def __repr__(self) -> str:
         return f"<Pairs {self}>"
 
     def captions(self) -> list[list[str]]:
         """The texts of each image, in the order of the source."""
-        told: list[list[str]] = [[] for _ in self.pictures]
+        told: list[list[str]] = [[] for _ in self.images]
         for text, right in zip(self.texts, self.shown, strict=True):
             for number in right:
                 told[number].append(text)
@@ -115,23 +115,21 @@ class Pairs:
     def rows(self) -> list[tuple[str, str]]:
         """Each image with each of its texts, in the order of the texts."""
         return [
-            (self.pictures[number], text)
+            (self.images[number], text)
             for text, right in zip(self.texts, self.shown, strict=True)
             for number in right
         ]
 
-    def take(self, pictures: Sequence[int]) -> Pairs:
+    def take(self, images: Sequence[int]) -> Pairs:
         """A part: those images, and the texts that are right for one of them.
 
-        :param pictures: numbers of images; their order is kept.
+        :param images: numbers of images; their order is kept.
         :raises ConfigError: If a number is no image's, or comes twice.
         """
-        new = {int(number): at for at, number in enumerate(pictures)}
-        if len(new) < len(pictures) or not all(0 <= number < len(self.pictures) for number in new):
-            last = len(self.pictures) - 1
-            raise ConfigError(
-                f"images must be different numbers from 0 to {last}, got {list(pictures)!r:.80}"
-            )
+        new = {int(number): at for at, number in enumerate(images)}
+        if len(new) < len(images) or not all(0 <= number < len(self.images) for number in new):
+            last = len(self.images) - 1
+            raise ConfigError(f"images must be different numbers from 0 to {last}, got {list(images)!r:.80}")
         kept = [
             (text, tuple(sorted(new[number] for number in right if number in new)))
             for text, right in zip(self.texts, self.shown, strict=True)
@@ -139,7 +137,7 @@ class Pairs:
         kept = [(text, right) for text, right in kept if right]
         return replace(
             self,
-            pictures=tuple(self.pictures[number] for number in new),
+            images=tuple(self.images[number] for number in new),
             texts=tuple(text for text, _ in kept),
             shown=tuple(right for _, right in kept),
             classes=None if self.classes is None else tuple(self.classes[number] for number in new),
@@ -148,7 +146,7 @@ class Pairs:
     @cached_property
     def digest(self) -> str:
         """32 hex digits, the same for the same images and texts in the same order."""
-        told = json.dumps([self.pictures, self.texts, self.shown, self.classes])
+        told = json.dumps([self.images, self.texts, self.shown, self.classes])
         return hashlib.blake2b(told.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
@@ -159,7 +157,7 @@ def gather(
 
     :raises SourceError: If no row is a pair.
     """
-    pictures: dict[str, int] = {}
+    images: dict[str, int] = {}
     kinds: list[str] = []
     texts: list[str] = []
     shown: list[list[int]] = []
@@ -169,7 +167,7 @@ def gather(
         if isinstance(row, Outcome):
             failed.append(row)
             continue
-        number = pictures.setdefault(row.path, len(pictures))
+        number = images.setdefault(row.path, len(images))
         if number == len(kinds):
             kinds.append(row.kind)
         for text in row.texts:
@@ -183,7 +181,7 @@ def gather(
         why = f"; the first of {len(failed)} rows that failed: {failed[0].reason}" if failed else ""
         raise SourceError(f"{name} holds no pair of an image and a text{why}")
     return Pairs(
-        tuple(pictures),
+        tuple(images),
         tuple(texts),
         tuple(tuple(sorted(right)) for right in shown),
         tuple(kinds) if all(kinds) else None,

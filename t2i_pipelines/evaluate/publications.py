@@ -46,7 +46,7 @@ class Protocol:
     """
 
     title: str
-    pictures: int
+    images: int
     captions: int
     file: str
 
@@ -257,16 +257,16 @@ def check_protocol(pairs: Pairs, dataset: str) -> None:
         raise ConfigError(f"dataset must be one of {', '.join(PROTOCOLS)}, got {dataset!r}")
     protocol = PROTOCOLS[dataset]
     told = (pairs.dataset or dataset, pairs.split or "test")
-    counts = (len(pairs.pictures), len(pairs.texts))
+    counts = (len(pairs.images), len(pairs.texts))
     alone = all(len(right) == 1 for right in pairs.shown)
-    if told == (dataset, "test") and counts == (protocol.pictures, protocol.captions) and alone:
+    if told == (dataset, "test") and counts == (protocol.images, protocol.captions) and alone:
         return
     got = f"{counts[0]:,} images and {counts[1]:,} queries"
     of = f" of {told[0]} {told[1]}" if told != (dataset, "test") else ""
     merged = "" if alone else ", of which some have several right images"
     raise ConfigError(
         f"{pairs.name} is not what published figures are of: Karpathy's test split of {protocol.title} has "
-        f"{protocol.pictures:,} images and {protocol.captions:,} captions, each a query of its own; got "
+        f"{protocol.images:,} images and {protocol.captions:,} captions, each a query of its own; got "
         f"{got}{of}{merged}; read {protocol.file} with split='test'"
     )
 

@@ -268,17 +268,17 @@ def check_ways(ways: Sequence[str], pairs: Pairs) -> tuple[Way, ...]:
     return tuple(way for way in known if way in ways)
 
 
-def measure(way: Way, pairs: Pairs, texts: Embedded, pictures: Embedded, bootstrap: Bootstrap) -> Direction:
+def measure(way: Way, pairs: Pairs, texts: Embedded, images: Embedded, bootstrap: Bootstrap) -> Direction:
     """Ask one way, exactly."""
     if way == TEXT_TO_IMAGE:
-        return _asked(way, dict(enumerate(pairs.shown)), texts, pictures, bootstrap)
+        return _asked(way, dict(enumerate(pairs.shown)), texts, images, bootstrap)
     if way == "image->text":
-        told: dict[int, list[int]] = {number: [] for number in range(len(pairs.pictures))}
+        told: dict[int, list[int]] = {number: [] for number in range(len(pairs.images))}
         for text, right in enumerate(pairs.shown):
             for number in right:
                 told[number].append(text)
-        return _asked(way, {one: some for one, some in told.items() if some}, pictures, texts, bootstrap)
-    return _asked(way, _alike(pairs), pictures, pictures, bootstrap)
+        return _asked(way, {one: some for one, some in told.items() if some}, images, texts, bootstrap)
+    return _asked(way, _alike(pairs), images, images, bootstrap)
 
 
 def _alike(pairs: Pairs) -> dict[int, list[int]]:

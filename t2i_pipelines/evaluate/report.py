@@ -175,7 +175,7 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
             "name": pairs.name,
             "digest": pairs.digest,
             "texts": len(pairs.texts),
-            "pictures": len(pairs.pictures),
+            "images": len(pairs.images),
             "dataset": pairs.dataset,
             "split": pairs.split,
         },
@@ -251,7 +251,7 @@ def _miss(pairs: Pairs, direction: Direction, at: int, shown: int) -> Hits:
             Hit(
                 *_named(pairs, min(right)),
                 0.0,
-                pairs.pictures[min(right)],
+                pairs.images[min(right)],
                 {"rank": "failed", "right": "yes"},
             )
         )
@@ -262,11 +262,11 @@ def _miss(pairs: Pairs, direction: Direction, at: int, shown: int) -> Hits:
 
 def _hit(pairs: Pairs, number: int, score: float, rank: int, is_right: bool) -> Hit:
     fields = {"rank": rank, **({"right": "yes"} if is_right else {})}
-    return Hit(*_named(pairs, number), score, pairs.pictures[number], fields)
+    return Hit(*_named(pairs, number), score, pairs.images[number], fields)
 
 
 def _named(pairs: Pairs, number: int) -> tuple[str]:
-    return (path_key(pairs.pictures[number]),)
+    return (path_key(pairs.images[number]),)
 
 
 @dataclass(frozen=True)

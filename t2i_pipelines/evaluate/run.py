@@ -19,7 +19,7 @@ from t2i_pipelines.evaluate.index import (
     OnProgress,
     Place,
     Texts,
-    embed_pictures,
+    embed_images,
     embed_texts,
     through_index,
 )
@@ -77,7 +77,7 @@ def evaluate(
     :param resamples: of the bootstrap, 10 to 100,000.
     :param seed: the same seed, the same intervals.
     :param label: what it is called in tables; made of model and precision, if left out.
-    :param on_progress: called with ``pictures`` or ``texts``, how many are done, and how many there are.
+    :param on_progress: called with ``images`` or ``texts``, how many are done, and how many there are.
     :raises ConfigError: If a setting is wrong.
     :raises SourceError: If there are no pairs, or no image at all can be embedded; names the first failure.
     :raises MissingExtraError: If ``ir_measures`` is not installed.
@@ -102,12 +102,12 @@ def evaluate(
     }
     Settings.of(**model)
     encoder = load_encoder(**model)
-    pictures, failed = embed_pictures(asked, model, batch_size, on_progress)
-    if not len(pictures.vectors):
+    images, failed = embed_images(asked, model, batch_size, on_progress)
+    if not len(images.vectors):
         raise SourceError(f"none of {len(failed):,} images could be embedded; the first: {failed[0].reason}")
     texts = embed_texts(asked, encoder, templates, on_progress)
     found: dict[str, Direction] = {
-        way: measure(way, asked, texts.embedded, pictures, bootstrap) for way in ways
+        way: measure(way, asked, texts.embedded, images, bootstrap) for way in ways
     }
     place = None if uri is None else Place(uri, token, collection_name, index_type)
     running = getattr(encoder, "running", None)
@@ -120,7 +120,7 @@ def evaluate(
         directions=found,
         failed=(*asked.failed, *failed, *texts.failed),
         cut=_cut(encoder, asked, templates),
-        speed=_speed(texts, pictures),
+        speed=_speed(texts, images),
         index=None
         if place is None
         else through_index(
@@ -128,7 +128,7 @@ def evaluate(
             asked,
             found[TEXT_TO_IMAGE],
             texts.embedded,
-            pictures,
+            images,
             encoder.space,
             bootstrap,
             texts.seconds,
@@ -140,7 +140,7 @@ def evaluate(
 def evaluate_vectors(
     pairs: AnyPairs,
     texts: Matrix,
-    pictures: Matrix,
+    images: Matrix,
     *,
     directions: Sequence[str] = DEFAULT,
     confidence: float = Bootstrap.confidence,
@@ -151,18 +151,18 @@ def evaluate_vectors(
     """As :func:`evaluate`, of vectors that you have, such as those of a model in training.
 
     :param texts: (len(pairs.texts), D) float32, of any length.
-    :param pictures: (images, D) float32, one a row of the pairs, of any length.
+    :param images: (images, D) float32, one a row of the pairs, of any length.
     :raises VectorError: If there are more or fewer, or one is zero or not finite.
     """
     asked, bootstrap = Pairs.of(pairs), Bootstrap(confidence, resamples, seed)
     ways = check_ways(directions, asked)
-    if (len(texts), len(pictures)) != (len(asked.texts), len(asked.pictures)):
+    if (len(texts), len(images)) != (len(asked.texts), len(asked.images)):
         raise VectorError(
-            f"the pairs have {len(asked.texts):,} texts and {len(asked.pictures):,} images; "
-            f"got {len(texts):,} and {len(pictures):,} vectors"
+            f"the pairs have {len(asked.texts):,} texts and {len(asked.images):,} images; "
+            f"got {len(texts):,} and {len(images):,} vectors"
         )
     require_library()
-    words, seen = Embedded.whole(units(texts, "text")), Embedded.whole(units(pictures, "image"))
+    words, seen = Embedded.whole(units(texts, "text")), Embedded.whole(units(images, "image"))
     found: dict[str, Direction] = {way: measure(way, asked, words, seen, bootstrap) for way in ways}
     return Evaluation(label, "", "", None, asked, found, asked.failed, confidence=confidence)
 
@@ -180,17 +180,17 @@ def _cut(encoder: Encoder, pairs: Pairs, templates: str | Sequence[str]) -> int 
     return int(cut(longest))
 
 
-def _speed(texts: Texts, pictures: Embedded) -> Speed:
+def _speed(texts: Texts, images: Embedded) -> Speed:
     """Times of the exact search; those of embedding were taken already."""
     queries = texts.embedded.vectors
     if not len(queries):
         return Speed(float("nan"), float("nan"), float("nan"))
     began = perf_counter()
-    rank_units(queries, pictures.vectors, [[0]] * len(queries), DEPTH)
+    rank_units(queries, images.vectors, [[0]] * len(queries), DEPTH)
     together = perf_counter() - began
     alone = []
     for query in queries[:ALONE]:
         began = perf_counter()
-        rank_units(query[None], pictures.vectors, [[0]], DEPTH)
+        rank_units(query[None], images.vectors, [[0]], DEPTH)
         alone.append(perf_counter() - began)
     return Speed(len(queries) / (texts.seconds + together), texts.ms, 1000 * float(np.median(alone)))

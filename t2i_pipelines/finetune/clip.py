@@ -34,20 +34,20 @@ MOST_SCALE = math.log(100)
 
 
 def contrast(
-    pictures: torch.Tensor, captions: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor
+    images: torch.Tensor, captions: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
     """The loss of a batch, in nats.
 
-    :param pictures: (N, D), of any length; each row a different image.
+    :param images: (N, D), of any length; each row a different image.
     :param captions: (C, D), likewise.
     :param truth: (C, N) bool: whether the caption is true of the image; every row and column has a True.
     :param scale: what cosines are multiplied with, the inverse temperature.
     """
-    logits = scale * F.normalize(captions, dim=-1) @ F.normalize(pictures, dim=-1).T
+    logits = scale * F.normalize(captions, dim=-1) @ F.normalize(images, dim=-1).T
     goal = truth.float()
-    to_picture = (goal / goal.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    to_image = (goal / goal.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     to_caption = (goal / goal.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
-    return -(to_picture + to_caption) / 2
+    return -(to_image + to_caption) / 2
 
 
 HEADS = ("text_projection", "visual.proj", "visual.attnpool.c_proj.weight", "visual.attnpool.c_proj.bias")
@@ -233,9 +233,9 @@ def sides_of(clip: Clip, store: Store, ids: NDArray[np.int64], augment: Augment)
     def read(numbers: Numbers, seed: Sequence[int] | None = None) -> torch.Tensor:
         return clip.read(torch.from_numpy(ids[numbers]))
 
-    pictures, captions = np.arange(len(store.digests)), np.arange(len(ids))
+    images, captions = np.arange(len(store.digests)), np.arange(len(ids))
     return (
-        _side(clip, "image", see, clip.image_head, pictures),
+        _side(clip, "image", see, clip.image_head, images),
         _side(clip, "text", read, clip.text_head, captions),
     )
 

@@ -67,23 +67,23 @@ class Material:
 
         :raises SourceError: If not one image can be read.
         """
-        pictures = store.add(pairs.pictures)
+        images = store.add(pairs.images)
         captions = texts.add(pairs.texts)
         known = {
-            (picture, caption): None
+            (image, caption): None
             for caption, right in zip(captions, pairs.shown, strict=True)
             for number in right
-            if (picture := pictures[number]) is not None
+            if (image := images[number]) is not None
         }
         if not known:
             raise SourceError(
-                f"{pairs.name}: none of {len(pairs.pictures)} images can be read, so there is nothing to "
-                f"learn from; the first: {store.failed[-len(pairs.pictures)].reason}"
+                f"{pairs.name}: none of {len(pairs.images)} images can be read, so there is nothing to "
+                f"learn from; the first: {store.failed[-len(pairs.images)].reason}"
             )
         return cls(pairs.name, np.array(list(known), np.int64), store.groups())
 
     @property
-    def pictures(self) -> NDArray[np.int64]:
+    def images(self) -> NDArray[np.int64]:
         """The images' numbers, ascending."""
         return np.unique(self.rows[:, 0])
 
@@ -93,10 +93,10 @@ class Material:
         return np.unique(self.rows[:, 1])
 
     def right(self) -> list[list[int]]:
-        """Of each of ``captions`` the right ones, as places in ``pictures``."""
+        """Of each of ``captions`` the right ones, as places in ``images``."""
         found: list[list[int]] = [[] for _ in self.captions]
-        for picture, caption in zip(*_places(self.rows), strict=True):
-            found[caption].append(int(picture))
+        for image, caption in zip(*_places(self.rows), strict=True):
+            found[caption].append(int(image))
         return found
 
     def split(self, share: float, random: np.random.Generator) -> tuple[Material, Material]:
@@ -104,25 +104,25 @@ class Material:
 
         :raises SourceError: If there are too few of them for that.
         """
-        pictures = random.permutation(self.pictures)
-        count = round(share * len(pictures))
-        if count < 2 or len(pictures) - count < 2:
+        images = random.permutation(self.images)
+        count = round(share * len(images))
+        if count < 2 or len(images) - count < 2:
             raise SourceError(
-                f"{self.name}: {len(pictures)} different images are too few to hold {share:.0%} out for "
+                f"{self.name}: {len(images)} different images are too few to hold {share:.0%} out for "
                 "validation: at least 2, and 2 to learn from; give more, change validation_share, or give "
                 "pairs of their own by validation="
             )
-        chosen = pictures[:count]
+        chosen = images[:count]
         if self._groups is not None:
-            groups = self._groups[pictures]
+            groups = self._groups[images]
             each, first, sizes = np.unique(groups, return_index=True, return_counts=True)
             order = np.argsort(first)  # whole groups, in the order of their first images
             enough = int(np.searchsorted(np.cumsum(sizes[order]), count)) + 1
-            chosen = pictures[np.isin(groups, each[order][:enough])]
+            chosen = images[np.isin(groups, each[order][:enough])]
         held_out = np.isin(self.rows[:, 0], chosen)
         if held_out.all():
             raise SourceError(
-                f"{self.name}: all {len(pictures)} images are near copies of one another, so none can be "
+                f"{self.name}: all {len(images)} images are near copies of one another, so none can be "
                 "held out; give other images, or pairs of their own by validation="
             )
         return Material(self.name, self.rows[~held_out]), Material(self.name, self.rows[held_out])
@@ -135,9 +135,9 @@ class Truth:
         self._width = int(rows[:, 0].max()) + 1
         self._known = np.unique(rows[:, 1] * self._width + rows[:, 0])
 
-    def __call__(self, captions: NDArray[np.int64], pictures: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def __call__(self, captions: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(C, N) bool for C captions and N images."""
-        return np.isin(captions[:, None] * self._width + pictures[None, :], self._known)
+        return np.isin(captions[:, None] * self._width + images[None, :], self._known)
 
 
 def digest_of(materials: Sequence[Material], store: Store, ids: NDArray[np.int64]) -> str:
@@ -152,9 +152,9 @@ def digest_of(materials: Sequence[Material], store: Store, ids: NDArray[np.int64
 
 def _places(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of images and captions -> their places among the different ones."""
-    pictures = np.unique(rows[:, 0], return_inverse=True)[1]
+    images = np.unique(rows[:, 0], return_inverse=True)[1]
     captions = np.unique(rows[:, 1], return_inverse=True)[1]
-    return pictures, captions
+    return images, captions
 
 
 DOMAIN, REPLAY = 1, 2
@@ -169,7 +169,7 @@ class Batch(NamedTuple):
 
     step: int
     epoch: int
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
     captions: NDArray[np.int64]
 
 
@@ -272,8 +272,8 @@ class Scoring:
         :raises FinetuneError: If the model gives something that is not a number.
         """
         with torch.no_grad():
-            captions, pictures = self.read(self.material.captions), self.see(self.material.pictures)
-        found = tuple(np.asarray(one.float().cpu().numpy(), np.float32) for one in (captions, pictures))
+            captions, images = self.read(self.material.captions), self.see(self.material.images)
+        found = tuple(np.asarray(one.float().cpu().numpy(), np.float32) for one in (captions, images))
         for what, vectors in zip(("captions", "images"), found, strict=True):
             if not np.isfinite(vectors).all():
                 raise FinetuneError(
@@ -284,33 +284,33 @@ class Scoring:
 
     def mark(self, at: int) -> Mark:
         """R@``at`` and loss."""
-        captions, pictures = self.vectors()
+        captions, images = self.vectors()
         right = self.material.right()
-        asked = first_ranks(captions, pictures, right)
-        shown = first_ranks(pictures, captions, _other_way(right, len(pictures)))
+        asked = first_ranks(captions, images, right)
+        shown = first_ranks(images, captions, _other_way(right, len(images)))
         recall = (float((asked <= at).mean()) + float((shown <= at).mean())) / 2
-        return Mark(recall, -self._loss(captions, pictures))
+        return Mark(recall, -self._loss(captions, images))
 
     def metrics(self, at: int) -> dict[str, float]:
         """Metric -> 0 to 1; see ``before`` of :class:`~t2i_pipelines.finetune.FinetuneResult`."""
-        captions, pictures = self.vectors()
+        captions, images = self.vectors()
         right = self.material.right()
-        asked = first_ranks(captions, pictures, right)
-        shown = first_ranks(pictures, captions, _other_way(right, len(pictures)))
+        asked = first_ranks(captions, images, right)
+        shown = first_ranks(images, captions, _other_way(right, len(images)))
         ks = sorted({1, 5, 10, at})
         found = {f"R@{k}": float((asked <= k).mean()) for k in ks}
         if all(len(one) >= MANY_RIGHT for one in right):
-            found["P@10"] = _precision(captions, pictures, right)
+            found["P@10"] = _precision(captions, images, right)
         return found | {f"image to text R@{k}": float((shown <= k).mean()) for k in ks}
 
-    def _loss(self, captions: Matrix, pictures: Matrix) -> float:
+    def _loss(self, captions: Matrix, images: Matrix) -> float:
         """The mean over batches of the pairs, in their order."""
         truth, losses = Truth(self.material.rows), []
         scale = self.clip.scale.detach().float().cpu()
         for at in range(0, len(self.material.rows), LOSS_BATCH):
             rows = self.material.rows[at : at + LOSS_BATCH]
             some, told = np.unique(rows[:, 0]), np.unique(rows[:, 1])
-            seen = pictures[np.searchsorted(self.material.pictures, some)]
+            seen = images[np.searchsorted(self.material.images, some)]
             read = captions[np.searchsorted(self.material.captions, told)]
             losses.append(
                 contrast(
@@ -326,14 +326,14 @@ class Scoring:
 def _other_way(right: list[list[int]], count: int) -> list[list[int]]:
     """Of each image the captions that are right."""
     found: list[list[int]] = [[] for _ in range(count)]
-    for caption, pictures in enumerate(right):
-        for picture in pictures:
-            found[picture].append(caption)
+    for caption, images in enumerate(right):
+        for image in images:
+            found[image].append(caption)
     return found
 
 
-def _precision(captions: Matrix, pictures: Matrix, right: list[list[int]]) -> float:
+def _precision(captions: Matrix, images: Matrix, right: list[list[int]]) -> float:
     """Share of right ones among the best ten, averaged over the captions."""
-    units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (captions, pictures)]
+    units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (captions, images)]
     best: NDArray[np.int64] = np.argsort(-(units[0] @ units[1].T), axis=1, kind="stable")[:, :MANY_RIGHT]
     return float(np.mean([np.isin(found, wanted).mean() for found, wanted in zip(best, right, strict=True)]))

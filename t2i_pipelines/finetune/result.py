@@ -57,7 +57,7 @@ class FinetuneResult:
     :ivar best_step: the step whose weights were taken; 0 is the starting model.
     :ivar steps: how many were done.
     :ivar stopped_early: whether ``patience`` ended the run.
-    :ivar pictures: how many different ones were learned from; likewise ``captions``.
+    :ivar images: how many different ones were learned from; likewise ``captions``.
     :ivar failed: images that could not be read, as :class:`~t2i_pipelines.types.Outcome`.
     :ivar history: one entry for each evaluation.
     :ivar seconds: of the whole run.
@@ -74,7 +74,7 @@ class FinetuneResult:
     best_step: int
     steps: int
     stopped_early: bool
-    pictures: int
+    images: int
     captions: int
     failed: Sequence[Outcome] = field(default_factory=tuple)
     history: Sequence[Progress] = field(default_factory=tuple)
@@ -95,7 +95,7 @@ class FinetuneResult:
         stopped = ", stopped early" if self.stopped_early else ""
         failed = f", {len(self.failed):,} failed" if self.failed else ""
         lines = [
-            f"{self.pictures:,} images{failed}, {self.captions:,} captions: {self.steps:,} steps in "
+            f"{self.images:,} images{failed}, {self.captions:,} captions: {self.steps:,} steps in "
             f"{self.seconds:,.0f} s{stopped}; weights of step {self.best_step:,}, alpha {self.alpha:g}",
             *_table("validation", self.before, self.after),
             *_table("outside", self.outside_before, self.outside_after),

@@ -88,7 +88,7 @@ def _materials(given: list[Pairs | None], store: Store, texts: Texts, options: F
     if validation is None:
         random = np.random.default_rng([options.seed, SPLIT])
         domain, validation = domain.split(options.validation_share, random)
-    elif both := len(np.intersect1d(domain.pictures, validation.pictures)):
+    elif both := len(np.intersect1d(domain.images, validation.images)):
         log.warning("%d images of %s are learned from, too: it tells too much", both, validation.name)
     return Materials(domain, validation, outside, replay)
 
@@ -148,7 +148,7 @@ def _tune(
         best_step=best.step,
         steps=trainer.step,
         stopped_early=trainer.step < trainer.steps,
-        pictures=len(domain.pictures),
+        images=len(domain.images),
         captions=len(domain.captions),
         history=tuple(trainer.history),
         seconds=trainer.seconds,

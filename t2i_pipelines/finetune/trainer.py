@@ -148,11 +148,11 @@ class Trainer:
         rate = rate_at(batch.step, self.steps, warmup_ratio=self.options.warmup_ratio, top=self.rate)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        truth = torch.from_numpy(self.truth(batch.captions, batch.pictures)).to(self.clip.running.device)
+        truth = torch.from_numpy(self.truth(batch.captions, batch.images)).to(self.clip.running.device)
         with self.clip.half():
-            pictures = self.see(batch.pictures, (self.options.seed, CROPS, batch.step))
+            images = self.see(batch.images, (self.options.seed, CROPS, batch.step))
             captions = self.read(batch.captions, ())
-        loss = contrast(pictures.float(), captions.float(), truth, self.clip.scale)
+        loss = contrast(images.float(), captions.float(), truth, self.clip.scale)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.clip.learning.values(), self.options.max_grad_norm)

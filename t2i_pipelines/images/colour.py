@@ -23,7 +23,7 @@ BAND = 1 << 22
 
 
 def to_pixels(
-    picture: Pillow.Image,
+    image: Pillow.Image,
     background: str,
     by: int = 1,
     key: int | None = None,
@@ -38,16 +38,16 @@ def to_pixels(
     :param key: the grey that is transparent, see :func:`colour_key`.
     :param alpha: of mode L, in place of the image's own, see :func:`alpha_of_deep_key`.
     """
-    width, height = picture.size
+    width, height = image.size
     rows = max(1, BAND // (width * by)) * by
     pixels = np.empty((-(-height // by), -(-width // by), 3), np.uint8)
-    white = _white(picture) if picture.mode in _DEEP else 0.0
+    white = _white(image) if image.mode in _DEEP else 0.0
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         whole = (top, bottom) == (0, height)
         box = (0, top, width, bottom)
         mask = alpha.crop(box) if alpha is not None else None
-        band = _to_rgb(picture if whole else picture.crop(box), background, white, key, mask)
+        band = _to_rgb(image if whole else image.crop(box), background, white, key, mask)
         pixels[top // by : -(-bottom // by)] = np.asarray(band.reduce(by) if by > 1 else band)
     return pixels
 
@@ -96,19 +96,19 @@ def alpha_of_deep_key(header: ImageFile.ImageFile, content: bytes) -> Pillow.Ima
 
 
 def _to_rgb(
-    picture: Pillow.Image, background: str, white: float, key: int | None, alpha: Pillow.Image | None
+    image: Pillow.Image, background: str, white: float, key: int | None, alpha: Pillow.Image | None
 ) -> Pillow.Image:
-    profile = picture.info.get("icc_profile")
+    profile = image.info.get("icc_profile")
     if alpha is not None:
-        picture.info.pop("transparency", None)
+        image.info.pop("transparency", None)
     elif key is not None:
-        grey = np.asarray(picture if picture.mode in _DEEP else picture.convert("L"))
+        grey = np.asarray(image if image.mode in _DEEP else image.convert("L"))
         alpha = Pillow.fromarray(np.where(grey == key, 0, 255).astype(np.uint8))
-    elif picture.mode not in _DEEP and picture.has_transparency_data:
-        alpha = picture.convert("RGBA").getchannel("A")
-    if picture.mode in _DEEP:
-        picture = Pillow.fromarray(_shallow(np.asarray(picture), white))
-    colours = _opaque(picture)
+    elif image.mode not in _DEEP and image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+    if image.mode in _DEEP:
+        image = Pillow.fromarray(_shallow(np.asarray(image), white))
+    colours = _opaque(image)
     if profile:
         colours = _converted(colours, profile)
     if colours.mode != "RGB":
@@ -132,24 +132,24 @@ def to_srgb(image: Image, profile: bytes | None, grey: bool = False) -> Image:
     return np.asarray(_apply(transform, Pillow.fromarray(image[..., 0] if mode == "L" else image)))
 
 
-def _opaque(picture: Pillow.Image) -> Pillow.Image:
+def _opaque(image: Pillow.Image) -> Pillow.Image:
     """One of the modes that can carry a profile; without alpha."""
-    if picture.mode in _PROFILED:
-        return picture
-    return picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
+    if image.mode in _PROFILED:
+        return image
+    return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
 
 
-def _converted(picture: Pillow.Image, profile: bytes) -> Pillow.Image:
+def _converted(image: Pillow.Image, profile: bytes) -> Pillow.Image:
     """To sRGB; as it is where the profile is broken, of another colour space, or sRGB itself."""
-    transform = _transform(profile, picture.mode)
-    if transform is None and picture.mode == "L":  # grey in an RGB profile has that profile's tones
-        picture = picture.convert("RGB")
+    transform = _transform(profile, image.mode)
+    if transform is None and image.mode == "L":  # grey in an RGB profile has that profile's tones
+        image = image.convert("RGB")
         transform = _transform(profile, "RGB")
-    return picture if transform is None else _apply(transform, picture)
+    return image if transform is None else _apply(transform, image)
 
 
-def _apply(transform: ImageCms.ImageCmsTransform, picture: Pillow.Image) -> Pillow.Image:
-    converted = ImageCms.applyTransform(picture, transform)
+def _apply(transform: ImageCms.ImageCmsTransform, image: Pillow.Image) -> Pillow.Image:
+    converted = ImageCms.applyTransform(image, transform)
     assert converted is not None  # it is None in place only
     return converted
 
@@ -175,18 +175,18 @@ def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return bool(np.abs(moved - colours).max() > 2)
 
 
-def _white(picture: Pillow.Image) -> float:
+def _white(image: Pillow.Image) -> float:
     """Return the value of white in grey of 16 or more bits.
 
     Whole numbers are 16-bit. Floating point is 0 (black) to 1 (white), as TIFF has it; where some value is
     above 1, to 255, or to 65535.
     """
-    if picture.mode != "F":
+    if image.mode != "F":
         return 65535.0
     highest = 0.0
-    rows = max(1, BAND // picture.width)
-    for top in range(0, picture.height, rows):
-        band = np.asarray(picture.crop((0, top, picture.width, min(top + rows, picture.height))))
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
         highest = max(highest, float(np.nan_to_num(band, nan=0.0, posinf=65535.0).max(initial=0.0)))
     return next((top for top in (1.0, 255.0) if highest <= top), 65535.0)
 

@@ -257,18 +257,18 @@ def decode(
         raise ImageDecodeError(f"cannot read image {name}: {cause(err)}") from err
 
 
-def pixels_of(picture: Pillow.Image, decoding: Decoding = _DEFAULT) -> Image:
+def pixels_of(image: Pillow.Image, decoding: Decoding = _DEFAULT) -> Image:
     """The pixels of a PIL image, its current frame, as those of a file: (H, W, 3) uint8 sRGB, upright.
 
     :raises ImageDecodeError: If it is too large, or cannot be loaded.
     """
     try:
-        check_size(picture, decoding.max_pixels)
-        if not min(picture.size):
-            raise ImageDecodeError(f"it has no pixels: {picture.width} x {picture.height}")
-        return _upright(to_pixels(picture, decoding.background), orientation(picture))
+        check_size(image, decoding.max_pixels)
+        if not min(image.size):
+            raise ImageDecodeError(f"it has no pixels: {image.width} x {image.height}")
+        return _upright(to_pixels(image, decoding.background), orientation(image))
     except Exception as err:  # as above: it may be a file that is not loaded yet
-        raise ImageDecodeError(f"cannot read the PIL image {picture!r}: {cause(err)}") from err
+        raise ImageDecodeError(f"cannot read the PIL image {image!r}: {cause(err)}") from err
 
 
 def checked_array(array: NDArray[Any]) -> Image:
@@ -338,9 +338,9 @@ def _with_pillow(
     _load(header, decoding)
     if is_jpeg and not frame and decoding.truncated == "refuse":
         check_complete(content, header)
-    picture = header.crop((0, 0, *canvas)) if frame else header
-    by = smaller.by if picture.size == canvas else 1
-    pixels = to_pixels(picture, decoding.background, by, key, alpha)
+    image = header.crop((0, 0, *canvas)) if frame else header
+    by = smaller.by if image.size == canvas else 1
+    pixels = to_pixels(image, decoding.background, by, key, alpha)
     if smaller.by > 1:
         pixels = regrid(pixels, (canvas[0] / smaller.by, canvas[1] / smaller.by), smaller.grid)
     return _upright(pixels, orientation(header))  # of what is left to do: Pillow turns a TIFF while loading

@@ -87,15 +87,15 @@ def _grid(size: tuple[int, int], by: int, seen: int) -> tuple[int, int]:
     )
 
 
-def shrink(picture: Pillow.Image, plan: Plan) -> Image:
+def shrink(image: Pillow.Image, plan: Plan) -> Image:
     """Average squares of ``by`` x ``by`` pixels.
 
-    :param picture: of mode RGB.
+    :param image: of mode RGB.
     """
     if plan.by == 1:
-        return np.asarray(picture)
-    width, height = picture.size
-    return regrid(np.asarray(picture.reduce(plan.by)), (width / plan.by, height / plan.by), plan.grid)
+        return np.asarray(image)
+    width, height = image.size
+    return regrid(np.asarray(image.reduce(plan.by)), (width / plan.by, height / plan.by), plan.grid)
 
 
 def regrid(image: Image, size: tuple[float, float], grid: tuple[int, int]) -> Image:

@@ -27,7 +27,7 @@ from t2i_pipelines.types import (
     Vector,
 )
 
-PICTURES_A_PASS = 64
+IMAGES_A_PASS = 64
 """Images of queries that are embedded at once."""
 
 
@@ -78,29 +78,29 @@ class Clip(ItemOperator):
         """
         if self._modality == "text":
             return each_operand([_checked(item) for item in items], self._queries)
-        return self._pictures(items)
+        return self._images(items)
 
     def _queries(self, operands: list[Any]) -> list[Any]:
         """Texts and images to vectors; one pass of texts, one of images."""
         operands = replaced(operands, lambda one: isinstance(one, str), self._texts)
-        return replaced(operands, lambda one: one.dtype == np.uint8, self._pictures_of_queries)
+        return replaced(operands, lambda one: one.dtype == np.uint8, self._images_of_queries)
 
     def _texts(self, texts: list[str]) -> list[Vector]:
         return load(*self._model).texts(texts, self._templates)
 
-    def _pictures_of_queries(self, pictures: list[Image]) -> list[Vector]:
+    def _images_of_queries(self, images: list[Image]) -> list[Vector]:
         """Several queries may share an image."""
-        different = {id(picture): picture for picture in pictures}
-        images = list(different.values())
+        different = {id(image): image for image in images}
+        unique = list(different.values())
         vectors = [
             vector
-            for at in range(0, len(images), PICTURES_A_PASS)
-            for vector in self._pictures(images[at : at + PICTURES_A_PASS])
+            for at in range(0, len(unique), IMAGES_A_PASS)
+            for vector in self._images(unique[at : at + IMAGES_A_PASS])
         ]
         known = dict(zip(different, vectors, strict=True))
-        return [known[id(picture)] for picture in pictures]
+        return [known[id(image)] for image in images]
 
-    def _pictures(self, items: Sequence[Any]) -> list[Vector]:
+    def _images(self, items: Sequence[Any]) -> list[Vector]:
         images = [_image(item) for item in items]
         if any(image.ndim == 4 for image in images):
             return self._means([image if image.ndim == 4 else image[None] for image in images])

@@ -57,13 +57,11 @@ class ReadQuery(InCollection):
         """Several queries may share an image."""
         different = list(dict.fromkeys(operands))
         try:
-            pictures = [
-                normal(one.picture) if isinstance(one.picture, str) else one.picture for one in different
-            ]
-            images = dict(zip(different, self._decode.many(pictures), strict=True))
+            images = [normal(one.image) if isinstance(one.image, str) else one.image for one in different]
+            decoded = dict(zip(different, self._decode.many(images), strict=True))
         except (ImageDecodeError, SourceError) as err:
             raise QueryError(f"an image of the query cannot be used: {err}") from err
-        return [images[one] for one in operands]
+        return [decoded[one] for one in operands]
 
     def _stored(self, operands: list[Like]) -> list[Vector]:
         ids = list(dict.fromkeys(one.id for one in operands))

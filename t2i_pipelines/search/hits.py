@@ -326,8 +326,8 @@ class Hits(list[Hit]):
                     raise ImageDecodeError(f"{err}; images(missing='none') gives None in its place") from err
                 return None
 
-        pictures = together(one, self)
-        return [picture for picture in pictures if picture is not None or missing == "none"]
+        images = together(one, self)
+        return [image for image in images if image is not None or missing == "none"]
 
     def montage(
         self,
@@ -358,8 +358,8 @@ class Hits(list[Hit]):
             raise QueryError("there are no hits to make a montage of")
         # an image of 4:1 has to be four times as long as the square that it fills
         longest = 4 * size if crop else size
-        pictures = self[: columns * rows].images(longest=longest, missing="none")
-        return montage(pictures, columns, size, crop, gap, background)
+        images = self[: columns * rows].images(longest=longest, missing="none")
+        return montage(images, columns, size, crop, gap, background)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each hit.

@@ -178,10 +178,10 @@ class Img(Query):
     :raises QueryError: If it is none of these, or empty.
     """
 
-    picture: str | bytes | Pillow | Image
+    image: str | bytes | Pillow | Image
 
-    def __init__(self, picture: str | os.PathLike[str] | bytes | bytearray | Pillow | Image) -> None:
-        object.__setattr__(self, "picture", _picture(picture))
+    def __init__(self, image: str | os.PathLike[str] | bytes | bytearray | Pillow | Image) -> None:
+        object.__setattr__(self, "image", _image(image))
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -190,7 +190,7 @@ class Img(Query):
 
     @property
     def _key(self) -> object:
-        return self.picture if isinstance(self.picture, str | bytes) else id(self.picture)
+        return self.image if isinstance(self.image, str | bytes) else id(self.image)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Img) and self._key == other._key
@@ -199,16 +199,16 @@ class Img(Query):
         return hash(self._key)
 
     def __repr__(self) -> str:
-        return f"Img({self.picture!r})" if isinstance(self.picture, str) else f"Img(<{self.described}>)"
+        return f"Img({self.image!r})" if isinstance(self.image, str) else f"Img(<{self.described}>)"
 
     @property
     def described(self) -> str:
         """The image in a few words; its address where it has one."""
-        if isinstance(self.picture, str):
-            return self.picture
-        if isinstance(self.picture, bytes):
-            return f"image of {len(self.picture):,} bytes"
-        height, width = np.asarray(self.picture).shape[:2]
+        if isinstance(self.image, str):
+            return self.image
+        if isinstance(self.image, bytes):
+            return f"image of {len(self.image):,} bytes"
+        height, width = np.asarray(self.image).shape[:2]
         return f"image of {width} x {height} pixels"
 
 
@@ -300,7 +300,7 @@ def _sum(terms: Iterable[Term]) -> Query:
     return Sum(terms)
 
 
-def _picture(item: Any) -> Any:
+def _image(item: Any) -> Any:
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or item.ndim != 3 or item.shape[-1] != 3 or not item.size:
             raise QueryError(
@@ -361,7 +361,7 @@ def replaced(operands: Sequence[Any], chosen: Callable[[Any], bool], work: Work)
     return result
 
 
-Picture: TypeAlias = Callable[[str], "Img | None"]
+FindImage: TypeAlias = Callable[[str], "Img | None"]
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _TOKEN = re.compile(
@@ -372,18 +372,18 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _WEIGHT = re.compile(rf"(.*)\^({_NUMBER})", re.DOTALL)
-_PICTURE = re.compile(r"\.{0,2}/|~/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_IMAGE = re.compile(r"\.{0,2}/|~/|[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
-def parse(line: str, picture: Picture | None = None) -> Query:
+def parse(line: str, image: FindImage | None = None) -> Query:
     """Read a query.
 
-    :param picture: gives the image for what is written as an address, or None where that is words after
+    :param image: gives the image for what is written as an address, or None where that is words after
         all; left out, the files of this machine and what is on the web.
     :raises QueryError: If an operand is missing, or is nothing that can be searched for.
     """
     check_text(line)
-    at = picture or _picture_at
+    at = image or _image_at
     operands = ((sign, _parsed_operand(parts, at)) for sign, parts in _split(line))
     return reduce(add, (-operand if sign == "-" else operand for sign, operand in operands))
 
@@ -420,7 +420,7 @@ def _missing(sign: str, line: str) -> QueryError:
     )
 
 
-def _parsed_operand(tokens: list[re.Match[str]], at: Picture) -> Query:
+def _parsed_operand(tokens: list[re.Match[str]], at: FindImage) -> Query:
     """One operand with its weight."""
     words, weight = [_unquoted(token) for token in tokens], 1.0
     last = tokens[-1]
@@ -440,7 +440,7 @@ def _unquoted(token: re.Match[str]) -> str:
     return (token["before"] or "") + re.sub(r"\\(.)", r"\1", token["quoted"], flags=re.DOTALL)
 
 
-def _meant(text: str, at: Picture) -> Query:
+def _meant(text: str, at: FindImage) -> Query:
     if text.startswith("like:"):
         return Like(text.removeprefix("like:"))
     return at(text) or Q(text)
@@ -448,10 +448,10 @@ def _meant(text: str, at: Picture) -> Query:
 
 def is_address(text: str) -> bool:
     """Whether an image's address was written: a path that begins as one, or a URL."""
-    return _PICTURE.match(text) is not None
+    return _IMAGE.match(text) is not None
 
 
-def _picture_at(text: str) -> Img | None:
+def _image_at(text: str) -> Img | None:
     if text.startswith("~/"):
         return Img(Path(text).expanduser())
     return Img(text) if is_address(text) or _is_file(text) else None
@@ -470,9 +470,9 @@ def _written(operand: Operand) -> str:
     if isinstance(operand, Q):
         return _safe(operand.text, "", operand)
     path = operand.described
-    if not isinstance(operand.picture, str):
+    if not isinstance(operand.image, str):
         return f"<{path}>"
-    if not _PICTURE.match(path):
+    if not _IMAGE.match(path):
         path = f"./{path}"
     return _safe(path, path[: path.rindex("/") + 1], Img(path))
 

@@ -51,11 +51,11 @@ def decoded(content: bytes, name: str, longest: int | None = None) -> Pillow.Ima
     return shrunk(Pillow.fromarray(decode(content, name, _LENIENT, side)), longest)
 
 
-def shrunk(picture: Pillow.Image, longest: int | None) -> Pillow.Image:
+def shrunk(image: Pillow.Image, longest: int | None) -> Pillow.Image:
     """The image, its longer side at most ``longest`` pixels."""
     if longest is not None:
-        picture.thumbnail((longest, longest))
-    return picture
+        image.thumbnail((longest, longest))
+    return image
 
 
 def is_gone(path: str) -> bool:
@@ -89,11 +89,11 @@ def together(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_
 
 
 def montage(
-    pictures: Sequence[Pillow.Image | None], columns: int, size: int, crop: bool, gap: int, background: str
+    images: Sequence[Pillow.Image | None], columns: int, size: int, crop: bool, gap: int, background: str
 ) -> Pillow.Image:
     """Lay out images in rows from the top left, each in a square.
 
-    :param pictures: of any size; None leaves a place that says ``missing``.
+    :param images: of any size; None leaves a place that says ``missing``.
     :param size: side of a square, in pixels.
     :param crop: fill the square and cut off what stands out; otherwise the whole image is seen.
     :param gap: pixels between squares.
@@ -107,16 +107,16 @@ def montage(
         raise ConfigError(
             f"background must be a colour such as 'white' or '#fff', got {background!r}"
         ) from err
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     step = size + gap
     whole = Pillow.new("RGB", (columns * step - gap, rows * step - gap), background)
-    for number, picture in enumerate(pictures):
-        if picture is None:
+    for number, image in enumerate(images):
+        if image is None:
             tile = _missing(size)
         elif crop:
-            tile = ImageOps.fit(picture, (size, size))
+            tile = ImageOps.fit(image, (size, size))
         else:
-            tile = ImageOps.pad(picture, (size, size), color=background)
+            tile = ImageOps.pad(image, (size, size), color=background)
         whole.paste(tile, (number % columns * step, number // columns * step))
     return whole
 
@@ -162,10 +162,10 @@ class Thumbnail:
     height: int = 0
 
     @classmethod
-    def of(cls, picture: Pillow.Image, most: int = MOST) -> Thumbnail:
+    def of(cls, image: Pillow.Image, most: int = MOST) -> Thumbnail:
         """Make one of an image of mode RGB, in at most ``most`` bytes."""
         for longest, quality in _STEPS:
-            small = shrunk(picture.copy(), longest)
+            small = shrunk(image.copy(), longest)
             buffer = io.BytesIO()
             small.save(buffer, "WEBP", quality=quality, method=2)
             if buffer.tell() <= most:

@@ -36,13 +36,13 @@ class Part:
     """An operand of a query.
 
     :ivar text: the words, or the name of the image.
-    :ivar picture: None for words.
+    :ivar image: None for words.
     :ivar sign: what stands before it: a plus, a minus or nothing.
     :ivar weight: how often it counts; empty for once.
     """
 
     text: str
-    picture: Thumbnail | None = None
+    image: Thumbnail | None = None
     sign: str = ""
     weight: str = ""
 
@@ -65,8 +65,8 @@ def parts(
     for weight, operand in found.terms[:OPERANDS]:
         sign = "−" if weight < 0 else "+" if shown else ""
         times = "" if abs(weight) == 1 else f"× {number(abs(weight))}"
-        text, picture = _shown(operand, paths or {}, known or {})
-        shown.append(Part(printable(text, LONGEST_TEXT), picture, sign, times))
+        text, image = _shown(operand, paths or {}, known or {})
+        shown.append(Part(printable(text, LONGEST_TEXT), image, sign, times))
     if left := len(found.terms) - OPERANDS:
         shown += [Part(f"and {left} more")] if left > 0 else []
     return shown
@@ -75,8 +75,8 @@ def parts(
 def addresses(query: object) -> list[str]:
     """Where the images of a query are that were given by path or URL."""
     found = _query(query)
-    pictures = [operand.picture for _, operand in found.terms if isinstance(operand, Img)] if found else []
-    return [picture for picture in pictures if isinstance(picture, str)]
+    images = [operand.image for _, operand in found.terms if isinstance(operand, Img)] if found else []
+    return [image for image in images if isinstance(image, str)]
 
 
 def as_text(query: object) -> str:
@@ -102,7 +102,7 @@ def _shown(
     if isinstance(operand, Like):
         path = paths.get(operand.id)
         return f"like {operand.id}", None if path is None else known.get(path) or thumbnail(path, MOST)
-    given = operand.picture
+    given = operand.image
     if isinstance(given, str):
         return name_of(given), known.get(given) or thumbnail(given, MOST)
     return operand.described, _thumbnail(given)
@@ -120,10 +120,10 @@ def _thumbnail(given: object) -> Thumbnail:
         return Thumbnail("unreadable")
 
 
-def _upright(picture: Pillow.Image) -> Pillow.Image:
+def _upright(image: Pillow.Image) -> Pillow.Image:
     """An image of any mode by the decoder: upright, RGB, over white."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", exif=picture.getexif())
+    image.save(buffer, "PNG", exif=image.getexif())
     return decoded(buffer.getvalue(), "<PIL image>", LONGEST)
 
 
@@ -162,7 +162,7 @@ class Tile:
 
     rank: int
     hit: Hit
-    picture: Thumbnail
+    image: Thumbnail
     note: str = ""
 
     @property
@@ -196,7 +196,7 @@ class Tile:
     @property
     def stands_in(self) -> str:
         """What stands in the place of the image, if it is not shown."""
-        return STANDS_IN.get(self.picture.state, "")
+        return STANDS_IN.get(self.image.state, "")
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -237,10 +237,10 @@ def view(hits: Hits, most: int | None = SHOWN, budget: int | None = BUDGET) -> V
     :param budget: bytes that all images may take.
     """
     shown = list(hits)[:most]
-    pictures = thumbnails([hit.path for hit in shown], hits.fetched, budget=budget)
+    images = thumbnails([hit.path for hit in shown], hits.fetched, budget=budget)
     tiles = [
-        Tile(rank, hit, picture)
-        for rank, (hit, picture) in enumerate(zip(shown, pictures, strict=True), hits.first_rank)
+        Tile(rank, hit, image)
+        for rank, (hit, image) in enumerate(zip(shown, images, strict=True), hits.first_rank)
     ]
     paths = {hit.id: hit.path for hit in hits}
     return View(parts(hits.query, paths, hits.fetched), tiles, verdict(hits), len(hits) - len(shown))

@@ -41,7 +41,7 @@ class File(NamedTuple):
     media_type: str
 
 
-class Pictures:
+class Images:
     """Reads images that are stored and in a root, or on the web where URLs are allowed. Thread-safe.
 
     :param collection: gives the one that is searched.

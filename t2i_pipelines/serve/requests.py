@@ -253,7 +253,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-PICTURES = 8
+IMAGES = 8
 """Images that an expression may name."""
 
 CONDITIONS = 1 << 16
@@ -289,7 +289,7 @@ class Reader:
                 return check_text(asked.text)
             parts.append(Q(asked.text))
         if asked.expression is not None:
-            left = iter(range(PICTURES))
+            left = iter(range(IMAGES))
             parts.append(parse(asked.expression, lambda text: self._named(text, left)))
         if asked.like is not None:
             parts.append(Like(asked.like))
@@ -302,7 +302,7 @@ class Reader:
         if not is_address(text):
             return None
         if next(left, None) is None:
-            raise QueryError(f"an expression may name {PICTURES} images at most")
+            raise QueryError(f"an expression may name {IMAGES} images at most")
         if is_http(text):
             self._check_urls()
             content = fetch(text, only_public=True)

@@ -70,7 +70,7 @@ def search_routes(service: Service) -> APIRouter:
         options is embedded and searched at once. `429` tells after how many seconds to try again.
         """
         found = await service.find(await read(request))
-        return SearchResponse(results=[service.pictures.result(hits) for hits in found])
+        return SearchResponse(results=[service.images.result(hits) for hits in found])
 
     return routes
 
@@ -171,7 +171,7 @@ def report(job: Job, service: Service) -> JobReport:
         source=job.source,
         counts={status: count for status, count in job.report.counts.items() if count},
         skipped=[SkippedFiles(**one) for one in job.skipped.as_list()],
-        failed=[service.pictures.failed(one) for one in list(job.report.failed)],
+        failed=[service.images.failed(one) for one in list(job.report.failed)],
         seconds_by_stage=job.report.stages,
         error=error,
         created=job.created,
@@ -202,7 +202,7 @@ def images_routes(service: Service) -> APIRouter:
     async def thumbnail(id: str) -> Response:
         """WebP, its longer side 256 pixels at most, its size 24 kB."""
         with service.metrics.stage("thumbnail"):
-            content = await service.run(service.pictures.thumbnail, id)
+            content = await service.run(service.images.thumbnail, id)
         return Response(content, media_type="image/webp", headers=CONTENT)
 
     @routes.get(
@@ -213,13 +213,13 @@ def images_routes(service: Service) -> APIRouter:
     )
     async def file(id: str) -> Response:
         """The file's own bytes."""
-        found = await service.run(service.pictures.file, id)
+        found = await service.run(service.images.file, id)
         return Response(found.content, media_type=found.media_type, headers=CONTENT)
 
     @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
     async def image(id: str) -> StoredImage:
         """Its path, its metadata, and where its file and thumbnail are."""
-        return await service.run(service.pictures.stored, id)
+        return await service.run(service.images.stored, id)
 
     @routes.delete(
         "/v1/images/{id:path}",
@@ -231,7 +231,7 @@ def images_routes(service: Service) -> APIRouter:
         """It is no longer found. Its file stays."""
         if service.options.read_only:
             raise Refusal(403, "this service only reads", code="read_only")
-        await service.run(service.pictures.delete, id)
+        await service.run(service.images.delete, id)
 
     return routes
 

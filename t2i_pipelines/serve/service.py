@@ -19,7 +19,7 @@ from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.batches import Batches
-from t2i_pipelines.serve.images import Pictures
+from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.options import ServeOptions
@@ -58,7 +58,7 @@ class Service:
         self.metrics = Metrics()
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding))
         self._searcher = Searcher(**settings)
-        self.pictures = Pictures(self.roots, lambda: self._searcher.collection, chosen.decoding, options)
+        self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options)
         self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
         self._loaded = load(*target.lookup)
         self._decoders = CapacityLimiter(os.cpu_count() or 1)
@@ -72,7 +72,7 @@ class Service:
         )
         texts = self._loaded.texts
         self.metrics.watch_cache("texts", lambda: (texts.hits, texts.misses))
-        self.metrics.watch_cache("thumbnails", lambda: (self.pictures.hits, self.pictures.misses))
+        self.metrics.watch_cache("thumbnails", lambda: (self.images.hits, self.images.misses))
         self._warming: asyncio.Task[None] | None = None
         self._warm = False
         self._believed_until = float("-inf")

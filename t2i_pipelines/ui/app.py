@@ -165,7 +165,7 @@ class Page(gr.Blocks):
             content = file.read_bytes()
         finally:
             file.unlink(missing_ok=True)
-        return self._answer(lambda: self._finder.picture(content, file.name, _wanted(wanted)))
+        return self._answer(lambda: self._finder.image(content, file.name, _wanted(wanted)))
 
     def _like(self, event: gr.EventData, shown: Found | None, *wanted: Any) -> Shown:
         return self._answer(lambda: self._finder.like(_there(shown), int(event.rank), _wanted(wanted)))

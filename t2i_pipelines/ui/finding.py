@@ -82,7 +82,7 @@ class Finder:
         """The hits for words."""
         return self._find(text, wanted, tuple(parts(text)))
 
-    def picture(self, content: bytes, name: str, wanted: Wanted) -> Found:
+    def image(self, content: bytes, name: str, wanted: Wanted) -> Found:
         """The hits for an image.
 
         :param content: of its file.
@@ -146,7 +146,7 @@ class Finder:
 
 def _like(asked: list[Part], name: str) -> tuple[Part, ...]:
     """An image as it is asked for: shown, and named."""
-    shown = [part for part in asked if part.picture is not None and part.picture.uri]
+    shown = [part for part in asked if part.image is not None and part.image.uri]
     return Part("Like"), *shown, Part(name)
 
 

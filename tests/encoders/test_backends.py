@@ -185,7 +185,7 @@ def test_int8_that_was_never_made_says_how_to_make_it(cache):
 @pytest.mark.slow
 def test_int8_is_calibrated_on_the_users_pictures_and_tells_its_cost(cache, caplog):
     caplog.set_level(logging.INFO, "t2i_pipelines")
-    cost = t2i_pipelines.quantize("data/gallery", model_name="t2i_mini", pictures=64)
+    cost = t2i_pipelines.quantize("data/gallery", model_name="t2i_mini", images=64)
     assert (cost.calibrated_on, cost.measured_on) == (48, 16)
     folder = str(load_encoder("t2i_mini").folder)
     exact = load_encoder("t2i_mini", device="cpu", precision="fp32", backend="onnxruntime")
@@ -227,9 +227,7 @@ def test_the_command_quantizes_and_tells_the_cost(cache):
 
     from t2i_pipelines.cli import app
 
-    done = CliRunner().invoke(
-        app, ["quantize", "data/gallery", "--model-name", "t2i_mini", "--pictures", "16"]
-    )
+    done = CliRunner().invoke(app, ["quantize", "data/gallery", "--model-name", "t2i_mini", "--images", "16"])
     assert done.exit_code == 0, done.exception
     assert "t2i_mini in int8: cosine to fp32 0." in done.stdout
 

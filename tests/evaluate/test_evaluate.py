@@ -80,10 +80,10 @@ def test_what_fails_is_counted_named_and_not_found(pairs, tmp_path):
 
 
 def test_a_text_that_cannot_be_asked_fails_alone(pairs):
-    rows = [*pairs.rows(), (pairs.pictures[0], "bad \x00 text")]
+    rows = [*pairs.rows(), (pairs.images[0], "bad \x00 text")]
     found = evaluate(rows, **FEW)
     (failed,) = found.failed
-    assert failed.path == pairs.pictures[0]
+    assert failed.path == pairs.images[0]
     assert re.match(
         r"cannot ask 'bad \\x00 text': the query has the control character U\+0000", failed.reason
     )
@@ -170,7 +170,7 @@ def test_a_named_collection_is_searched_as_it_is(pairs, pictures, tmp_path):
     settings = {"uri": tmp_path / "milvus.db", "model_name": "colour", "collection_name": "mine"}
     for at in range(3):
         paint(tmp_path / "more" / f"{at}.png", (250 - at, 0, 0))
-    stored = [*(path for path in pairs.pictures if not path.endswith("red.png")), tmp_path / "more"]
+    stored = [*(path for path in pairs.images if not path.endswith("red.png")), tmp_path / "more"]
     build_insert_pipeline(**settings)(stored[:-1])
     build_insert_pipeline(**settings)(stored[-1])
     found = evaluate(pairs, **FEW, uri=settings["uri"], collection_name="mine")
@@ -324,7 +324,7 @@ def test_english_captions_of_the_gallery_find_what_quality_counts():
     pairs = read_pairs("data/gallery.csv", captions="caption_en")
     asked = evaluate(pairs, model_name="t2i_mini", precision="fp32", resamples=10)
     encoder = load_encoder("t2i_mini", precision="fp32")
-    seen = encoder.encode_images([decode(read(path), path) for path in pairs.pictures])
+    seen = encoder.encode_images([decode(read(path), path) for path in pairs.images])
     told = encoder.encode_texts(pairs.texts)
     scores = told / np.linalg.norm(told, axis=1)[:, None] @ (seen / np.linalg.norm(seen, axis=1)[:, None]).T
     for at in (1, 5, 10):

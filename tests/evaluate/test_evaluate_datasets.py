@@ -32,7 +32,7 @@ ROWS = [(name, text) for name, texts in CAPTIONS.items() for text in texts]
 
 def check(pairs, folder):
     assert as_read(pairs) == ROWS
-    assert pairs.pictures[0] == str(folder / "flickr30k-images" / ONE)
+    assert pairs.images[0] == str(folder / "flickr30k-images" / ONE)
     assert pairs.dataset == "flickr30k"
     # each caption is a query of its own, though two are the same
     assert pairs.shown == ((0,), (0,), (1,), (1,))
@@ -134,7 +134,7 @@ def test_cocos_own_captions_are_read_beside_their_pictures(tmp_path):
     )
     pairs = read_pairs(tmp_path)
     assert as_read(pairs) == [(names[key], text) for key, text in captions]
-    assert pairs.pictures[0] == str(tmp_path / "annotations" / "../val2017" / names[139]).replace(
+    assert pairs.images[0] == str(tmp_path / "annotations" / "../val2017" / names[139]).replace(
         "annotations/../", ""
     )
     assert (pairs.dataset, pairs.split) == ("coco", "val2017")
@@ -150,9 +150,9 @@ def test_karpathys_coco_names_the_folder_of_each_picture(tmp_path):
         paint(tmp_path / "coco" / "val2014" / name, "red")
     (tmp_path / "dataset_coco.json").write_text(json.dumps(karpathy("coco", filepath="val2014")))
     pairs = read_pairs(tmp_path / "dataset_coco.json", images=tmp_path / "coco")
-    assert pairs.pictures == tuple(str(tmp_path / "coco" / "val2014" / name) for name in CAPTIONS)
+    assert pairs.images == tuple(str(tmp_path / "coco" / "val2014" / name) for name in CAPTIONS)
     inside = read_pairs(tmp_path / "dataset_coco.json", images=tmp_path / "coco" / "val2014")
-    assert inside.pictures == pairs.pictures
+    assert inside.images == pairs.images
     assert (pairs.dataset, pairs.split) == ("coco", "test")
 
 
@@ -170,7 +170,7 @@ def test_pictures_that_are_not_found_are_an_error_that_says_where_it_looked(tmp_
 
 def test_one_picture_that_is_missing_is_left_for_the_evaluation_to_name(flickr):
     (flickr / "results.token").write_text(f"{ONE}#0\ta dog\ngone.jpg#0\ta cat\n")
-    assert [path.rpartition("/")[2] for path in read_pairs(flickr / "results.token").pictures] == [
+    assert [path.rpartition("/")[2] for path in read_pairs(flickr / "results.token").images] == [
         ONE,
         "gone.jpg",
     ]

@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 
 def test_a_list_of_pairs_is_numbered_in_its_order(here):
     pairs = Pairs.of([("b.png", "one"), ("a.png", ["two", " three "])])
-    assert pairs.pictures == (str(here / "b.png"), str(here / "a.png"))
+    assert pairs.images == (str(here / "b.png"), str(here / "a.png"))
     assert pairs.texts == ("one", "two", "three")
     assert pairs.shown == ((0,), (1,), (1,))
     assert pairs.captions() == [["one"], ["two", "three"]]
@@ -39,7 +39,7 @@ def test_the_same_text_twice_is_one_query_with_two_right_pictures():
     rows = [("/a.png", "a dog"), ("/b.png", "a cat"), ("/c.png", "a dog"), ("/a.png", "a dog")]
     merged = Pairs.of(rows)
     assert (merged.texts, merged.shown) == (("a dog", "a cat"), ((0, 2), (1,)))
-    assert len(merged.pictures) == 3
+    assert len(merged.images) == 3
     apart = Pairs.of(rows, merge=False)
     assert apart.texts == ("a dog", "a cat", "a dog", "a dog")
     assert apart.shown == ((0,), (1,), (2,), (0,))
@@ -55,7 +55,7 @@ def test_the_same_text_twice_is_one_query_with_two_right_pictures():
 )
 def test_rows_may_be_mappings_with_a_class(row):
     pairs = Pairs.of([row])
-    assert (pairs.pictures, pairs.texts, pairs.classes) == (("/a.png",), ("one",), ("3",))
+    assert (pairs.images, pairs.texts, pairs.classes) == (("/a.png",), ("one",), ("3",))
 
 
 def test_rows_that_are_no_pair_are_named_and_the_others_stay():
@@ -96,7 +96,7 @@ def test_what_holds_no_pairs_is_refused(wrong):
 def test_a_part_keeps_its_texts_and_renumbers():
     pairs = Pairs.of([("/a.png", ["dog", "both"], "x"), ("/b.png", "cat", "y"), ("/c.png", "both", "z")])
     part = pairs.take([2, 0])
-    assert part.pictures == ("/c.png", "/a.png")
+    assert part.images == ("/c.png", "/a.png")
     assert dict(zip(part.texts, part.shown, strict=True)) == {"dog": (1,), "both": (0, 1)}
     assert part.classes == ("z", "x")
     assert part.digest != pairs.digest
@@ -161,7 +161,7 @@ def test_json_lines_and_parquet_hold_lists_of_captions(here):
     for name in ("t.jsonl", "t.parquet"):
         pairs = read_pairs(name)
         assert (pairs.texts, pairs.shown) == (("one", "two", "three"), ((0,), (0,), (1,)))
-        assert pairs.pictures == (str(here / "a.png"), str(here / "b.png"))
+        assert pairs.images == (str(here / "a.png"), str(here / "b.png"))
 
 
 def test_the_captions_of_webdataset_tars_are_read(here):
@@ -170,7 +170,7 @@ def test_the_captions_of_webdataset_tars_are_read(here):
         tar.add(here / "a.png", "a.png")
         tar.add(here / "a.json", "a.json")
     pairs = read_pairs(here / "t.tar")
-    assert (pairs.pictures, pairs.texts) == ((f"tar://a.png::{here}/t.tar",), ("in a tar",))
+    assert (pairs.images, pairs.texts) == ((f"tar://a.png::{here}/t.tar",), ("in a tar",))
 
 
 @pytest.mark.parametrize("lines", [False, True])
@@ -189,7 +189,7 @@ def test_hugging_faces_caption_json_is_read_as_it_is(here, lines):
     paint(here / "sub" / "a.png", "red")
     (here / "sub" / "train.json").write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
     pairs = read_pairs("sub/train.json")  # from the current folder, as Hugging Face does
-    assert pairs.pictures == (str(here / "sub" / "a.png"), str(here / "b.png"))
+    assert pairs.images == (str(here / "sub" / "a.png"), str(here / "b.png"))
     assert pairs.shown == ((0, 1),)
     assert len(pairs.failed) == 1
 
@@ -198,10 +198,10 @@ def test_paths_of_a_caption_json_start_where_it_is_or_where_images_says(here):
     rows = [{"caption": "one", "image_path": "a.png"}]
     (here / "lists").mkdir()
     (here / "lists" / "t.json").write_text(json.dumps(rows))
-    assert read_pairs("lists/t.json").pictures == (str(here / "a.png"),)
+    assert read_pairs("lists/t.json").images == (str(here / "a.png"),)
     paint(here / "lists" / "a.png", "red")
-    assert read_pairs("lists/t.json").pictures == (str(here / "lists" / "a.png"),)
-    assert read_pairs("lists/t.json", images=here).pictures == (str(here / "a.png"),)
+    assert read_pairs("lists/t.json").images == (str(here / "lists" / "a.png"),)
+    assert read_pairs("lists/t.json", images=here).images == (str(here / "a.png"),)
 
 
 def test_a_json_that_is_no_list_of_captions_is_an_error(here):

@@ -63,8 +63,8 @@ def rows(*pairs) -> Material:
 def test_a_caption_that_occurs_twice_in_a_batch_is_true_of_both_pictures():
     material = rows((0, 0), (1, 0), (2, 1), (3, 2))
     (batch,) = Order(material, None, 4, 0.5, seed=0).batches(0, 1)
-    assert (batch.pictures.tolist(), batch.captions.tolist()) == ([0, 1, 2, 3], [0, 1, 2])
-    truth = Truth(material.rows)(batch.captions, batch.pictures)
+    assert (batch.images.tolist(), batch.captions.tolist()) == ([0, 1, 2, 3], [0, 1, 2])
+    truth = Truth(material.rows)(batch.captions, batch.images)
     assert truth.tolist() == [
         [True, True, False, False],
         [False, False, True, False],
@@ -111,8 +111,8 @@ def test_an_epoch_passes_every_pair_once_in_batches_of_nearly_one_size():
     assert order.steps_an_epoch == 3
     epochs = {1: [], 2: []}
     for batch in order.batches(0, 6):
-        assert len(batch.pictures) in (7, 8)
-        epochs[batch.epoch] += batch.pictures.tolist()
+        assert len(batch.images) in (7, 8)
+        epochs[batch.epoch] += batch.images.tolist()
     assert sorted(epochs[1]) == sorted(epochs[2]) == list(range(23))
     assert epochs[1] != epochs[2]
 
@@ -123,7 +123,7 @@ def test_batches_follow_from_the_seed_and_the_step_alone():
 
     def told(seed, after=0):
         return [
-            (one.step, one.pictures.tolist()) for one in Order(pairs, replay, 8, 0.5, seed).batches(after, 20)
+            (one.step, one.images.tolist()) for one in Order(pairs, replay, 8, 0.5, seed).batches(after, 20)
         ]
 
     assert told(1) == told(1)
@@ -134,7 +134,7 @@ def test_batches_follow_from_the_seed_and_the_step_alone():
 def test_replayed_pairs_have_their_share_of_each_batch():
     pairs, replay = rows(*[(n, n) for n in range(30)]), rows(*[(n, n) for n in range(30, 1000)])
     for batch in Order(pairs, replay, 12, 0.25, seed=0).batches(0, 8):
-        assert (batch.pictures >= 30).sum() == 3
+        assert (batch.images >= 30).sum() == 3
     with pytest.raises(ConfigError, match=r"replay_share=1\.0 leaves no room for the pairs in batches of 8"):
         Order(pairs, replay, 8, 1.0, seed=0)
 

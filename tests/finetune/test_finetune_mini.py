@@ -93,7 +93,7 @@ def test_the_tutorials_caption_json_is_read_as_is(name, write, tmp_path):
     rows = [{"caption": caption, "image_path": path} for path, caption in pairs]
     write(rows, tmp_path / name)
     result = finetune(str(tmp_path / name), output_dir=tmp_path / "tuned", **{**HEADS, "max_steps": 2})
-    assert (result.pictures, result.captions) == (len(pairs) - 3, len({caption for _, caption in pairs}))
+    assert (result.images, result.captions) == (len(pairs) - 3, len({caption for _, caption in pairs}))
 
 
 def test_a_folder_of_classes_is_read_as_captions(tmp_path):

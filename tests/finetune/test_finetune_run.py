@@ -276,7 +276,7 @@ def test_equal_pictures_are_one_picture_with_both_captions(start, pairs, tmp_pat
     given = Pairs.of([(pairs[0][0], "a dog"), (str(copy), "ein Hund"), (pairs[1][0], "a DOG"), pairs[2]])
     material = Material.of(given, store, texts)
     assert material.rows.tolist() == [[0, 0], [0, 1], [1, 0], [2, 2]]
-    truth = Truth(material.rows)(material.captions, material.pictures)
+    truth = Truth(material.rows)(material.captions, material.images)
     assert truth.tolist() == [[True, True, False], [True, False, False], [False, False, True]]
     assert material.right() == [[0, 1], [0], [2]]
 

@@ -76,7 +76,7 @@ def test_no_pairs_and_no_pictures_are_told(tune, pairs):
 def test_too_few_pictures_to_hold_some_out_are_counted(tune, pairs):
     with pytest.raises(SourceError, match=r"9 different images are too few to hold 10% out.*by valid"):
         tune(pairs[:9])
-    assert tune(pairs[:9], validation=pairs[20:]).pictures == 9
+    assert tune(pairs[:9], validation=pairs[20:]).images == 9
 
 
 def test_one_caption_for_all_is_refused(tune, pairs):
@@ -90,8 +90,8 @@ def test_broken_pictures_are_failures_and_the_rest_is_learned_from(tune, pairs, 
     result = tune([*pairs, ("", "nothing"), (str(tmp_path / "gone.png"), "gone")], validation=pairs[:3])
     assert sorted(Path(one.path).name for one in result.failed) == sorted(["", broken.name, "gone.png"])
     assert all(one.status == "failed" and one.reason for one in result.failed)
-    assert result.pictures == len(COLOURS) * 4 - 1
-    assert f"{result.pictures} images, 3 failed" in str(result)
+    assert result.images == len(COLOURS) * 4 - 1
+    assert f"{result.images} images, 3 failed" in str(result)
     assert len(json.loads((result.path / "finetune.json").read_text())["failed"]) == 3
 
 

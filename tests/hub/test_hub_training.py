@@ -182,7 +182,7 @@ def test_a_model_is_trained_and_loaded_as_in_the_tutorial(hub, tmp_path, monkeyp
     training = {**TRAINING, "num_train_epochs": 1, "per_device_train_batch_size": 8}
     frozen = {"freeze_vision_model": True, "freeze_text_model": True}
     result = clip_op().train(data_args=data, training_args=training, model_args=frozen)
-    assert result.pictures == 16
+    assert result.images == 16
     tuned = clip_op(checkpoint_path="./output/train_clip_exp")
     picture = ops.image_decode.cv2("rgb")(rows[0]["image_path"])
     assert tuned(picture).shape == (768,)

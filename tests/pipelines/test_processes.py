@@ -369,8 +369,8 @@ def test_near_copies_are_held_out_together(tmp_path, seed):
     groups = np.repeat(np.arange(20), 2)
     rows = np.stack([np.arange(40), np.arange(40)], axis=1)
     learn, held_out = Material("pairs", rows, groups).split(0.25, np.random.default_rng(seed))
-    assert not set(groups[learn.pictures]) & set(groups[held_out.pictures])
-    assert 10 <= len(held_out.pictures) <= 11
+    assert not set(groups[learn.images]) & set(groups[held_out.images])
+    assert 10 <= len(held_out.images) <= 11
     with pytest.raises(SourceError, match="all 40 images are near copies of one another"):
         Material("pairs", rows, np.zeros(40, np.int64)).split(0.25, np.random.default_rng(seed))
 

@@ -186,7 +186,7 @@ def test_too_many_requests_at_a_time_are_429(tmp_path, monkeypatch):
             "embed": lambda self, queries: (inside.release(), go.wait(60), queries)[2],
             "find": lambda self, vectors, queries, **options: [[] for _ in queries],
         })())  # fmt: skip
-        monkeypatch.setattr(service.pictures, "result", lambda hits: {"hits": [], "no_match": None})
+        monkeypatch.setattr(service.images, "result", lambda hits: {"hits": [], "no_match": None})
         answers = []
         threads = [
             threading.Thread(

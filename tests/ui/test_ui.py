@@ -194,13 +194,13 @@ def test_more_like_a_hit_leaves_it_out(filled):
 
 
 def test_a_picture_finds_itself_and_is_named(filled, pictures):
-    found = Finder(Searcher(**filled)).picture((pictures / "blue.png").read_bytes(), "sea.png", Wanted())
+    found = Finder(Searcher(**filled)).image((pictures / "blue.png").read_bytes(), "sea.png", Wanted())
     html = markup.found(found)
     assert names(found)[0] == "blue.png"
     assert "<bdi>sea.png</bdi>" in html
     assert html.count("data:image/webp;base64,") == 8
     with pytest.raises(QueryError, match="cannot read image sea.png"):
-        Finder(Searcher(**filled)).picture(b"no picture", "sea.png", Wanted())
+        Finder(Searcher(**filled)).image(b"no picture", "sea.png", Wanted())
 
 
 def test_new_wishes_search_again_for_the_same(filled):

@@ -75,7 +75,7 @@ def _make_int8(inputs: Inputs, folder: Path) -> None:
     try:
         int8_tower(load_encoder(str(folder)).space, folder)
     except CheckpointError:  # not made yet
-        quantize(str(inputs.calibration), model_name=str(folder), pictures=CALIBRATION)
+        quantize(str(inputs.calibration), model_name=str(folder), images=CALIBRATION)
 
 
 start = Ours

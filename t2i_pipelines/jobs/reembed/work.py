@@ -142,7 +142,7 @@ def _recall(pairs: Pairs, collection: Collection, encoder: Encoder) -> float:
         some = slice(start, start + AT_ONCE)
         vectors = encoder.encode_texts(pairs.texts[some])
         for right, hits in zip(pairs.shown[some], collection.search(vectors, limit=DEPTH), strict=True):
-            found += bool({pairs.pictures[number] for number in right} & {hit.path for hit in hits})
+            found += bool({pairs.images[number] for number in right} & {hit.path for hit in hits})
     return found / len(pairs.texts)
 
 
