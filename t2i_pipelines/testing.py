@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2i_pipelines._towhee.locks import Lock
-from t2i_pipelines.collection import Collection, close
+from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.connection import MEMORY, connection_to, parse_uri, register_client
 from t2i_pipelines.collection.failures import COLLECTION_NOT_FOUND, NOT_LOADED, REFUSED
 from t2i_pipelines.collection.schema import check_name
@@ -141,8 +141,10 @@ def forget_memory(uri: str | None = None) -> None:
     The next that opens it finds it empty.
     """
     for one in list(_databases) if uri is None else [parse_uri(uri).uri]:
-        close(one)
-        connection_to(parse_uri(one), "").close()
+        connection = connection_to(parse_uri(one), "")
+        connection.close()
+        connection.generations.clear()
+        connection.renamed.clear()
         _databases.pop(one, None)
 
 
@@ -160,7 +162,7 @@ class _Rows:
     def __init__(self, number: int, schema: Any, properties: Mapping[str, str]) -> None:
         self.number, self.is_loaded, self.index_type = number, False, ""
         self.properties = dict(properties)
-        self.fields: list[dict[str, Any]] = schema.to_dict()["fields"] if schema is not None else []
+        self.schema: dict[str, Any] = {"fields": []} if schema is None else schema.to_dict()
         self._rows: dict[str, dict[str, Any]] = {}
         self._ids: list[str] | None = None  # in order; None after a write
         self._units: NDArray[np.float64] | None = None
@@ -232,7 +234,7 @@ class _Rows:
     def _schema(self) -> Any:
         from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema
 
-        fields = [FieldSchema(one["name"], DataType[one["type"].name]) for one in self.fields]
+        fields = [FieldSchema(one["name"], DataType[one["type"].name]) for one in self.schema["fields"]]
         return CollectionSchema(fields, enable_dynamic_field=True)
 
     def _columns(self) -> Any:
@@ -241,7 +243,7 @@ class _Rows:
             import pyarrow as pa
 
             rows = [self._rows[id] for id in self._ordered()]
-            names = [one["name"] for one in self.fields]
+            names = [one["name"] for one in self.schema["fields"]]
             columns = {name: [row[name] for row in rows] for name in names if name != "vector"}
             more = [dumps({key: row[key] for key in row if key not in names}) for row in rows]
             self._table = pa.table(columns | {"$meta": more})
@@ -299,8 +301,8 @@ class _Database:
     def describe_collection(self, name: str, **_: Any) -> dict[str, Any]:
         with self._lock:
             found, properties = self._of(name), dict(self._of(name).properties)
-            said = {"collection_name": self._real(name), "collection_id": found.number}
-            return {**said, "description": "", "fields": found.fields, "properties": properties}
+            named = {"collection_name": self._real(name), "collection_id": found.number}
+            return {**deepcopy(found.schema), **named, "properties": properties}
 
     def alter_collection_properties(self, name: str, properties: Mapping[str, str], **_: Any) -> None:
         with self._lock:
