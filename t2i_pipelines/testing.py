@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.collection.connection import MEMORY, connection_to, parse_uri, register_client
-from t2i_pipelines.collection.failures import COLLECTION_NOT_FOUND, NOT_LOADED, REFUSED
+from t2i_pipelines.collection.failures import COLLECTION_NOT_FOUND, REFUSED
 from t2i_pipelines.collection.schema import check_name
 from t2i_pipelines.config.args import StorageArgs
 from t2i_pipelines.config.storage import Storage
@@ -160,7 +160,7 @@ class _Rows:
     """One collection: its description, its rows by id, and what is computed of them between two writes."""
 
     def __init__(self, number: int, schema: Any, properties: Mapping[str, str]) -> None:
-        self.number, self.is_loaded, self.index_type = number, False, ""
+        self.number, self.index_type = number, ""
         self.properties = dict(properties)
         self.schema: dict[str, Any] = {"fields": []} if schema is None else schema.to_dict()
         self._rows: dict[str, dict[str, Any]] = {}
@@ -170,7 +170,7 @@ class _Rows:
 
     def put(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows, in place of those with the same ids."""
-        self._rows |= {row["id"]: deepcopy(dict(row)) for row in rows}
+        self._rows |= {row["id"]: dict(row) for row in rows}
         self._ids = self._units = self._table = None
 
     def delete(self, filter: str) -> list[str]:
@@ -194,8 +194,6 @@ class _Rows:
         try:
             parsed = parse_expr(filter)
             compiled = compile_expr(parsed, self._schema(), source=filter)
-            if not self._rows:
-                return []
             if isinstance(parsed, InOp) and not parsed.negate and parsed.field == FieldRef("id", 0):
                 return sorted({one.value for one in parsed.values.elements} & self._rows.keys())
             mask = evaluate_mask(compiled, self._columns())
@@ -284,11 +282,11 @@ class _Database:
 
     def drop_collection(self, name: str, **_: Any) -> None:
         with self._lock:
-            self._collections.pop(self._real(name), None)
+            self._collections.pop(name, None)
 
     def rename_collection(self, name: str, new_name: str, **_: Any) -> None:
         with self._lock:
-            self._collections[new_name] = self._collections.pop(self._real(name))
+            self._collections[new_name] = self._collections.pop(name)
 
     def list_collections(self, **_: Any) -> list[str]:
         with self._lock:
@@ -310,7 +308,7 @@ class _Database:
 
     def create_alias(self, name: str, alias: str, **_: Any) -> None:
         with self._lock:
-            self._aliases[alias] = self._real(name)
+            self._aliases[alias] = name
 
     alter_alias = create_alias
 
@@ -319,12 +317,11 @@ class _Database:
             self._aliases.pop(alias, None)
 
     def load_collection(self, name: str, **_: Any) -> None:
+        """Check that it is there: all rows are in memory, and can be searched."""
         with self._lock:
-            self._of(name).is_loaded = True
+            self._of(name)
 
-    def release_collection(self, name: str, **_: Any) -> None:
-        with self._lock:
-            self._of(name).is_loaded = False
+    release_collection = flush = load_collection
 
     def create_index(self, name: str, index_params: Any, **_: Any) -> None:
         with self._lock:
@@ -352,10 +349,6 @@ class _Database:
         with self._lock:
             return self._of(name).delete(filter)
 
-    def flush(self, name: str, **_: Any) -> None:
-        with self._lock:
-            self._of(name)
-
     def query(
         self,
         name: str,
@@ -365,7 +358,7 @@ class _Database:
         **_: Any,
     ) -> list[dict[str, Any]]:
         with self._lock:
-            rows = self._of(name, loaded=True)
+            rows = self._of(name)
             ids = rows.matching(filter)
             if list(output_fields) == ["count(*)"]:
                 return [{"count(*)": len(ids)}]
@@ -381,7 +374,7 @@ class _Database:
         **_: Any,
     ) -> list[list[dict[str, Any]]]:
         with self._lock:
-            rows = self._of(name, loaded=True)
+            rows = self._of(name)
             return [
                 [{"id": id, "distance": score, "entity": rows.shown(id, output_fields)} for id, score in one]
                 for one in rows.nearest(data, limit, filter)
@@ -390,12 +383,10 @@ class _Database:
     def _real(self, name: str) -> str:
         return self._aliases.get(name, name)
 
-    def _of(self, name: str, *, loaded: bool = False) -> _Rows:
+    def _of(self, name: str) -> _Rows:
         found = self._collections.get(self._real(name))
         if found is None:
             raise _Failure(COLLECTION_NOT_FOUND, f"there is no collection {name!r}")
-        if loaded and not found.is_loaded:
-            raise _Failure(NOT_LOADED, f"collection {name!r} is not loaded")
         return found
 
 
