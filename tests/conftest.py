@@ -73,11 +73,19 @@ def memory():
     fs.pseudo_dirs[:] = [""]
 
 
+def memory_uri(tmp_path: Path) -> str:
+    """The database in memory of one test, by the folder that the test has; deleted afterwards."""
+    return f"memory://{tmp_path}"
+
+
 @pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Release every database after each test."""
+def closed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Release every database after each test, and delete the test's own in memory."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     t2i_pipelines.close()
+    if folder is not None:
+        t2i_pipelines.testing.forget_memory(memory_uri(folder))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -113,7 +121,13 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, object]:
-    """What both builders need to run on the weightless model and a fresh database."""
+    """What both builders need to run on the weightless model and a fresh database in memory."""
+    return {"uri": memory_uri(tmp_path), "model_name": "colour"}
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> dict[str, object]:
+    """The same on Milvus Lite, for tests of files, of other processes, or of what Milvus itself does."""
     return {"uri": tmp_path / "milvus.db", "model_name": "colour"}
 
 

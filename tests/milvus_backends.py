@@ -1,7 +1,8 @@
-"""The three engines that the store is tested on, started without Docker.
+"""The four engines that the store is tested on, started without Docker.
 
-``milvus_backend`` is a :class:`Backend`: Milvus Lite in process, ``milvus-lite server`` over http, and a
-real server (marked ``milvus``; it comes as the wheel ``milvus`` and asks for a token here).
+``milvus_backend`` is a :class:`Backend`: a database in memory, Milvus Lite in process, ``milvus-lite
+server`` over http, and a real server (marked ``milvus``; it comes as the wheel ``milvus`` and asks for a
+token here). ``milvus_itself`` is each of them but the first, for what pymilvus takes part in.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from pymilvus import MilvusClient
 
 from t2i_pipelines.collection import Collection, close, open_collection
 from t2i_pipelines.collection.connection import CHANNEL, INSIDE
+from t2i_pipelines.testing import forget_memory
 
 # The wheel's server keeps these to itself: one instance a machine.
 SERVER_PORTS = (19530, 2380, 53100)
@@ -296,14 +298,29 @@ def lite_backend(tmp_path_factory):
     close(backend.uri)
 
 
-BACKENDS = (
+@pytest.fixture(scope="session")
+def memory_backend():
+    backend = Backend("memory", "memory://contract")
+    yield backend
+    forget_memory(backend.uri)
+
+
+MILVUS = (
     "lite_backend",
     "lite_server_backend",
     pytest.param("milvus_server_backend", marks=[pytest.mark.milvus, pytest.mark.xdist_group("milvus")]),
 )
 
 
-@pytest.fixture(scope="session", params=BACKENDS, ids=lambda name: name.removesuffix("_backend"))
+@pytest.fixture(
+    scope="session", params=("memory_backend", *MILVUS), ids=lambda name: name.removesuffix("_backend")
+)
 def milvus_backend(request):
     """Each engine in turn; started when the first test asks for it, ended after the last."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", params=MILVUS, ids=lambda name: name.removesuffix("_backend"))
+def milvus_itself(request):
+    """Each engine that pymilvus can connect to."""
     return request.getfixturevalue(request.param)

@@ -1,8 +1,9 @@
-"""The service in this process, with the weightless model and a fresh database."""
+"""The service in this process, with the weightless model and a fresh database in memory."""
 
 from contextlib import contextmanager
 from pathlib import Path
 
+from conftest import memory_uri
 from starlette.testclient import TestClient
 
 import t2i_pipelines.testing  # noqa: F401 - registers the model
@@ -21,7 +22,7 @@ def wait_until(condition, what, seconds=300):
 @contextmanager
 def serving(tmp_path: Path, *, client=LOCAL, settings=None, ready=True, **options):
     """A client of a service that is ready, or about to be."""
-    chosen = {"uri": tmp_path / "milvus.db", "model_name": "colour", **(settings or {})}
+    chosen = {"uri": memory_uri(tmp_path), "model_name": "colour", **(settings or {})}
     app = build_app(ServeOptions(**options), **chosen)
     with TestClient(app, raise_server_exceptions=False, **client) as http:
         if ready:

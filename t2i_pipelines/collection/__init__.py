@@ -41,7 +41,7 @@ def open_collection(
     """The collection of these settings: equal settings, the same object. Opens nothing yet.
 
     :param uri: a file that ends in ``.db`` (Milvus Lite), or a server such as
-        ``http://localhost:19530``.
+        ``http://localhost:19530``. In tests also ``memory://NAME``: see :mod:`t2i_pipelines.testing`.
     :param token: ``user:password`` or an API key; Milvus Lite needs none.
     :param timeout: seconds that one call to the server may take.
     :param stored: used when the collection is made: ``index_type``, ``vector_type``, ``mmap``,

@@ -110,7 +110,7 @@ def move(collection: Collection, real_name: str) -> None:
 
 def wait_for_others(collection: Collection) -> None:
     """Until all who use this library have seen the last change of names. A local database has no others."""
-    if collection.connection.address.path is None:
+    if collection.connection.address.is_shared:
         time.sleep(catalog.RECHECK + 1)
 
 

@@ -374,7 +374,7 @@ class Catalog:
 
     def _remembered(self) -> Entry | None:
         since, entry = self.connection.entries.get(self.name, (0.0, None))
-        fresh = self.connection.address.path is not None or time.monotonic() - since < RECHECK
+        fresh = not self.connection.address.is_shared or time.monotonic() - since < RECHECK
         return entry if fresh else None
 
     def _index_type(self, name: str = "") -> str:

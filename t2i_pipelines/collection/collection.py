@@ -282,7 +282,7 @@ class Collection:
 
         A local one is the same object as long as the database was not closed either.
         """
-        return before is now if self.connection.address.path is not None else before == now
+        return before == now if self.connection.address.is_shared else before is now
 
     def require_strong_consistency(self) -> None:
         """Let reads of the next :data:`DELETION_SETTLES` seconds see what other processes have written.

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,20 @@ from t2i_pipelines.errors import ConfigError, StoreError, T2IError
 SCHEMES = ("http", "https", "tcp", "unix")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9_.-]+:\d+(/.*)?")
 
+MEMORY = "memory"
+"""The scheme that importing :mod:`t2i_pipelines.testing` registers."""
+
+_clients: dict[str, Callable[[str], Any]] = {}
+
+
+def register_client(scheme: str, make: Callable[[str], Any]) -> None:
+    """Open databases of this scheme by ``make``, in this process and without a network.
+
+    :param scheme: what stands before ``://`` in their uri, in small letters.
+    :param make: gives, for a uri, an object with the methods of ``MilvusClient`` that this package calls.
+    """
+    _clients[scheme] = make
+
 
 @dataclass(frozen=True)
 class Address:
@@ -34,6 +48,16 @@ class Address:
 
     uri: str
     path: Path | None
+
+    @property
+    def scheme(self) -> str:
+        """What stands before ``://``; empty of a file."""
+        return "" if self.path is not None else self.uri.partition("://")[0]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may use the database at the same time."""
+        return self.path is None and self.scheme not in _clients
 
     @property
     def is_here(self) -> bool:
@@ -68,6 +92,10 @@ def parse_uri(uri: str | os.PathLike[str]) -> Address:
 
 
 def _parse_server(text: str, scheme: str, rest: str) -> Address:
+    if scheme in _clients:
+        return Address(f"{scheme}://{rest}", None)
+    if scheme == MEMORY:
+        raise ConfigError(f"uri {text!r} is for tests: import t2i_pipelines.testing before it is used")
     if scheme not in SCHEMES:
         raise ConfigError(
             f"uri {text!r} has the scheme {scheme!r}; a server's is one of {', '.join(SCHEMES)}, "
@@ -272,21 +300,14 @@ class Connection:
             self._client = None
 
     def _connect(self, timeout: float) -> Any:
-        from pymilvus import MilvusClient
-
         path = self.address.path
         if path is not None:
             quieten()
         uri = self.address.uri if path is None else lite.uri_for(path)
+        make = _clients.get(self.address.scheme)
         with quiet():
             try:
-                client = MilvusClient(
-                    uri=uri,
-                    token=self._token,
-                    timeout=timeout,
-                    dedicated=True,  # close() then closes the channel too
-                    grpc_options=channel_options(self.address),
-                )
+                client = make(uri) if make is not None else self._milvus(uri, timeout)
                 if path is None:
                     version = str(client.get_server_version(timeout=timeout))
                     self._is_lite = version.startswith("milvus_lite")
@@ -295,6 +316,17 @@ class Connection:
                 return client
             except Exception as err:
                 raise self._cannot_open(err, timeout) from err
+
+    def _milvus(self, uri: str, timeout: float) -> Any:
+        from pymilvus import MilvusClient
+
+        return MilvusClient(
+            uri=uri,
+            token=self._token,
+            timeout=timeout,
+            dedicated=True,  # close() then closes the channel too
+            grpc_options=channel_options(self.address),
+        )
 
     def _cannot_open(self, err: Exception, timeout: float) -> T2IError:
         from pymilvus.exceptions import ConnectionConfigException
@@ -311,7 +343,7 @@ _CONNECTIONS_LOCK = Lock()
 
 def connection_to(address: Address, token: str) -> Connection:
     """The one connection of this process to ``address``. Opens nothing yet."""
-    key = (address.uri, "" if address.path is not None else token)
+    key = (address.uri, token if address.is_shared else "")
     with _CONNECTIONS_LOCK:
         if key not in _CONNECTIONS:
             _CONNECTIONS[key] = Connection(address, key[1])

@@ -21,7 +21,8 @@ from t2i_pipelines.errors import (
 
 COLLECTION_NOT_FOUND, NOT_LOADED, DATABASE_NOT_FOUND, CANNOT_CONNECT = 100, 101, 800, 2
 TIMEOUT = "FutureTimeoutError"  # of gRPC, and no TimeoutError
-BAD_ARGUMENT = {6, 1100}  # of Milvus Lite, of a server
+REFUSED = 1100
+BAD_ARGUMENT = {6, REFUSED}  # of Milvus Lite, of a server
 NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded")  # ENOSPC, EFBIG, EDQUOT
 
 TIMED_OUT = ("retry timeout", "wait for loading collection timeout", "deadline exceeded")

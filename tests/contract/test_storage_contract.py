@@ -9,7 +9,7 @@ from t2i_pipelines.errors import ConfigError
 pytest_plugins = ["milvus_backends"]
 
 
-@pytest.fixture(scope="module", params=["lite_backend", "lite_server_backend"])
+@pytest.fixture(scope="module", params=["memory_backend", "lite_backend", "lite_server_backend"])
 def keyed(request):
     """A collection with a partition key. The server of the tests, a 2.3, refuses one: see below."""
     collection = request.getfixturevalue(request.param).open("keyed", partition_key="album")

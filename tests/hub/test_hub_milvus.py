@@ -24,9 +24,9 @@ BUILD = {"IVF_FLAT": {"nlist": 16}, "FLAT": {}, "HNSW": {"M": 8, "efConstruction
 
 
 @pytest.fixture
-def foreign(milvus_backend):
+def foreign(milvus_itself):
     """``make(fields, index)`` a collection by pymilvus; gives where it is, as the operators take it."""
-    client = milvus_backend.client()
+    client = milvus_itself.client()
 
     def make(*fields, dim=4, metric="L2", index="IVF_FLAT", auto_id=False, dynamic=False, key="id"):
         if client.has_collection(NAME):
@@ -42,7 +42,7 @@ def foreign(milvus_backend):
         params = client.prepare_index_params()
         params.add_index("embedding", index_type=index, metric_type=metric, params=BUILD[index])
         client.create_collection(NAME, schema=schema, index_params=params)
-        return {"uri": milvus_backend.uri, "token": milvus_backend.token, "collection_name": NAME}
+        return {"uri": milvus_itself.uri, "token": milvus_itself.token, "collection_name": NAME}
 
     yield make
     if client.has_collection(NAME):
@@ -166,8 +166,8 @@ def test_what_milvus_does_not_understand_is_an_error_of_ours(foreign):
         search_of(place, anns_field="other")(VECTORS[0])
 
 
-def test_a_collection_that_is_not_there_is_named(milvus_backend):
-    place = {"uri": milvus_backend.uri, "token": milvus_backend.token, "collection_name": "nowhere"}
+def test_a_collection_that_is_not_there_is_named(milvus_itself):
+    place = {"uri": milvus_itself.uri, "token": milvus_itself.token, "collection_name": "nowhere"}
     for call in (lambda: insert_of(place, "id", "vec")(1, VECTORS[0]), lambda: search_of(place)(VECTORS[0])):
         with pytest.raises(CollectionNotFoundError, match="'nowhere' at .*make the collection first"):
             call()
@@ -185,10 +185,10 @@ def test_a_collection_may_be_dropped_and_made_anew(foreign):
     assert search(np.array([0, 1, 0])).get() == [[[3, 0]]]
 
 
-def test_a_released_collection_is_loaded(foreign, milvus_backend):
+def test_a_released_collection_is_loaded(foreign, milvus_itself):
     place = foreign()
     insert_of(place, "id", "vec")(1, VECTORS[0])
-    client = milvus_backend.client()
+    client = milvus_itself.client()
     client.release_collection(NAME)
     assert search_of(place)(VECTORS[0]).get() == [[[1, 0]]]
     client.close()
@@ -224,12 +224,12 @@ def test_the_pipelines_that_towhee_brings_insert_and_search(foreign):
     assert search(VECTORS[3]).get() == [[[3, 0]]]
 
 
-def test_flush_writes_out(foreign, milvus_backend):
+def test_flush_writes_out(foreign, milvus_itself):
     place = foreign()
     insert = insert_of(place, "id", "vec")
     insert(1, VECTORS[0])
     insert.flush()
-    client = milvus_backend.client()
+    client = milvus_itself.client()
     assert client.get_collection_stats(NAME)["row_count"] == 1
     client.close()
 

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import paint
+from conftest import memory_uri, paint
 from PIL import Image as Pillow
 from typer.testing import CliRunner
 
@@ -57,7 +57,9 @@ def test_what_looks_like_a_photo_or_a_video_is_counted_with_the_way_out(tmp_path
     paint(tmp_path / "a.png", "red")
     for name in ("b.heic", "c.HEIC", "d.mp4", "e.CR2", "f.txt", "g.json", "noname", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"x")
-    report = InsertReport.collect(build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour")(tmp_path))
+    report = InsertReport.collect(
+        build_insert_pipeline(uri=memory_uri(tmp_path), model_name="colour")(tmp_path)
+    )
     assert report.skipped.summary() == (
         "5 skipped: 2 .heic (pip install 't2i-pipelines[heif]'), 1 .mp4 (video), "
         "1 .cr2 (camera RAW, export as JPEG), 1 without suffix (list such files by name to read them)"
@@ -271,7 +273,7 @@ def refuse_to_list(monkeypatch, folder):
 
 
 def test_a_folder_that_cannot_be_listed_is_one_failed_record_and_sync_deletes_nothing(tmp_path, monkeypatch):
-    settings = {"uri": tmp_path / "x.db", "model_name": "colour"}
+    settings = {"uri": memory_uri(tmp_path), "model_name": "colour"}
     for number in range(10):
         paint(tmp_path / "p" / f"{number}.png", (25 * number + 5, 9, 99))
     paint(tmp_path / "p" / "locked" / "a.png", "red")
@@ -314,7 +316,7 @@ def test_a_folder_of_a_bucket_that_cannot_be_listed_fails_alone(tmp_path, memory
 
 
 def test_sync_keeps_a_file_of_a_kind_that_cannot_be_read_any_more(tmp_path, monkeypatch):
-    settings = {"uri": tmp_path / "x.db", "model_name": "colour"}
+    settings = {"uri": memory_uri(tmp_path), "model_name": "colour"}
     for number in range(9):
         paint(tmp_path / "p" / f"{number}.png", (25 * number + 5, 9, 99))
     for name in ("there.heic", "gone.heic"):
@@ -336,7 +338,7 @@ def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     link(tmp_path / "zero.png", "/dev/zero")
     paint(tmp_path / "good.png", "red")
-    rows = build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour")(tmp_path).to_list()
+    rows = build_insert_pipeline(uri=memory_uri(tmp_path), model_name="colour")(tmp_path).to_list()
     reasons = {Path(path).name: str(reason) for path, _, _, reason in rows}
     assert reasons["good.png"] == ""
     assert reasons["pipe.png"].endswith("pipe.png: not a regular file but a named pipe")
@@ -372,7 +374,7 @@ def test_a_file_larger_than_max_bytes_fails_alone_and_says_which_option(tmp_path
     paint(tmp_path / "a.png", "red")
     (tmp_path / "huge.png").touch()
     os.truncate(tmp_path / "huge.png", 600 << 20)
-    rows = build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour")(tmp_path).to_list()
+    rows = build_insert_pipeline(uri=memory_uri(tmp_path), model_name="colour")(tmp_path).to_list()
     assert [status for _, _, status, _ in rows] == ["inserted", "failed"]
     assert rows[1][3].endswith(
         "huge.png: 629,145,600 bytes are more than max_bytes=536,870,912; "
@@ -391,7 +393,7 @@ def test_a_file_that_does_not_fit_the_memory_fails_alone(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("t2i_pipelines.operators.image_decode.decode", exhausted)
-    ((_, _, status, reason),) = build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour")(
+    ((_, _, status, reason),) = build_insert_pipeline(uri=memory_uri(tmp_path), model_name="colour")(
         tmp_path
     ).to_list()
     assert (status, str(reason)) == ("failed", f"cannot read image {tmp_path}/a.png: not enough memory")
@@ -454,7 +456,7 @@ def test_a_row_that_cannot_be_understood_fails_alone(tmp_path, row, reason):
     good = [str(paint(tmp_path / f"{name}.png", name)) for name in ("red", "blue", "green")]
     if isinstance(row, dict) and row.setdefault("path", "") == "GOOD":
         row["path"] = good[1]
-    insert = build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour")
+    insert = build_insert_pipeline(uri=memory_uri(tmp_path), model_name="colour")
     rows = insert([good[0], row, good[2]]).to_list()
     assert [status for _, _, status, _ in rows] == ["inserted", "failed", "inserted"]
     assert re.search(reason, str(rows[1][3]))

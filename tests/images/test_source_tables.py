@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import paint
+from conftest import memory_uri, paint
 from web import serving
 
 from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, sync
@@ -412,7 +412,7 @@ def test_of_rows_that_name_one_image_the_first_counts_at_every_batch_size(tmp_pa
         paint(tmp_path / f"{name}.png", name)
     rows = [f"{name}.png,{name} {number}" for number in range(3) for name in ("red", "blue")]
     (tmp_path / "rows.csv").write_text("path,tag\n" + "\n".join(rows))
-    settings = {"uri": tmp_path / "x.db", "model_name": "colour"}
+    settings = {"uri": memory_uri(tmp_path), "model_name": "colour"}
     insert = build_insert_pipeline(**settings, batch_size=batch_size)
     first, again = (InsertReport.collect(insert(tmp_path / "rows.csv"), keep_rows=True) for _ in range(2))
     synced = sync(tmp_path / "rows.csv", **settings)
@@ -429,7 +429,7 @@ def test_of_rows_that_name_one_image_the_first_counts_at_every_batch_size(tmp_pa
 
 def test_two_images_of_one_id_are_told_apart_across_batches(tmp_path):
     paths = [str(paint(tmp_path / f"{name}.png", name)) for name in ("red", "blue")]
-    insert = build_insert_pipeline(uri=tmp_path / "x.db", model_name="colour", batch_size=1)
+    insert = build_insert_pipeline(uri=memory_uri(tmp_path), model_name="colour", batch_size=1)
     good, bad = insert([{"path": path, "id": "same"} for path in paths]).to_list()
     assert (good[2], bad[2]) == ("inserted", "failed")
     assert (

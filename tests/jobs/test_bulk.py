@@ -203,20 +203,21 @@ def test_a_file_that_the_writer_cannot_write_is_an_error(settings, server, tmp_p
         ship.end()
 
 
-def test_milvus_lite_has_no_importer(pictures, settings, lite_server_backend, t2i, tmp_path):  # noqa: F811
+def test_milvus_lite_has_no_importer(pictures, on_disk, lite_server_backend, t2i, tmp_path):  # noqa: F811
     wanted = r"Milvus Lite at .* has no importer; leave --bulk out, or give the uri of a Milvus server"
     with pytest.raises(ConfigError, match=wanted):
-        insert_bulk(pictures, tmp_path / "files", **settings)
-    assert not settings["uri"].exists()
+        insert_bulk(pictures, tmp_path / "files", **on_disk)
+    assert not on_disk["uri"].exists()
     with pytest.raises(ConfigError, match=wanted):
-        insert_bulk(pictures, tmp_path / "files", **settings | {"uri": lite_server_backend.uri})
+        insert_bulk(pictures, tmp_path / "files", **on_disk | {"uri": lite_server_backend.uri})
     assert not (tmp_path / "files").exists()
     code, _, err = t2i("insert", "pictures", "--bulk", "files", *COLOUR)
     assert (code, "has no importer; leave --bulk out" in err) == (2, True)
 
 
-def test_the_command_loads_and_writes_its_report(pictures, server, t2i, tmp_path):  # noqa: F811
-    code, _, err = t2i("insert", "pictures", "--bulk", "files", "--report", "out.json", *COLOUR)
+def test_the_command_loads_and_writes_its_report(pictures, settings, server, t2i, tmp_path):  # noqa: F811
+    options = ["--uri", settings["uri"], "--report", "out.json", *COLOUR]
+    code, _, err = t2i("insert", "pictures", "--bulk", "files", *options)
     assert code == 0, err
     assert "7 images: 7 inserted, 0 unchanged, 0 failed" in err
     assert json.loads((tmp_path / "out.json").read_text())["counts"]["inserted"] == 7

@@ -93,12 +93,12 @@ def test_as_many_new_files_as_were_lost_hide_no_loss(folder, settings):
         sync(folder, **settings)
 
 
-def test_a_dry_run_tells_what_the_run_will_do_and_changes_nothing(folder, settings):
-    plan = sync(folder, dry_run=True, **settings)
+def test_a_dry_run_tells_what_the_run_will_do_and_changes_nothing(folder, on_disk):
+    plan = sync(folder, dry_run=True, **on_disk)
     assert (plan.counts["inserted"], plan.dry_run) == (10, True)
-    assert not settings["uri"].exists()
-    sync(folder, **settings)
-    before, seen = rows(settings), load_encoder("colour").images
+    assert not on_disk["uri"].exists()
+    sync(folder, **on_disk)
+    before, seen = rows(on_disk), load_encoder("colour").images
     (folder / "1.png").rename(folder / "one.png")
     (folder / "copy.png").write_bytes((folder / "2.png").read_bytes())
     paint(folder / "3.png", "red")
@@ -107,10 +107,10 @@ def test_a_dry_run_tells_what_the_run_will_do_and_changes_nothing(folder, settin
     (folder / "void.png").write_bytes(b"")
     (folder / "4.png").touch()
     kept = {"plan": InsertReport(keep_rows=True), "done": InsertReport(keep_rows=True)}
-    sync(folder, dry_run=True, report=kept["plan"], **settings)
-    assert rows(settings) == before
+    sync(folder, dry_run=True, report=kept["plan"], **on_disk)
+    assert rows(on_disk) == before
     assert load_encoder("colour").images == seen
-    sync(folder, report=kept["done"], **settings)
+    sync(folder, report=kept["done"], **on_disk)
     assert kept["plan"].rows == kept["done"].rows
     assert {status: count for status, count in kept["done"].counts.items() if count} == {
         "inserted": 1, "updated": 1, "reused": 3, "unchanged": 8, "deleted": 1, "failed": 1,

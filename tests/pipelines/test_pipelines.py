@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import paint
+from conftest import memory_uri, paint
 
 from t2i_pipelines import (
     build_insert_pipeline,
@@ -163,9 +163,9 @@ def test_on_error_raise_names_the_file(pictures, settings):
         build_insert_pipeline(**settings, on_error="raise")(pictures)
 
 
-def test_nothing_stored_gives_no_hits_and_makes_no_file(settings):
-    assert build_search_pipeline(**settings)("red").get() == ["red", []]
-    assert not settings["uri"].exists()
+def test_nothing_stored_gives_no_hits_and_makes_no_file(on_disk):
+    assert build_search_pipeline(**on_disk)("red").get() == ["red", []]
+    assert not on_disk["uri"].exists()
 
 
 def test_a_search_pipeline_sees_what_is_inserted_after_it_was_built(pictures, settings):
@@ -354,7 +354,7 @@ def slow():
 def test_no_more_than_a_few_batches_are_in_flight_however_many_pictures_there_are(tmp_path, slow):
     path = paint(tmp_path / "a.png", "red")
     rows = ({"path": path, "id": str(n)} for n in range(400))
-    build_insert_pipeline(uri=tmp_path / "x.db", model_name="slow", batch_size=4)(rows)
+    build_insert_pipeline(uri=memory_uri(tmp_path), model_name="slow", batch_size=4)(rows)
     # one batch being decoded, one waiting, one being encoded, and one that the queue lets through
     assert slow.peak <= 4 * 4
     gc.collect()
@@ -363,7 +363,7 @@ def test_no_more_than_a_few_batches_are_in_flight_however_many_pictures_there_ar
 def test_decoding_and_encoding_overlap(tmp_path, slow):
     path = paint(tmp_path / "a.png", "red")
     rows = [{"path": path, "id": str(n)} for n in range(200)]
-    build_insert_pipeline(uri=tmp_path / "x.db", model_name="slow", batch_size=4)(rows)
+    build_insert_pipeline(uri=memory_uri(tmp_path), model_name="slow", batch_size=4)(rows)
     encodes = [span for span in slow.spans if span[0] == "encode"]
     during = [
         one

@@ -113,7 +113,7 @@ def test_what_failed_is_tried_again_with_its_id_and_metadata(pictures, settings)
     assert sync(rows, **settings).counts["unchanged"] == 3, "a retry stores what the run would have stored"
 
 
-def test_nothing_to_try_again_is_no_error(settings):
-    report = retry([], **settings)
+def test_nothing_to_try_again_is_no_error(on_disk):
+    report = retry([], **on_disk)
     assert (report.total, str(report)) == (0, "0 images: 0 inserted, 0 unchanged, 0 failed")
-    assert not settings["uri"].exists()
+    assert not on_disk["uri"].exists()

@@ -297,11 +297,11 @@ def test_wrong_options_are_refused(searcher, settings):
         Searcher(**settings, modell="colour")
 
 
-def test_what_is_not_there_finds_nothing_and_is_not_made(settings):
-    searcher = Searcher(**settings)
+def test_what_is_not_there_finds_nothing_and_is_not_made(on_disk):
+    searcher = Searcher(**on_disk)
     assert searcher("red") == []
     assert searcher(["red", Q("red") - "blue"]) == [[], []]
-    assert not settings["uri"].exists()
+    assert not on_disk["uri"].exists()
 
 
 def test_a_collection_that_was_just_made_or_emptied_finds_nothing(pictures, settings):

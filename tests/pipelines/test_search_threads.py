@@ -55,13 +55,13 @@ class Watch:
                 self.wrong.append(f"{hit} is not what is stored")
 
 
-def test_while_others_insert_answers_are_right_and_what_was_acknowledged_is_found(settings):
+def test_while_others_insert_answers_are_right_and_what_was_acknowledged_is_found(on_disk):
     """Every hit is a row as it is stored, with its own score; a row is found once its insert returns."""
-    open_collection(uri=settings["uri"]).prepare(load_encoder("colour").space)
+    open_collection(uri=on_disk["uri"]).prepare(load_encoder("colour").space)
     drawn = np.random.default_rng(5).normal(size=(400, 3)).astype(np.float32)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    watch = Watch(Searcher(**settings, limit=10), {f"/{n}.png": vector for n, vector in enumerate(drawn)})
-    insert = ops.t2i.milvus_insert(**{**settings, "uri": str(settings["uri"])})
+    watch = Watch(Searcher(**on_disk, limit=10), {f"/{n}.png": vector for n, vector in enumerate(drawn)})
+    insert = ops.t2i.milvus_insert(**{**on_disk, "uri": str(on_disk["uri"])})
     with ThreadPoolExecutor(3) as threads:
         looking = [threads.submit(watch.look) for _ in range(3)]
         try:

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import memory_uri
 from worded import THINGS, WordedEncoder, finder, rows_of, stored
 
 from t2i_pipelines import Img, Like, Q, cli
@@ -20,7 +21,7 @@ FOREIGN = ["thimble", "sofa bed", "kumquat", "hurdle", "asdkjh", "xoxoq wpfl", "
 
 @pytest.fixture
 def settings(tmp_path):
-    return {"uri": str(tmp_path / "milvus.db"), "model_name": "worded"}
+    return {"uri": memory_uri(tmp_path), "model_name": "worded"}
 
 
 @pytest.fixture

@@ -201,12 +201,16 @@ def run(
 
 
 def _check_uri(uri: str) -> None:
-    path = parse_uri(uri).path
-    if path is not None:
+    address = parse_uri(uri)
+    if (path := address.path) is not None:
         raise ConfigError(
             f"uri {str(path)!r} is a local file, which one process can open, and Ray works with many; serve "
             f"it: milvus-lite server --data-dir {path} --host 127.0.0.1 --port 19530, and give "
             "uri='http://127.0.0.1:19530', or the uri of a Milvus server"
+        )
+    if not address.is_shared:
+        raise ConfigError(
+            f"uri {uri!r} is the memory of this process, and Ray works with many; give the uri of a server"
         )
 
 
