@@ -57,13 +57,13 @@ t: $(TEST)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not milvus" tests/$(ROOM)
 
 fast: $(TEST)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not milvus"
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile fast -m "not slow and not milvus"
 
 check: $(TEST)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not milvus"
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile fast -m "not slow and not milvus"
 
 fix: $(TEST)
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 
@@ -33,6 +34,10 @@ def paint(path: Path, colour: str | tuple[int, int, int], size: tuple[int, int] 
     path.write_bytes(encoded.tobytes())
     return path
 
+
+for name, examples in (("fast", 15), ("whole", 100)):
+    hypothesis.settings.register_profile(name, max_examples=examples, deadline=None)
+hypothesis.settings.load_profile("whole")  # make check takes the other
 
 PEAKS: dict[str, float] = {}
 """Worker -> most memory that it had, in GB."""

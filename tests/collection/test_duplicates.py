@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored import emptied, random_units, row, unit
 
@@ -30,7 +30,6 @@ def plainly(vectors, threshold):
     return number
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 90), st.floats(-0.5, 0.99), st.sampled_from([1, 7, 32, 2048]))
 def test_components_are_those_of_a_walk_whatever_the_blocks(seed, count, threshold, block):
     vectors = random_units(count, seed)[:, :3].copy()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.collection.picking import Placed, different, in_range, one_of_each, placed, unlike
@@ -23,7 +23,6 @@ def ids(found):
     return [one.hit.id for one in found]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_collapsing_keeps_what_no_better_kept_hit_is_like(seed, threshold):
     hits, kept = ranked(seed), []
@@ -33,7 +32,6 @@ def test_collapsing_keeps_what_no_better_kept_hit_is_like(seed, threshold):
     assert ids(unlike(hits, threshold)) == ids(kept)
 
 
-@settings(deadline=None, max_examples=25)
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_diversity_is_maximal_marginal_relevance(seed, diversity):
     hits = ranked(seed, count=50)  # as many as the pool holds at first

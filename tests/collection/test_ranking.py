@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.collection import search
@@ -56,7 +56,6 @@ def test_hits_come_by_score_and_equal_ones_by_id():
     assert index.top(4, exact=True) == ["001", "003", "000", "002"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=150),
     st.integers(0, 70),
@@ -71,7 +70,6 @@ def test_two_pages_are_one_page_of_both(scores, offset, limit):
         assert longer == index.walk(exact=exact)[: offset + limit]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1, width=16), max_size=150, unique=True))
 def test_a_walk_gives_every_row_once_and_in_order_if_the_index_is_exact(scores):
     index = Index(scores)

@@ -144,7 +144,7 @@ def test_a_text_of_a_million_letters_is_only_a_text(store):
     assert found(store, {"note": '" or id != "' * 80_000}) == set()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(
         alphabet=st.one_of(st.sampled_from("\"'\\()[]{}=!%\n\r\t$ or1"), st.characters(codec="utf-8"))

@@ -211,7 +211,7 @@ def both(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:no row has a column")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(ROWS, min_size=1, max_size=6),
     st.lists(

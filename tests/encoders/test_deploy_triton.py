@@ -70,6 +70,7 @@ def ids_of(repository, texts):
     return np.array([one.ids for one in read])
 
 
+@pytest.mark.slow
 def test_what_is_declared_runs_and_gives_our_vectors(tmp_path):
     done = export("t2i_mini", "--triton", tmp_path / "triton")
     assert done.exit_code == 0, done.output

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 from clips import CLIPTokenizer, open_clip
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, openai_tokenizer, scripts_of
@@ -52,7 +52,6 @@ def test_tokens_are_those_of_openais_tokenizer(ours, text):
 
 
 @pytest.mark.filterwarnings("ignore:a text of")
-@settings(deadline=None)
 @given(st.text(LETTERS, max_size=60))
 @example("a'S b'Ll")
 @example("\u0130\u0307")

@@ -109,6 +109,7 @@ def test_recall_and_reciprocal_rank_are_those_of_scikit_learn():
     assert found["MRR"].value == pytest.approx(label_ranking_average_precision_score(right, scores))
 
 
+@pytest.mark.slow
 def test_of_equal_cosines_the_right_ones_come_last():
     # whatever order equals are put in, no figure is lower than ours
     levels = np.array([0.2, 0.2, 0.1, 0.1, 0.1, 0.0, 0.0])

@@ -34,6 +34,7 @@ def tuned(charts, tmp_path_factory):
     return finetune(charts, output_dir=out, **{**HEADS, "epochs": 12, "validation_share": 0.4, "alpha": 1.0})
 
 
+@pytest.mark.slow
 def test_the_shipped_model_comes_back_from_its_onnx(tmp_path):
     start = open_start("t2i_mini", None)
     write_model(start, start.module.state_dict(), tmp_path)
@@ -59,11 +60,13 @@ def test_heads_learn_charts_and_the_result_takes_the_models_place(tuned):
     assert changed <= {*clip.HEADS, "logit_scale"}
 
 
+@pytest.mark.slow
 def test_what_was_tuned_can_be_tuned_further(tuned, charts, tmp_path):
     further = finetune(charts, output_dir=tmp_path / "further", **{**HEADS, "model_name": str(tuned.path)})
     assert further.before["R@5"] > tuned.before["R@5"]
 
 
+@pytest.mark.slow
 def test_batch_norms_keep_their_statistics(charts, tmp_path):
     options = {**HEADS, "train": "all", "max_steps": 1, "batch_size": 8}
     result = finetune(charts, output_dir=tmp_path / "tuned", **options)
@@ -87,6 +90,7 @@ def as_json_lines(rows, path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "write"), [("list.json", as_json_list), ("lines.jsonl", as_json_lines)])
 def test_the_tutorials_caption_json_is_read_as_is(name, write, tmp_path):
     pairs = coloured(tmp_path / "pictures")
@@ -96,6 +100,7 @@ def test_the_tutorials_caption_json_is_read_as_is(name, write, tmp_path):
     assert (result.images, result.captions) == (len(pairs) - 3, len({caption for _, caption in pairs}))
 
 
+@pytest.mark.slow
 def test_a_folder_of_classes_is_read_as_captions(tmp_path):
     for path, caption in coloured(tmp_path / "all"):
         kind = tmp_path / "classes" / caption.split()[1]
@@ -125,6 +130,7 @@ def test_the_command_trains_and_tells(charts, tmp_path):
     assert (tmp_path / "tuned/finetune.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_counts_pictures_that_failed(charts, tmp_path):
     rows = rows_of(charts)
     table = tmp_path / "pairs.csv"

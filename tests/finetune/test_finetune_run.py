@@ -120,6 +120,7 @@ def test_a_head_after_its_tower_is_the_whole(resnet, tmp_path):
         torch.testing.assert_close((clip.see(pixels), clip.read(ids)), whole)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(tune):
     one, same, other = (tune(name, seed=seed) for name, seed in (("one", 4), ("same", 4), ("other", 5)))
     files = [(result.path / "open_clip_model.safetensors").read_bytes() for result in (one, same, other)]
@@ -141,6 +142,7 @@ def steps():
     handle.remove()
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped(tune, steps):
     told = []
     tune(max_grad_norm=0.01, progress=told.append)
@@ -149,6 +151,7 @@ def test_gradients_are_clipped(tune, steps):
     assert norms == pytest.approx([0.01] * len(told), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_pace_rises_and_falls(tune, steps):
     told = []
     tune(epochs=5, patience=None, warmup_ratio=0.2, learning_rate=0.002, progress=told.append)
@@ -161,6 +164,7 @@ def test_the_pace_rises_and_falls(tune, steps):
     assert rates[0] < 0.002 > 10 * rates[-1] > 0
 
 
+@pytest.mark.slow
 def test_the_weights_are_between_those_of_the_start_and_the_tuned(start, tune):
     start_weights = load_exact(str(start)).model.module.state_dict()
     whole, half, none = (weights_of(tune(f"alpha{alpha}", alpha=alpha)) for alpha in (1.0, 0.5, 0.0))
@@ -177,6 +181,7 @@ def test_it_stops_where_nothing_gets_better_and_says_so(start, tune):
     assert "no evaluation was better than the starting model" in str(result)
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_taken_not_the_last(tune, monkeypatch):
     from t2i_pipelines.finetune.material import Scoring
 
@@ -203,6 +208,7 @@ def stop_at(step):
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"train": "heads"}, {"augment": "crop+flip"}])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(options, tune, tmp_path):
     options = {"epochs": 3, "patience": None, "save_steps": 2, **options}
@@ -295,6 +301,7 @@ def transformers_start(folder):
     transformers_clip(folder, "gelu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [transformers_start, lambda folder: small_clip(folder, resnet=True)])
 def test_what_is_not_changed_comes_out_as_it_went_in(make, tune, tmp_path):
     make(tmp_path / "start")

@@ -81,6 +81,7 @@ def test_a_tar_that_braces_name_and_that_is_missing_is_an_error_at_once(tmp_path
         list(rounds(tmp_path / "{0..1}.tar"))
 
 
+@pytest.mark.slow
 def test_a_list_is_cut_into_parts_that_are_made_when_they_are_needed(tmp_path):
     made = []
 

@@ -343,6 +343,7 @@ def test_of_equal_scores_the_right_image_counts_last_through_the_index_too(tmp_p
         assert found[name].value == found.index[name].value == pytest.approx(1 / 13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy"])
 def test_a_proxy_of_the_environment_is_not_asked_for_a_local_database(tmp_path, pictures, name):
     code = (

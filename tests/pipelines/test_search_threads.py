@@ -55,6 +55,7 @@ class Watch:
                 self.wrong.append(f"{hit} is not what is stored")
 
 
+@pytest.mark.slow
 def test_while_others_insert_answers_are_right_and_what_was_acknowledged_is_found(on_disk):
     """Every hit is a row as it is stored, with its own score; a row is found once its insert returns."""
     open_collection(uri=on_disk["uri"]).prepare(load_encoder("colour").space)

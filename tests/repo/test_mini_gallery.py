@@ -64,6 +64,7 @@ def test_a_turned_picture_is_upright_when_its_mark_is_obeyed(orientation, tmp_pa
         assert ImageOps.exif_transpose(picture).convert("RGB").tobytes() == upright.tobytes()
 
 
+@pytest.mark.slow
 @needs_font
 def test_the_same_seed_draws_the_same_gallery(tmp_path):
     first, again = (gallery.write_gallery(tmp_path / name / "g", count=36, seed=3) for name in "ab")

@@ -35,6 +35,7 @@ def test_the_truth_is_that_of_a_full_sort():
     assert truth.recall([[*ten[:7], -1, -2, -3] for ten in best]) == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_a_small_run_writes_its_lines_and_prints_its_tables(tmp_path, capsys, monkeypatch):
     from benchmarks import scale
 

@@ -161,6 +161,7 @@ def test_photographs_are_right_for_their_label_and_what_is_above_it(words, tmp_p
     assert 0 <= figures["Tiny ImageNet, other names: match"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FONT.exists(), reason="fonts-noto-color-emoji is not installed")
 def test_training_runs_from_archives_to_a_model_that_is_read_back(words, tmp_path, monkeypatch):
     torch.manual_seed(4)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import paint
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from t2i_pipelines import Img, Q, Searcher
@@ -42,7 +42,6 @@ class TestAlgebra:
             query = query + operand(name) * weight
         return query
 
-    @settings(deadline=None)
     @given(terms, st.booleans())
     def test_the_vector_is_that_of_the_formula(self, terms, mixed):
         wanted = by_hand(terms)
@@ -51,7 +50,6 @@ class TestAlgebra:
         assert vector.dtype == np.float32
         assert vector == pytest.approx(wanted, abs=1e-5)
 
-    @settings(deadline=None)
     @given(terms, st.randoms())
     def test_the_order_of_the_operands_does_not_matter(self, terms, random):
         assume(by_hand(terms) is not None)
@@ -59,7 +57,6 @@ class TestAlgebra:
         one, other = self.searcher.embed([self.query(terms), self.query(shuffled)])
         assert one == pytest.approx(other, abs=1e-5)
 
-    @settings(deadline=None)
     @given(terms, st.floats(1e-3, 1e3))
     def test_a_weight_on_the_whole_changes_nothing_and_minus_turns_it_round(self, terms, weight):
         assume(by_hand(terms) is not None)
@@ -68,7 +65,6 @@ class TestAlgebra:
         assert weighed == pytest.approx(plain, abs=1e-5)
         assert turned == pytest.approx(-plain, abs=1e-5)
 
-    @settings(deadline=None)
     @given(terms, terms, weights)
     def test_it_is_linear_before_the_last_normalization(self, left, right, weight):
         """Sums of sums are sums of the terms: (a + b) w = a w + b w."""

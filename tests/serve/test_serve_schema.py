@@ -85,7 +85,7 @@ def test_nothing_that_is_sent_breaks_it(service, method, path, mode):
     operation = schemathesis.openapi.from_url(f"{service.url}/openapi.json")[path][method]
     statuses = set()
 
-    @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def attack(case):
         answer = case.call(headers={"Authorization": f"Bearer {KEY}"})

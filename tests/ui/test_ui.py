@@ -30,9 +30,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def collected():
-    """Let what gradio leaves open be closed here, and not in the next test of somebody else's."""
+    """Close what gradio leaves open before the tests of other modules; collecting takes over a second."""
     yield
     asyncio.set_event_loop(None)
     gc.collect()
