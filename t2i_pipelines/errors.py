@@ -35,6 +35,8 @@ What went wrong, in few words.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class T2IError(Exception):
     """Base of every error that this library raises on purpose."""
@@ -90,6 +92,11 @@ class CopyError(T2IError, RuntimeError):
 
 class MissingExtraError(T2IError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+    @classmethod
+    def of(cls, package: str | None, extra: str) -> Self:
+        """Say what is missing, and how to install it."""
+        return cls(f"{package} is not installed; run: pip install 't2i-pipelines[{extra}]'")
 
 
 class ClusterError(T2IError, RuntimeError):

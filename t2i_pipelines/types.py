@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 STAGES = (
-    *("scan", "compare", "foresee", "load", "read", "look up"),
+    *("scan", "compare", "preview", "load", "read", "look up"),
     *("decode", "encode", "insert", "delete"),
 )
-"""In the order of a run: ``scan`` and ``compare`` the collection with the source, ``foresee`` the outcomes of
+"""In the order of a run: ``scan`` and ``compare`` the collection with the source, ``preview`` the outcomes of
 a dry run, ``load`` the model, ``read`` source and files, ``look up`` what is stored."""
 
 log = logging.getLogger("t2i_pipelines.ingest")

@@ -248,7 +248,7 @@ def clip_models() -> ModuleType:
         return sys.modules["towhee.models.clip"]
     for package in ("torch", "towhee.models", "ftfy", "regex"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(f"{package} is not installed; run: pip install 't2i-pipelines[torch]'")
+            raise MissingExtraError.of(package, "torch")
     # Never the real torchvision: a build of another torch breaks at import, and nothing here needs it.
     hidden = {name: sys.modules.get(name) for name in ("torchvision", "torchvision.transforms")}
     sys.modules.update(_stand_in_for_torchvision())

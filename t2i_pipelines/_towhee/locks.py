@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-_ALL: weakref.WeakSet[Lock | Turns] = weakref.WeakSet()
+_ALL: weakref.WeakSet[Lock | ReadWriteLock] = weakref.WeakSet()
 
 
 class Lock:
@@ -36,11 +36,12 @@ class Lock:
         self._lock.release()
 
 
-class Turns:
-    """Fair readers-writer lock, re-entrant for the writer, reset in a forked child.
+class ReadWriteLock:
+    """Fair readers-writer lock, re-entrant for the writer, reset in forked children.
 
-    A waiting writer goes before new readers, and the readers that wait when a writer ends go before the next
-    writer, so that neither starves.
+    A waiting writer goes before new readers, and the readers that wait when a writer leaves go before the
+    next writer, so that neither starves. Under three busy writers, ``fasteners.ReaderWriterLock`` 0.20 let a
+    reader in once in three seconds.
     """
 
     def __init__(self) -> None:
@@ -53,12 +54,12 @@ class Turns:
         self._owner: int | None = None
         self._depth = self._sharing = 0
         self._waiting_to_share = self._waiting_alone = 0
-        self._go_first = 0  # of those who wait to share it
-        self._turn = 0  # how often it was had alone
+        self._go_first = 0  # readers that were waiting when the last writer left
+        self._turn = 0  # how many writers have left
 
     @contextmanager
     def shared(self) -> Iterator[bool]:
-        """Share it within the block; False for one who has it alone."""
+        """Hold it with other readers within the block; yield False to the writer."""
         if self._owner == threading.get_ident():
             yield False
             return
@@ -73,7 +74,7 @@ class Turns:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Have it alone within the block; False for one who has it already."""
+        """Hold it alone within the block; yield False where this thread holds it already."""
         with self._changed:
             if self._owner != threading.get_ident():
                 self._wait_alone()

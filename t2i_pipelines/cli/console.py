@@ -305,7 +305,7 @@ def end_at_once(say: Callable[[], object]) -> None:
     _watch = _Watch(say)
 
 
-def now_say(say: Callable[[], object]) -> None:
+def say_at_interrupt(say: Callable[[], object]) -> None:
     """Replace what is called; without effect where Ctrl-C is not ours."""
     if _watch is not None:
         _watch.say = say

@@ -83,7 +83,7 @@ class _Shown:
         self._bar, self._at = bar, recall_at
         self._task = bar.add_task("", total=None, told="")
         self._last: Told | None = None
-        console.now_say(self._interrupted)
+        console.say_at_interrupt(self._interrupted)
 
     def __call__(self, told: Told) -> None:
         """Take a step."""

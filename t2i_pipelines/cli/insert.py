@@ -74,7 +74,7 @@ def insert_here(source: str, report: Path | None, **settings: Any) -> int:
         next(records(source, exclude=exclude))  # a source that is not there ends the run here
     _open_model(settings)
     with console.progress_bar(count(source, exclude=exclude)) as tally:
-        console.now_say(tally.interrupted)
+        console.say_at_interrupt(tally.interrupted)
         steps = insert_steps(pipe.input("source"), **settings)
         # a lambda, since Towhee deep-copies any other callable with all that it holds
         counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
@@ -91,7 +91,7 @@ def _insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:
 
     def insert(source: str, report: Path | None, **settings: Any) -> int:
         with console.progress_bar(None) as tally:
-            console.now_say(tally.interrupted)
+            console.say_at_interrupt(tally.interrupted)
             run(source, report=tally.report, progress=lambda outcome: tally.show(), **settings)
         console.show_report(tally.report, report)
         return tally.report.counts["failed"]

@@ -61,7 +61,7 @@ def run(
         return
     options: dict[str, Any] = {"pairs": pairs, "tolerance": tolerance, "force": force}
     with console.progress_bar(open_collection(**place).count(), "re-embedding") as tally:
-        console.now_say(tally.interrupted)
+        console.say_at_interrupt(tally.interrupted)
         done = tally.report
         result = reembed(report=done, progress=lambda outcome: tally.show(), **options, **settings)
     console.show_report(done, report)

@@ -30,11 +30,11 @@ def run(
         console.check_writable(report)
     done = InsertReport()
     if dry_run:
-        console.now_say(lambda: console.show_interruption(done))
+        console.say_at_interrupt(lambda: console.show_interruption(done))
         sync(source, report=done, dry_run=True, progress=console.show_change, force=force, **settings)
     else:
         with console.progress_bar(count(source, exclude=settings["exclude"]), "syncing") as tally:
-            console.now_say(tally.interrupted)
+            console.say_at_interrupt(tally.interrupted)
             done = tally.report
             sync(source, report=done, progress=lambda outcome: tally.show(), force=force, **settings)
     console.show_report(done, report)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from t2i_pipelines._towhee.locks import Lock, Turns
+from t2i_pipelines._towhee.locks import Lock, ReadWriteLock
 from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.failures import quiet, translate
 from t2i_pipelines.collection.lite import one_writer, quieten, reading
@@ -161,7 +161,7 @@ class Connection:
         self.address = address
         self.loading, self.mending = Lock(), Lock()
         self._lock = Lock()
-        self._calls = Turns()  # shared by calls, had alone by close
+        self._calls = ReadWriteLock()  # shared by calls, had alone by close
         self._held = threading.local()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted

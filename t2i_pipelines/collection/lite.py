@@ -22,7 +22,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines._towhee.locks import Lock, Turns, in_forked_child
+from t2i_pipelines._towhee.locks import Lock, ReadWriteLock, in_forked_child
 from t2i_pipelines.errors import StoreError, StoreFormatError, StoreLockedError
 
 INDEX_TYPES = ("AUTOINDEX", "FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
@@ -247,7 +247,7 @@ def quieten() -> None:
             module.faiss = _Faiss(module.faiss)
 
 
-_turns: dict[str, Turns] = {}
+_turns: dict[str, ReadWriteLock] = {}
 
 
 @contextmanager
@@ -273,9 +273,9 @@ def reading(database: str) -> Iterator[None]:
         yield
 
 
-def _turns_of(database: str) -> Turns:
+def _turns_of(database: str) -> ReadWriteLock:
     with _lock:
-        return _turns.setdefault(database, Turns())
+        return _turns.setdefault(database, ReadWriteLock())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from t2i_pipelines.collection import schema
 from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.failures import RefusedError
-from t2i_pipelines.collection.picking import different, in_range, one_of_each, placed, unlike
+from t2i_pipelines.collection.rerank import different, in_range, one_of_each, placed, unlike
 from t2i_pipelines.collection.rows import check_vectors
 from t2i_pipelines.config.search import (
     MAX_LIMIT,

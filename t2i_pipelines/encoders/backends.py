@@ -102,7 +102,7 @@ def _onnx_device(wanted: Compute) -> Device:
 
 def _openvino_precision(wanted: Precision) -> Precision:
     if find_spec("openvino") is None:
-        raise MissingExtraError("openvino is not installed; run: pip install 't2i-pipelines[openvino]'")
+        raise MissingExtraError.of("openvino", "openvino")
     if wanted in ("fp32", "int8"):
         return wanted
 

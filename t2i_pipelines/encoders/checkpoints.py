@@ -90,9 +90,7 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
     try:
         from safetensors.torch import load_file
     except ModuleNotFoundError as err:
-        raise MissingExtraError(
-            "safetensors is not installed; run: pip install 't2i-pipelines[torch]'"
-        ) from err
+        raise MissingExtraError.of("safetensors", "torch") from err
     return load_file(path)
 
 

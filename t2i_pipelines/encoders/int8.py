@@ -93,7 +93,7 @@ def calibrate(tower: Path, tensors: Sequence[NDArray[np.float32]], path: Path) -
     try:
         import onnx
     except ModuleNotFoundError as err:
-        raise MissingExtraError("onnx is not installed; run: pip install 't2i-pipelines[int8]'") from err
+        raise MissingExtraError.of("onnx", "int8") from err
     from onnxruntime import quantization
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -266,9 +266,7 @@ def _import() -> Any:
     try:
         return importlib.import_module("open_clip")
     except ModuleNotFoundError as err:
-        raise MissingExtraError(
-            f"{err.name} is not installed; run: pip install 't2i-pipelines[openclip]'"
-        ) from err
+        raise MissingExtraError.of(err.name, "openclip") from err
     except RuntimeError as err:  # torchvision, when it was built for another torch
         raise MissingExtraError(
             f"open_clip needs a torchvision that fits your torch, and yours does not ({err}); for a CPU "

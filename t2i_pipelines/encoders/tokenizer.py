@@ -216,7 +216,7 @@ def _letters() -> list[int]:
 def _merges() -> list[tuple[str, str]]:
     found = find_spec("towhee.models")
     if found is None or found.origin is None:
-        raise MissingExtraError("towhee.models is not installed; run: pip install 't2i-pipelines[torch]'")
+        raise MissingExtraError.of("towhee.models", "torch")
     path = Path(found.origin).parent / "clip" / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")[1 : _MERGES + 1]
     return [(left, right) for left, right in (line.split() for line in lines)]

@@ -82,7 +82,7 @@ def write_triton(encoder: OnnxEncoder, folder: Path, *, cuda: bool = False) -> N
         raise CheckpointError(f"{folder} is not empty; name a new folder to export to")
     for package in ("onnx", "dill"):
         if find_spec(package) is None:
-            raise MissingExtraError(f"{package} is not installed; run: pip install 't2i-pipelines[triton]'")
+            raise MissingExtraError.of(package, "triton")
     declared = {name: _declared(encoder.folder / tower) for name, (tower, _) in TOWERS.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:

@@ -165,7 +165,7 @@ def require_library() -> None:
     :raises MissingExtraError: If ``ir_measures`` is not installed.
     """
     if find_spec("ir_measures") is None:
-        raise MissingExtraError("ir_measures is not installed; run: pip install 't2i-pipelines[eval]'")
+        raise MissingExtraError.of("ir_measures", "eval")
 
 
 def _measures() -> dict[str, Any]:

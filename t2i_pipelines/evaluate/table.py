@@ -359,9 +359,7 @@ def _axes() -> Any:
     try:
         from matplotlib import pyplot
     except ImportError as err:
-        raise MissingExtraError(
-            "matplotlib is not installed; run: pip install 't2i-pipelines[eval]'"
-        ) from err
+        raise MissingExtraError.of("matplotlib", "eval") from err
     figure, axes = pyplot.subplots(figsize=(8.5, 4.5), layout="constrained")
     pyplot.close(figure)  # it is returned; a notebook would show it twice
     return axes

@@ -311,9 +311,7 @@ def restrict(session: Session) -> None:
         from requests_hardened.ip_filter import InvalidIPAddress
         from requests_hardened.ip_filter_adapter import IPFilterAdapter
     except ModuleNotFoundError as err:
-        raise MissingExtraError(
-            "requests-hardened is not installed; run: pip install 't2i-pipelines[serve]'"
-        ) from err
+        raise MissingExtraError.of("requests-hardened", "serve") from err
 
     class PublicAdapter(IPFilterAdapter):  # type: ignore[misc, unused-ignore]
         def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:

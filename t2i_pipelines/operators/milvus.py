@@ -171,7 +171,7 @@ class MilvusInsert(InCollection, ItemOperator):
         collection.prepare(self.space)
         for record in records:
             record.stage = "insert"
-        _put_first_first(records)
+        _dedupe_batch(records)
         self._take_over([record for record in records if record.twin is not None], collection)
         sound = [record for record in records if record.status is None]
         try:
@@ -210,7 +210,7 @@ class MilvusInsert(InCollection, ItemOperator):
                 self.reject(record, type(err)(f"cannot insert {record.path}: {err}"))
 
 
-def _put_first_first(records: list[Record]) -> None:
+def _dedupe_batch(records: list[Record]) -> None:
     """Let the first of several with one content count as the one that was embedded.
 
     Which of those in a batch was, is chance: they are read at the same time.

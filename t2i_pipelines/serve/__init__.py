@@ -57,4 +57,4 @@ def serve(options: ServeOptions | None = None, **settings: Any) -> bool:
 
 
 def _missing(err: ModuleNotFoundError) -> MissingExtraError:
-    return MissingExtraError(f"{err.name} is not installed; run: pip install 't2i-pipelines[serve]'")
+    return MissingExtraError.of(err.name, "serve")

@@ -58,5 +58,5 @@ def build_ui(
     try:
         from t2i_pipelines.ui.app import Page
     except ImportError as err:
-        raise MissingExtraError("gradio is not installed; run: pip install 't2i-pipelines[ui]'") from err
+        raise MissingExtraError.of("gradio", "ui") from err
     return Page(search or Searcher(**settings), title, tuple(examples), insert)

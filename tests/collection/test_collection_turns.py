@@ -189,7 +189,7 @@ def test_neither_those_who_read_nor_those_who_write_without_pause_keep_the_other
 def test_one_who_is_interrupted_while_waiting_leaves_the_lock_as_it_was(tmp_path, monkeypatch):
     from t2i_pipelines._towhee import locks
 
-    lock = locks.Turns()
+    lock = locks.ReadWriteLock()
 
     def interrupt(*_):
         raise KeyboardInterrupt

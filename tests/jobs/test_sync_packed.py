@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2i_pipelines.images import packed, path_key, records
-from t2i_pipelines.jobs.sync.plan import GONE, UNCHANGED, Inventory, Spill, Twins, foresee
+from t2i_pipelines.jobs.sync.plan import GONE, UNCHANGED, Inventory, Spill, Twins, preview
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.types import Record
 
@@ -89,7 +89,7 @@ def test_what_is_foreseen_is_not_held_on_to(tmp_path):
         file.write_bytes(bytes([n % 30]))
     twins = Twins(Inventory([]))
     look_up = SkipUnchanged(uri=str(tmp_path / "x.db"), model_name="colour")
-    found = list(foresee(records(files), look_up, twins))
+    found = list(preview(records(files), look_up, twins))
     assert [record.status for record in found] == ["inserted"] * 30 + ["reused"] * 20
     assert twins._under_way == {}
 

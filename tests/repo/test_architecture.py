@@ -134,7 +134,7 @@ BANNED = re.compile(
     r"|afresh|told apart|nobody|somebody|whoever|what there is|of the one that|pictures?)\b",
     re.IGNORECASE,
 )
-"""Turns that a reader has to decode; plain ones are skipped, released, again, ignored, image."""
+"""ReadWriteLock that a reader has to decode; plain ones are skipped, released, again, ignored, image."""
 
 
 def test_comments_and_docstrings_are_in_plain_words():

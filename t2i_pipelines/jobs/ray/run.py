@@ -70,7 +70,7 @@ def connected(address: str | None) -> Iterator[Any]:
 def _start(ray: Any, place: str) -> None:
     only_here = {"include_dashboard": False} if place == "local" else {}
     try:
-        _knock(place)
+        _check_reachable(place)
         with warnings.catch_warnings(), _environment(), _without_stderr():
             warnings.simplefilter("ignore")
             ray.init(place, log_to_driver=False, logging_level=logging.ERROR, **only_here)
@@ -82,7 +82,7 @@ def _start(ray: Any, place: str) -> None:
         ) from err
 
 
-def _knock(place: str) -> None:
+def _check_reachable(place: str) -> None:
     """Try ``host:port``; Ray would go on for a quarter of an hour without an answer."""
     host, colon, port = place.rpartition(":")
     if colon and "//" not in place and port.isdecimal():

@@ -262,20 +262,20 @@ class Twins:
         return bytes(self._inventory.keys[place])
 
 
-_FORESEEN_AT_ONCE = 256
+_PREVIEWED_AT_ONCE = 256
 READS = 32
 """Files that are read, or waited for, at the same time."""
 
 
-def foresee(records: Iterable[Record], look_up: SkipUnchanged, twins: Twins) -> Iterator[Record]:
+def preview(records: Iterable[Record], look_up: SkipUnchanged, twins: Twins) -> Iterator[Record]:
     """Read the files, and end each record as it would end if every file can be decoded and embedded.
 
     :param look_up: tells what is stored under each id.
     :param twins: of its own; it counts as stored what is only foreseen.
     """
     records = iter(records)
-    with ThreadPoolExecutor(READS, "t2i-foresee") as pool:
-        while batch := Batch.take(records, _FORESEEN_AT_ONCE):
+    with ThreadPoolExecutor(READS, "t2i-preview") as pool:
+        while batch := Batch.take(records, _PREVIEWED_AT_ONCE):
             pending = look_up(batch).pending
             for record, content in zip(pending, pool.map(_content, pending), strict=True):
                 record.twins = twins

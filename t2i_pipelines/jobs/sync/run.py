@@ -28,7 +28,7 @@ from t2i_pipelines.jobs.sync.plan import (
     Spill,
     Twins,
     content_key,
-    foresee,
+    preview,
 )
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
@@ -120,10 +120,10 @@ def sync(
             report.note = report.note or _keep_skipped(collection, inventory, clock.skipped)
         too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
         if dry_run or too_many:
-            found = foresee(
+            found = preview(
                 plan.work(), SkipUnchanged(target=target, refresh=chosen.refresh), Twins(inventory)
             )
-            with clock.busy("foresee"):
+            with clock.busy("preview"):
                 contents = _contents(found, tell if dry_run else None)
             refusal = _refusal(inventory, contents) if too_many else ""
             if refusal and not dry_run:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2i_pipelines.collection.picking import Placed, different, in_range, one_of_each, placed, unlike
+from t2i_pipelines.collection.rerank import Placed, different, in_range, one_of_each, placed, unlike
 from t2i_pipelines.types import Hit
 
 
