@@ -26,8 +26,7 @@ from t2i_pipelines.errors import ConfigError, ImageDecodeError
 from t2i_pipelines.images import is_remote
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.search.render import near, percent, printable
-from t2i_pipelines.search.thumbnails import is_gone, load
+from t2i_pipelines.search.render import is_gone, load, near, percent, printable
 from t2i_pipelines.search.view import NOTHING_STORED, verdict
 from t2i_pipelines.types import Hit, Outcome
 

@@ -173,7 +173,7 @@ class Inserting(Checked):
     exclude: Sequence[str] = setting(
         (),
         'Globs of files and folders to skip, such as ``("drafts", "2019/*")``. Of a folder, a glob, a bucket '
-        "or a tar; see :class:`t2i_pipelines.images.sources.record.Listing`.",
+        "or a tar; see :class:`t2i_pipelines.images.record.Listing`.",
         _check_globs,
         cli=replace(
             REPEATABLE,

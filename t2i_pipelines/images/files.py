@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceError, T2IError, cause
 from t2i_pipelines.images.address import check_size, is_http, scheme, split_member
 from t2i_pipelines.images.fetch import open_url
-from t2i_pipelines.images.sources.record import not_regular
+from t2i_pipelines.images.record import not_regular
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 

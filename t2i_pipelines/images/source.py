@@ -14,11 +14,11 @@ from itertools import chain
 from typing import Protocol
 
 from t2i_pipelines.errors import MissingExtraError, SourceError, cause
+from t2i_pipelines.images import folder, parquet, remote, tables, webdataset
 from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
 from t2i_pipelines.images.packed import Ids, PackedDict
-from t2i_pipelines.images.sources import folder, parquet, remote, tables, webdataset
-from t2i_pipelines.images.sources.record import Listing, brief, path_key, record_of, refused
-from t2i_pipelines.images.sources.tables import plain_name
+from t2i_pipelines.images.record import Listing, brief, path_key, record_of, refused
+from t2i_pipelines.images.tables import plain_name
 from t2i_pipelines.types import Record, Skipped
 
 __all__ = ["count", "distinct_records", "path_key", "records"]
@@ -29,7 +29,7 @@ _AT_ONCE = 16
 
 
 class _Reader(Protocol):
-    """A reader of one kind of file with many rows; see :class:`~.sources.tables.TableReader`."""
+    """A reader of one kind of file with many rows; see :class:`~.tables.TableReader`."""
 
     @property
     def rows(self) -> Callable[[str, Listing], Iterator[object]]: ...
@@ -70,7 +70,7 @@ def records(
     failed records; the rest is read.
 
     :param exclude: globs of files and folders to skip, such as ``thumbs`` or ``2019/*``; see
-        :class:`~t2i_pipelines.images.sources.record.Listing`.
+        :class:`~t2i_pipelines.images.record.Listing`.
     :param skipped: counts what is skipped, such as videos and thumbnails of NAS systems.
     :raises SourceError: If there is nothing to read; before the first record.
     :raises MissingExtraError: If fsspec needs a package for it that is not installed.

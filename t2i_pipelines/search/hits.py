@@ -15,8 +15,18 @@ from t2i_pipelines.config.checks import check_one_of, check_whole_number
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.errors import ConfigError, ImageDecodeError, QueryError
 from t2i_pipelines.images import is_remote
-from t2i_pipelines.search.render import fragment, page, printable, save
-from t2i_pipelines.search.thumbnails import BUDGET, Thumbnail, load, montage, thumbnail, together
+from t2i_pipelines.search.render import (
+    BUDGET,
+    Thumbnail,
+    fragment,
+    load,
+    montage,
+    page,
+    printable,
+    save,
+    thumbnail,
+    together,
+)
 from t2i_pipelines.search.view import SHOWN, Tile, View, addresses, as_text, frame, text, view
 from t2i_pipelines.types import Hit
 

@@ -12,8 +12,17 @@ from PIL import Image as Pillow
 
 from t2i_pipelines.errors import ImageDecodeError, QueryError
 from t2i_pipelines.search.query import Img, Like, Operand, Q, Query, number, query_of
-from t2i_pipelines.search.render import name_of, percent, printable
-from t2i_pipelines.search.thumbnails import BUDGET, LONGEST, Thumbnail, decoded, thumbnail, thumbnails
+from t2i_pipelines.search.render import (
+    BUDGET,
+    LONGEST,
+    Thumbnail,
+    decoded,
+    name_of,
+    percent,
+    printable,
+    thumbnail,
+    thumbnails,
+)
 from t2i_pipelines.types import Hit
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from t2i_pipelines.images.decode import identify
 from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.shrink import MARGIN
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.search.thumbnails import LONGEST, Thumbnail, shrunk
+from t2i_pipelines.search.render import LONGEST, Thumbnail, shrunk
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.serve.requests import HIDDEN, FailedInput, Found, Links, Result, StoredImage

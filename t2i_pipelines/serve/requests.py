@@ -20,7 +20,7 @@ from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
 from t2i_pipelines.images import is_remote, records
 from t2i_pipelines.images.address import is_http, scheme
 from t2i_pipelines.images.fetch import fetch
-from t2i_pipelines.images.sources.record import record_of
+from t2i_pipelines.images.record import record_of
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.search.query import Img, Like, Q, Query, check_text, is_address, parse
 from t2i_pipelines.serve.options import ServeOptions

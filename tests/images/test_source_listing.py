@@ -53,7 +53,7 @@ def test_an_image_of_a_phone_counts_in_a_folder_and_in_a_tar_whatever_the_case_o
 
 
 def test_what_looks_like_a_photo_or_a_video_is_counted_with_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("t2i_pipelines.images.sources.record.image_suffixes", lambda: frozenset({".png"}))
+    monkeypatch.setattr("t2i_pipelines.images.record.image_suffixes", lambda: frozenset({".png"}))
     paint(tmp_path / "a.png", "red")
     for name in ("b.heic", "c.HEIC", "d.mp4", "e.CR2", "f.txt", "g.json", "noname", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"x")
@@ -324,7 +324,7 @@ def test_sync_keeps_a_file_of_a_kind_that_cannot_be_read_any_more(tmp_path, monk
         (tmp_path / "p" / name).write_bytes(content)
     assert sync(tmp_path / "p", **settings).counts["failed"] == 0
     (tmp_path / "p" / "gone.heic").unlink()
-    monkeypatch.setattr("t2i_pipelines.images.sources.record.image_suffixes", lambda: frozenset({".png"}))
+    monkeypatch.setattr("t2i_pipelines.images.record.image_suffixes", lambda: frozenset({".png"}))
     report = sync(tmp_path / "p", **settings)
     assert (report.counts["unchanged"], report.counts["deleted"]) == (9, 1)
     assert report.note == (
@@ -503,7 +503,7 @@ def test_images_of_a_tar_whose_names_have_dots_keep_their_own_metadata(tmp_path)
 
 
 def test_a_sample_of_many_images_is_handed_on_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("t2i_pipelines.images.sources.webdataset.SAMPLE_BYTES", 1000)
+    monkeypatch.setattr("t2i_pipelines.images.webdataset.SAMPLE_BYTES", 1000)
     image = paint(tmp_path / "a.png", "red").read_bytes() + bytes(400)
     files = {}
     for number in range(20):

@@ -15,7 +15,7 @@ from test_source_tars import write_tar
 
 from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceError
 from t2i_pipelines.images import address, count, is_remote, read, records
-from t2i_pipelines.images.sources.remote import file_row
+from t2i_pipelines.images.remote import file_row
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from web import serving
 from t2i_pipelines import InsertReport, Searcher, build_insert_pipeline, sync
 from t2i_pipelines.errors import SourceError
 from t2i_pipelines.images import count, records
-from t2i_pipelines.images.sources.tables import typed
+from t2i_pipelines.images.tables import typed
 
 ROWS = [
     {"path": "a.png", "year": 2015, "price": 1.5, "tag": "x"},

@@ -179,7 +179,7 @@ def test_a_tar_without_pictures_is_an_error_before_any_work(tmp_path, content, m
 
 def test_what_is_wrong_with_one_sample_is_its_outcome(tmp_path, red, monkeypatch):
     monkeypatch.setattr(address, "MAX_BYTES", 1000)
-    monkeypatch.setattr("t2i_pipelines.images.sources.webdataset.SIDECAR_BYTES", 1000)
+    monkeypatch.setattr("t2i_pipelines.images.webdataset.SIDECAR_BYTES", 1000)
     tar = write_tar(
         tmp_path / "a.tar",
         {

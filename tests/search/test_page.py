@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2i_pipelines import Hit
 from t2i_pipelines.search.hits import Hits, render
-from t2i_pipelines.search.thumbnails import LONGEST
+from t2i_pipelines.search.render import LONGEST
 
 
 def hit(path, score=0.5) -> Hit:

@@ -17,8 +17,8 @@ from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import ConfigError, SourceError, T2IError
 from t2i_pipelines.images import digest, records
 from t2i_pipelines.images.address import scheme
+from t2i_pipelines.images.record import brief, record_of, refused
 from t2i_pipelines.images.source import is_table, shards
-from t2i_pipelines.images.sources.record import brief, record_of, refused
 from t2i_pipelines.operators import OPERATORS
 from t2i_pipelines.pipelines.build import insert_arguments, shows_settings
 from t2i_pipelines.types import Batch, Matrix, Record, Vector

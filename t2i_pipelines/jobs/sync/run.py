@@ -18,7 +18,7 @@ from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.packed import SIZE, Packed
-from t2i_pipelines.images.sources.record import kind_of
+from t2i_pipelines.images.record import kind_of
 from t2i_pipelines.jobs.sync.plan import (
     FAILED,
     GONE,

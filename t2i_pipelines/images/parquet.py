@@ -13,8 +13,8 @@ import numpy as np
 from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import is_http
 from t2i_pipelines.images.files import open_binary
-from t2i_pipelines.images.sources.record import Listing, refused
-from t2i_pipelines.images.sources.tables import check_columns, place_column, placed
+from t2i_pipelines.images.record import Listing, refused
+from t2i_pipelines.images.tables import check_columns, place_column, placed
 
 ROWS_AT_ONCE = 1000
 _NO_TEXT = "holds bytes that are not text in UTF-8, which cannot be stored; write the table without it"

@@ -11,7 +11,7 @@ from typing import Any
 from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import below, split_pattern
 from t2i_pipelines.images.files import filesystem
-from t2i_pipelines.images.sources.record import Listing, described, refused
+from t2i_pipelines.images.record import Listing, described, refused
 from t2i_pipelines.types import Record
 
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")

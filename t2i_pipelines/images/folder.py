@@ -14,7 +14,7 @@ from fnmatch import translate
 from itertools import takewhile
 
 from t2i_pipelines.errors import cause
-from t2i_pipelines.images.sources.record import Listing, refused
+from t2i_pipelines.images.record import Listing, refused
 from t2i_pipelines.types import Record
 
 _Identity = tuple[int, int]

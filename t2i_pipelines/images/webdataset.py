@@ -18,7 +18,7 @@ from typing import Any
 from t2i_pipelines.errors import ImageDecodeError, SourceError, cause
 from t2i_pipelines.images.address import check_size
 from t2i_pipelines.images.files import open_binary
-from t2i_pipelines.images.sources.record import RESERVED, Listing, described, refused
+from t2i_pipelines.images.record import RESERVED, Listing, described, refused
 from t2i_pipelines.types import Record
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")

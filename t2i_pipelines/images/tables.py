@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 from t2i_pipelines.errors import SourceError, cause
 from t2i_pipelines.images.address import beside, name_of, scheme
 from t2i_pipelines.images.files import open_binary
-from t2i_pipelines.images.sources.record import Listing, brief, refused
+from t2i_pipelines.images.record import Listing, brief, refused
 
 _PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
