@@ -85,6 +85,7 @@ def test_no_module_reaches_into_what_is_private_to_others():
         attributes = [node for node in ast.walk(code) if isinstance(node, ast.Attribute)]
         defined = {node.attr for node in attributes if ast.unparse(node.value) in ("self", "cls")}
         defined |= {node.name for node in ast.walk(code) if isinstance(node, ast.FunctionDef)}
+        defined |= {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
         found += [
             f"{name}:{node.lineno}: {ast.unparse(node)}"
             for node in attributes
