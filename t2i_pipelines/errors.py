@@ -140,7 +140,7 @@ class VectorError(StoreError, ValueError):
 
 
 def cause(err: BaseException) -> str:
-    """What went wrong, in the system's words where there are such."""
+    """Return what went wrong, in the system's words where there are such."""
     link: BaseException | None = err
     while link is not None:
         if isinstance(link, OSError) and link.strerror:

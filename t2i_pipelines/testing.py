@@ -219,7 +219,7 @@ class _Rows:
         return found
 
     def shown(self, id: str, fields: Sequence[str]) -> dict[str, Any]:
-        """A copy of these fields of a row, as far as it has them; ``*`` is all."""
+        """Return a copy of these fields of a row, as far as it has them; ``*`` is all."""
         row = self._rows[id]
         names = [key for name in fields for key in (row if name == "*" else [name]) if key in row]
         return {key: row[key].tolist() if key == "vector" else deepcopy(row[key]) for key in names}
@@ -236,7 +236,10 @@ class _Rows:
         return CollectionSchema(fields, enable_dynamic_field=True)
 
     def _columns(self) -> Any:
-        """The rows as Milvus Lite's evaluator reads them: a table, all metadata as JSON in one column."""
+        """Return the rows as Milvus Lite's evaluator reads them.
+
+        A table, all metadata as JSON in one column.
+        """
         if self._table is None:
             import pyarrow as pa
 

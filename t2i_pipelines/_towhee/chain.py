@@ -22,7 +22,7 @@ from t2i_pipelines.errors import T2IError
 
 
 def is_chain(dag: Any) -> bool:
-    """Whether the nodes of a pipeline are maps, of one row; maps alone cannot branch and meet again.
+    """Return whether the nodes of a pipeline are maps, of one row; maps alone cannot branch and meet again.
 
     Those of a pipeline within a pipeline have names of their own for columns, and stand at the end: no chain.
     """
@@ -50,7 +50,7 @@ class Chain:
         self._shared: dict[str, Any] = {}
 
     def __call__(self, inputs: Sequence[Any]) -> DataQueue:
-        """One row in, at most one out.
+        """Return one row in, at most one out.
 
         :raises RuntimeError: As Towhee does, where a node fails; an error of ours arrives as itself.
         """
@@ -79,7 +79,7 @@ class Chain:
                 self._pool.release_op(operator)
 
     def _acquire(self, node: Any) -> Any:
-        """The operator of a node; one that calls may share is remembered."""
+        """Return the operator of a node; one that calls may share is remembered."""
         told = node.op_info
         if told.type not in (OPType.HUB, OPType.BUILTIN):
             self._shared[node.uid] = told.operator
@@ -94,12 +94,15 @@ class Chain:
 
 
 def _is_there(row: dict[str, Any], names: list[str]) -> bool:
-    """Whether a row goes on: it must have a value in each column that is still wanted, and one at least."""
+    """Return whether a row goes on.
+
+    It must have a value in each column that is still wanted, and one at least.
+    """
     return bool(names) and all(row.get(name) is not None for name in names)
 
 
 def _named(names: Sequence[str], result: Any) -> dict[str, Any]:
-    """What an operator returned, by column; of a generator, lists of what it yields."""
+    """Return what an operator returned, by column; of a generator, lists of what it yields."""
     if isinstance(result, Generator):
         rows = list(result)
         result = rows if len(names) == 1 else [[row[at] for row in rows] for at in range(len(names))]

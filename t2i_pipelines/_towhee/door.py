@@ -139,12 +139,17 @@ Empty()  # the singleton is not safe to create from two threads at once: create 
 
 
 def known_operator(name: str) -> Any:
-    """The class registered under an operator's name, for example ``t2i/clip``; None if there is none."""
+    """Return the class registered under an operator's name, for example ``t2i/clip``.
+
+    None if there is none.
+    """
     return OperatorRegistry.resolve(name)
 
 
 def operator_class(name: str, tag: str = "main") -> Any:
-    """The class registered under an operator's name; None for one in Towhee's local cache, or none at all.
+    """Return the class registered under an operator's name.
+
+    None for one in Towhee's local cache, or none at all.
 
     :raises UnknownOperatorError: If neither provides it.
     """

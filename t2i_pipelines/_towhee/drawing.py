@@ -55,7 +55,7 @@ class Step:
 
 
 def steps(dag: Any) -> dict[str, Step]:
-    """The nodes of a pipeline in an order in which each comes after those that it follows."""
+    """Return the nodes of a pipeline in an order in which each comes after those that it follows."""
     before: dict[str, list[str]] = defaultdict(list)
     found: dict[str, Step] = {}
     for uid, node in dag.nodes.items():
@@ -71,14 +71,14 @@ def steps(dag: Any) -> dict[str, Step]:
 
 
 def line(dag: Any) -> str:
-    """A pipeline in one line; of branches, one after the other."""
+    """Return a pipeline in one line; of branches, one after the other."""
     return " ─▶ ".join(
         f"({step.columns})" if step.name in ENDS else step.name for step in steps(dag).values()
     )
 
 
 def svg(dag: Any) -> str:
-    """A pipeline as an SVG drawing, which asks for nothing else and reads on dark pages, too."""
+    """Return a pipeline as an SVG drawing, which asks for nothing else and reads on dark pages, too."""
     found = steps(dag)
     layers: dict[int, list[str]] = defaultdict(list)
     for uid, step in found.items():

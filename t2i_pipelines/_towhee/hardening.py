@@ -167,7 +167,7 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         return line(self._dag_repr)
 
     def _repr_svg_(self) -> str:
-        """What a notebook shows: a drawing of the operators."""
+        """Return what a notebook shows: a drawing of the operators."""
         from t2i_pipelines._towhee.drawing import svg
 
         return svg(self._dag_repr)

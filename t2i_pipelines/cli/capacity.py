@@ -69,7 +69,7 @@ def show(
 
 
 def table(sizes: Sequence[int], dim: int = 512, kinds: Sequence[Storage] = KINDS) -> str:
-    """What each way of storing needs at each size, as a Markdown table."""
+    """Return what each way of storing needs at each size, as a Markdown table."""
     head = [
         "images",
         "index",
@@ -85,7 +85,7 @@ def table(sizes: Sequence[int], dim: int = 512, kinds: Sequence[Storage] = KINDS
 
 
 def said(images: int, advice: Advice) -> str:
-    """The advice in a sentence."""
+    """Return the advice in a sentence."""
     how = ", ".join(f"{name}={value!r}" for name, value in advice.storage.chosen.items())
     reasons = "; ".join(advice.reasons)
     if advice.needs is None:

@@ -186,7 +186,7 @@ def show_hits(query: str, hits: Sequence[Hit], images: bool = True) -> None:
 
 
 def as_json(query: str, hits: Sequence[Hit]) -> str:
-    """One JSON object: the query, whether nothing matches, and each hit with its fields.
+    """Return one JSON object: the query, whether nothing matches, and each hit with its fields.
 
     ``no_match`` and ``relevance`` are there where the collection is calibrated. Columns are in ``fields``,
     and beside the hit's own keys where they have other names.
@@ -208,7 +208,7 @@ def _can_be_written(text: str) -> bool:
 
 
 def _is_sized_terminal() -> bool:
-    """Whether stdout is a terminal that knows how large it is; thumbnails are sized in its cells."""
+    """Return whether stdout is a terminal that knows how large it is; thumbnails are sized in its cells."""
     try:
         return out.is_terminal and os.get_terminal_size(sys.stdout.fileno()).columns > 0
     except (OSError, ValueError):  # no terminal after all, or stdout is replaced or closed

@@ -109,7 +109,7 @@ def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, de
 
 
 def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
-    """The torch encoder of what the command names.
+    """Return the torch encoder of what the command names.
 
     :raises CheckpointError: If it is an ONNX folder already.
     """

@@ -38,7 +38,7 @@ def open_collection(
     timeout: float = 30.0,
     **stored: Unpack[StorageArgs],
 ) -> Collection:
-    """The collection of these settings: equal settings, the same object. Opens nothing yet.
+    """Return the collection of these settings: equal settings, the same object. Opens nothing yet.
 
     :param uri: a file that ends in ``.db`` (Milvus Lite), or a server such as
         ``http://localhost:19530``. In tests also ``memory://NAME``: see :mod:`t2i_pipelines.testing`.

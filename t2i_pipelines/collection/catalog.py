@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 def read_entry(found: Mapping[str, Any], where: str) -> tuple[Entry, str]:
-    """A collection without its index type, from what ``describe_collection`` returned.
+    """Return a collection without its index type, from what ``describe_collection`` returned.
 
     :return: the entry, and what the collection is about to be called, mostly empty.
     :raises StoreError: If this library did not make the collection.
@@ -176,7 +176,10 @@ class Catalog:
         return entry.real_name if entry is not None else self.name
 
     def ready(self) -> Entry | None:
-        """The collection, loaded, or None. Asks the database only if it must, and waits for a new index."""
+        """Return the collection, loaded, or None.
+
+        Asks the database only if it must, and waits for a new index.
+        """
         while True:
             remembered = self._remembered()
             if remembered is not None:
@@ -363,7 +366,7 @@ class Catalog:
             time.sleep(0.05)
 
     def _type(self, index_type: str) -> str:
-        """The type that a collection begins with."""
+        """Return the type that a collection begins with."""
         return schema.choice(0, self._ladder()) if index_type == AUTO else index_type
 
     def _ladder(self) -> Mapping[str, int]:

@@ -77,7 +77,7 @@ class Collection:
             self.verify(space)
 
     def verify(self, space: Space) -> bool:
-        """Whether the collection is there, for vectors of ``space``. Creates nothing.
+        """Return whether the collection is there, for vectors of ``space``. Creates nothing.
 
         :raises ModelMismatchError: If it is there for another model.
         """
@@ -89,7 +89,7 @@ class Collection:
         return entry is not None
 
     def space(self) -> Space | None:
-        """What its vectors mean, None if there is no collection."""
+        """Return what its vectors mean, None if there is no collection."""
         self.connection.join(self)
         return entry.space if (entry := self.catalog.find()) else None
 
@@ -223,7 +223,7 @@ class Collection:
             warnings.warn(f"no row has a column {name!r}{advice}", stacklevel=3)
 
     def count(self) -> int:
-        """How many rows are stored."""
+        """Return how many rows are stored."""
         rows = self.read("query", filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"]) if rows else 0
 
@@ -278,7 +278,7 @@ class Collection:
         self.write("alter_collection_properties", properties={name: text})
 
     def is_unchanged(self, before: Entry | None, now: Entry | None) -> bool:
-        """Whether the collection was not dropped and made again between two results of :meth:`entry`.
+        """Return whether the collection was not dropped and made again between two results of :meth:`entry`.
 
         A local one is the same object as long as the database was not closed either.
         """

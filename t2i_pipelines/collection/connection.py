@@ -188,7 +188,7 @@ class Connection:
             self.unflushed[name] += sum(row["vector"].nbytes for row in rows)
 
     def is_full(self, name: str) -> bool:
-        """Whether an embedded Milvus Lite should write out what waits of a collection."""
+        """Return whether an embedded Milvus Lite should write out what waits of a collection."""
         return self.address.path is not None and self.unflushed[name] >= FLUSH_BYTES
 
     def call(self, method: str, *args: Any, doing: str, timeout: float, **kwargs: Any) -> Any:
@@ -210,7 +210,7 @@ class Connection:
         return reading(self.address.uri) if self._is_lite and method in READS else nullcontext()
 
     def is_lite(self, timeout: float) -> bool:
-        """Whether Milvus Lite answers: a local database, or ``milvus-lite server`` behind a uri."""
+        """Return whether Milvus Lite answers: a local database, or ``milvus-lite server`` behind a uri."""
         self._open(timeout)
         return self._is_lite
 
@@ -342,7 +342,7 @@ _CONNECTIONS_LOCK = Lock()
 
 
 def connection_to(address: Address, token: str) -> Connection:
-    """The one connection of this process to ``address``. Opens nothing yet."""
+    """Return the one connection of this process to ``address``. Opens nothing yet."""
     key = (address.uri, token if address.is_shared else "")
     with _CONNECTIONS_LOCK:
         if key not in _CONNECTIONS:

@@ -45,7 +45,7 @@ _AS_TOLD = {"missing": CollectionNotFoundError, "not loaded": NotLoadedError, "r
 
 
 def translate(err: BaseException, *, doing: str, where: str, timeout: float) -> T2IError:
-    """The error of ours for ``err``. Raise it ``from err``.
+    """Return the error of ours for ``err``. Raise it ``from err``.
 
     :param doing: what was asked, for example ``search in collection 'cats'``.
     :param where: the database, as a reader of the message should see it.
@@ -116,7 +116,7 @@ def _statuses(err: BaseException) -> set[str]:
 
 
 def _gave_up(err: BaseException) -> bool:
-    """Whether gRPC's wait for a channel ended, of which pymilvus makes an ``AttributeError``."""
+    """Return whether gRPC's wait for a channel ended, of which pymilvus makes an ``AttributeError``."""
     return any(isinstance(link, TimeoutError) or type(link).__name__ == TIMEOUT for link in _chain(err))
 
 
@@ -175,7 +175,7 @@ class _Hush(logging.Filter):
 
 
 def _is_of_milvus(record: logging.LogRecord) -> bool:
-    """Whether it tells that pymilvus asked Milvus Lite for what it has not, and then did without."""
+    """Return whether it tells that pymilvus asked Milvus Lite for what it has not, and then did without."""
     trace = record.exc_info[2] if record.exc_info else None
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

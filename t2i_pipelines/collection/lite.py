@@ -36,7 +36,7 @@ _inherited: dict[str, Any] = {}  # in a forked child: the parent's servers, path
 
 
 def exists(path: Path) -> bool:
-    """Whether there may be a database. An empty directory is none.
+    """Return whether there may be a database. An empty directory is none.
 
     :raises StoreFormatError: If what is there cannot be one.
     """
@@ -60,7 +60,7 @@ def exists(path: Path) -> bool:
 
 
 def uri_for(path: Path) -> str:
-    """What ``MilvusClient`` must be given to open ``path``. Makes the parent directories.
+    """Return what ``MilvusClient`` must be given to open ``path``. Makes the parent directories.
 
     A forked child talks to its parent's server: it must not open the files a second time.
 
@@ -106,7 +106,7 @@ def _delete(path: Path) -> None:
 
 
 def explain(path: Path, err: BaseException) -> StoreError:
-    """Why ``path`` did not open. Milvus Lite itself says only that it failed."""
+    """Return why ``path`` did not open. Milvus Lite itself says only that it failed."""
     try:
         if exists(path) and not _served(path) and _held(path):
             return _locked(path)
@@ -163,12 +163,12 @@ def _manager() -> Any:
 
 
 def _served(path: Path) -> bool:
-    """Whether this process has ``path`` open, through this package or not."""
+    """Return whether this process has ``path`` open, through this package or not."""
     return str(path) in getattr(_manager(), "_servers", {})
 
 
 def _held(path: Path) -> bool:
-    """Whether some process holds the lock of ``path``."""
+    """Return whether some process holds the lock of ``path``."""
     with _keep_others_out(path) as is_free:
         return not is_free
 

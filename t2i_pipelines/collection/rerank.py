@@ -43,7 +43,7 @@ def in_range(hits: Iterable[Hit], radius: float | None, range_filter: float | No
 
 
 def one_of_each(hits: Iterable[Hit], name: str) -> Iterator[Hit]:
-    """The best hit for each value of a field. One that has no such field has no group."""
+    """Yield the best hit for each value of a field. One that has no such field has no group."""
     seen: set[Any] = set()
     for hit in hits:
         value = getattr(hit, name) if name in ("id", "path") else hit.fields.get(name)

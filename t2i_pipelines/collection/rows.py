@@ -75,14 +75,14 @@ class Ledger(NamedTuple):
 
 
 def chunks(ids: Sequence[str]) -> Iterator[list[str]]:
-    """The ids, each once, in as many lists as there will be calls."""
+    """Yield the ids, each once, in as many lists as there will be calls."""
     unique = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
     for start in range(0, len(unique), IDS_A_CALL):
         yield unique[start : start + IDS_A_CALL]
 
 
 def is_one_of(ids: list[str]) -> str:
-    """The filter that finds these rows. Any text is safe in it."""
+    """Return the filter that finds these rows. Any text is safe in it."""
     return f"id in {literal(ids)}"
 
 
@@ -98,7 +98,7 @@ _TEXTS = {"id": ID_BYTES, "path": PATH_BYTES, "digest": DIGEST_BYTES}
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], dim: int) -> list[dict[str, Any]]:
-    """Rows that Milvus takes, one for each id: of several, the last.
+    """Return rows that Milvus takes, one for each id: of several, the last.
 
     :raises ConfigError: If a field is missing, of a wrong type or too long. Names row and field.
     :raises VectorError: If a vector is not finite, zero, or not (dim,).
@@ -110,7 +110,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], dim: int) -> list[dict[str, An
 
 
 def batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows in order, in lists of at most ``BATCH_BYTES`` and ``BATCH_ROWS``."""
+    """Yield the rows in order, in lists of at most ``BATCH_BYTES`` and ``BATCH_ROWS``."""
     batch: list[dict[str, Any]] = []
     total = 0
     for row in rows:

@@ -51,12 +51,12 @@ def ladder(*, is_lite: bool, version: tuple[int, int]) -> Mapping[str, int]:
 
 
 def choice(rows: int, steps: Mapping[str, int]) -> str:
-    """The index type for that many rows."""
+    """Return the index type for that many rows."""
     return [index_type for index_type, start in steps.items() if rows >= start][-1]
 
 
 def outgrown(index_type: str, rows: int, steps: Mapping[str, int]) -> str | None:
-    """The index type that should take this one's place, None if it may stay.
+    """Return the index type that should take this one's place, None if it may stay.
 
     Never a smaller one, and never in place of one that is not on the ladder: that was chosen explicitly.
     """
@@ -65,7 +65,7 @@ def outgrown(index_type: str, rows: int, steps: Mapping[str, int]) -> str | None
 
 
 def build_params(index_type: str, *, is_lite: bool) -> dict[str, Any]:
-    """How the index is built."""
+    """Return how the index is built."""
     params: dict[str, Any] = {}
     if index_type == "HNSW_SQ" and not is_lite:
         params = GRAPH | REFINED
@@ -111,7 +111,7 @@ class Depth:
 
 
 def depth(index_type: str, *, is_lite: bool) -> Depth:
-    """How an index of this type is searched."""
+    """Return how an index of this type is searched."""
     if index_type == "AUTOINDEX" and is_lite:
         index_type = "HNSW"  # what it is there
     exact = index_type == "FLAT" or (is_lite and index_type.startswith("IVF"))
@@ -127,7 +127,7 @@ MMAP = "mmap.enabled"
 
 
 def properties(storage: Storage) -> dict[str, str]:
-    """What a collection keeps of how it is stored, beside its schema."""
+    """Return what a collection keeps of how it is stored, beside its schema."""
     kept = {MMAP: "true"} if storage.mmap else {}
     return kept | ({REPLICAS: str(storage.replica_number)} if storage.replica_number > 1 else {})
 
@@ -147,7 +147,7 @@ def add_fields(schema: Any, storage: Storage, dim: int) -> None:
 
 
 def read_storage(description: Mapping[str, Any]) -> Storage:
-    """How a collection is stored, from what ``describe_collection`` returned; all but its index."""
+    """Return how a collection is stored, from what ``describe_collection`` returned; all but its index."""
     from pymilvus import DataType
 
     found = description.get("properties") or {}
@@ -184,7 +184,10 @@ def as_asked(storage: Storage, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_read(storage: Storage, answer: Any) -> Any:
-    """An answer of a query or a search, with vectors of float32: of float16, Milvus gives the bytes."""
+    """Return an answer of a query or a search, with vectors of float32.
+
+    Of float16, Milvus gives the bytes.
+    """
     if storage.vector_type != "FLOAT16_VECTOR":
         return answer
     for one in answer:
@@ -222,7 +225,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
 def check_name(collection_name: str) -> str:
-    """The name, if every Milvus accepts it.
+    """Return the name, if every Milvus accepts it.
 
     :raises ConfigError: If not.
     """
@@ -235,7 +238,7 @@ def check_name(collection_name: str) -> str:
 
 
 def check_index_type(index_type: str, *, local: bool) -> str:
-    """The type in capitals. Milvus Lite takes any name and then cannot open the collection again.
+    """Return the type in capitals. Milvus Lite takes any name and then cannot open the collection again.
 
     :raises ConfigError: If Milvus Lite does not support it.
     """
@@ -249,7 +252,7 @@ def check_index_type(index_type: str, *, local: bool) -> str:
 
 
 def describe(space: Space) -> str:
-    """The note for a collection that holds vectors of ``space``."""
+    """Return the note for a collection that holds vectors of ``space``."""
     return json.dumps({NOTE: {"version": VERSION, "space": asdict(space)}})
 
 
@@ -287,7 +290,7 @@ def index(client: Any, space: Space, index_type: str, *, is_lite: bool) -> Any:
 
 
 def read_space(description: Mapping[str, Any], where: str) -> Space:
-    """The note of a collection, from what ``describe_collection`` returned.
+    """Return the note of a collection, from what ``describe_collection`` returned.
 
     :raises StoreError: If there is none, or a newer version of this library wrote it.
     """

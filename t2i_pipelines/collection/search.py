@@ -98,7 +98,7 @@ def check_queries(vectors: Matrix, dim: int | None) -> Matrix:
 
 
 def portions(queries: Matrix, limit: int) -> Iterator[Matrix]:
-    """The queries in order, as many a call as keep its answer small."""
+    """Yield the queries in order, as many a call as keep its answer small."""
     step = max(1, min(1024, HITS_A_CALL // int(limit)))
     for start in range(0, len(queries), step):
         yield queries[start : start + step]
@@ -122,7 +122,7 @@ def request(
 
 
 def from_answer(answer: Any, queries: int, output_fields: Sequence[str]) -> list[list[Hit]]:
-    """What ``MilvusClient.search`` returned, as hits; None, without collection, as no hits."""
+    """Return what ``MilvusClient.search`` returned, as hits; None, without collection, as no hits."""
     if answer is None:
         return [[] for _ in range(queries)]
     return [
@@ -132,7 +132,7 @@ def from_answer(answer: Any, queries: int, output_fields: Sequence[str]) -> list
 
 
 def hit(id: str, score: float, row: Mapping[str, Any], output_fields: Sequence[str]) -> Hit:
-    """A hit from the fields of its row.
+    """Return a hit from the fields of its row.
 
     :param output_fields: those that the hit shall show, ``*`` for all but the vector.
     """
@@ -172,7 +172,7 @@ class _Reading:
     whole: bool = False
 
     def merged(self, answer: list[Hit]) -> list[Hit]:
-        """The final hits, then the new ones by score, equal scores by id."""
+        """Return the final hits, then the new ones by score, equal scores by id."""
         fresh = [hit for hit in answer if hit.id not in self.seen]
         return [*self.final, *sorted(fresh, key=lambda hit: (-hit.score, hit.id))]
 
@@ -211,7 +211,7 @@ class Rankings:
         self._search, self._rungs, self._exact, self._count, self._rest = search, rungs, exact, count, rest
 
     def top(self, number: int) -> list[list[Hit]]:
-        """The first ``number`` hits of each query, fewer only if there are no more rows."""
+        """Return the first ``number`` hits of each query, fewer only if there are no more rows."""
         for _ in self._rungs:
             if reading := [one for one in self._readings if not one.whole and len(one.final) < number]:
                 self._climb(reading, number)
@@ -221,7 +221,7 @@ class Rankings:
         return [one.final[:number] for one in self._readings]
 
     def walks(self) -> list[Iterator[Hit]]:
-        """The hits of each query for as long as they are asked for."""
+        """Return the hits of each query for as long as they are asked for."""
         self._climb(self._readings, self._rungs[0])
         return [self._walk(reading) for reading in self._readings]
 
@@ -342,12 +342,12 @@ class Finder:
         return [list(islice(one, first, last)) for one in ranked]
 
     def every(self, query: Vector) -> Iterator[Hit]:
-        """All hits of one query, past every limit."""
+        """Return all hits of one query, past every limit."""
         (walk,) = self._rankings(query[None], [MAX_LIMIT]).walks()
         return islice(self._picked(walk), self._options.offset, None)
 
     def pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """The rows that meet the filter, a page at a time."""
+        """Return the rows that meet the filter, a page at a time."""
         seconds = self._collection.patience
 
         def read(forms: Sequence[Form], **arguments: Any) -> list[dict[str, Any]]:

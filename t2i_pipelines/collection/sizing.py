@@ -254,7 +254,7 @@ def advise(
 
 
 def searches_a_second(rows: int, cores: int) -> float:
-    """How many searches a machine with so many rows answers."""
+    """Return how many searches a machine with so many rows answers."""
     return float(cores * SEARCHES_A_CORE * (max(rows, 1) / 1e6) ** -SLOWER)
 
 

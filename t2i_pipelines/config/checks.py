@@ -222,5 +222,5 @@ def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def filled(templates: Sequence[str], text: str) -> list[str]:
-    """The text in each of the templates."""
+    """Return the text in each of the templates."""
     return [one.replace("{}", text) for one in templates]

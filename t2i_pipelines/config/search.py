@@ -109,7 +109,7 @@ def check_field(field: object, setting: str = "where") -> str:
 
 
 def check_filter(filter: object) -> str:
-    """A filter expression without blanks around it, if it stays inside parentheses put around it.
+    """Return a filter expression without blanks around it, if it stays inside parentheses put around it.
 
     :raises ConfigError: If it is no text, or quotes or parentheses in it are not closed.
     """
@@ -132,7 +132,7 @@ def check_filter(filter: object) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as Milvus's filter language writes it: whatever text it holds, it stays one value."""
+    """Return a value as Milvus's filter language writes it: whatever text it holds, it stays one value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -143,12 +143,12 @@ def literal(value: Any) -> str:
 
 
 def expression(filter: str, conditions: list[Condition], *, is_lite: bool) -> str:
-    """A filter expression for both; values are literals."""
+    """Return a filter expression for both; values are literals."""
     return _both(filter, _all_of(conditions, literal, is_lite))
 
 
 def template(filter: str, conditions: list[Condition]) -> tuple[str, dict[str, Any]]:
-    """A filter expression for both, for Milvus 2.5 and later, and the values that it leaves out.
+    """Return a filter expression for both, for Milvus 2.5 and later, and the values that it leaves out.
 
     The pattern of ``like`` and the value of ``contains`` must be literals before Milvus 2.6.
     """

@@ -61,7 +61,7 @@ def open_tower(path: Path, compute: Compute) -> Tower:
 
 
 def choose_onnx(wanted: Compute) -> Compute:
-    """How to run an ONNX folder, without any ``auto``.
+    """Return how to run an ONNX folder, without any ``auto``.
 
     A GPU goes before OpenVINO, and OpenVINO, where it is installed, before ONNX Runtime; bf16 goes before
     fp32 where the CPU has instructions for it. int8 is taken only if it was asked for.
@@ -113,7 +113,9 @@ def _openvino_precision(wanted: Precision) -> Precision:
 
 
 def choose_torch(wanted: Compute) -> Compute:
-    """How to run a torch checkpoint, without any ``auto``: on a GPU, and in bf16, where there is either.
+    """Return how to run a torch checkpoint, without any ``auto``.
+
+    On a GPU, and in bf16, where there is either.
 
     :raises ConfigError: If what was asked for does not go together, or the machine lacks it.
     """
@@ -144,7 +146,7 @@ def choose_torch(wanted: Compute) -> Compute:
 
 
 def _cpu_has_bf16(torch: Any) -> bool:
-    """Whether the CPU multiplies bfloat16; torch tells from version 2.11 on."""
+    """Return whether the CPU multiplies bfloat16; torch tells from version 2.11 on."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
@@ -188,7 +190,7 @@ class OnnxruntimeTower:
 
 
 def _dtype(name: str) -> str:
-    """An input's type in numpy's terms: ``tensor(int32)`` is int32."""
+    """Return an input's type in numpy's terms: ``tensor(int32)`` is int32."""
     name = name.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32"}.get(name, name)
 
@@ -219,7 +221,7 @@ def core() -> Any:
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16."""
+    """Return whether this CPU computes in bfloat16."""
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -99,7 +99,9 @@ def _is_torchscript(archive: zipfile.ZipFile) -> bool:
 
 
 def activation_of(path: Path) -> bool | None:
-    """Whether a TorchScript archive's own source says QuickGELU or GELU; None where it says neither, or both.
+    """Return whether a TorchScript archive's own source says QuickGELU or GELU.
+
+    None where it says neither, or both.
 
     The source, which OpenAI's archives carry, is searched as text for the classes that it declares.
     """
@@ -161,7 +163,7 @@ class _TensorsOnly(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
-        """The numbers of one storage."""
+        """Return the numbers of one storage."""
         _, dtype, key, _, count = pid
         if key not in self._read:
             data = bytearray(self._archive.read(f"{self._root}data/{key}"))
@@ -176,7 +178,7 @@ def _rebuild(
 
 
 def first_mismatch(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str | None:
-    """How a checkpoint first differs from what a model needs, in words; None if it fits."""
+    """Return how a checkpoint first differs from what a model needs, in words; None if it fits."""
     for name, value in wanted.items():
         if name.endswith(("num_batches_tracked", "attn_mask", "position_ids")):
             continue

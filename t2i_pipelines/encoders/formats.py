@@ -80,7 +80,7 @@ class Checkpoint:
         return Preprocess.of({**defaults, **given}, str(self.weights.parent))
 
     def tokenizer(self) -> Tokenizer:
-        """The folder's ``tokenizer.json``, or OpenAI's where the vocabulary is OpenAI's.
+        """Return the folder's ``tokenizer.json``, or OpenAI's where the vocabulary is OpenAI's.
 
         :raises CheckpointError: If there is neither.
         """

@@ -53,14 +53,16 @@ class Int8Cost:
 
 
 def int8_folder(space: Space) -> Path:
-    """Where the int8 form of a model is kept: in the assets cache of ``huggingface_hub``."""
+    """Return where the int8 form of a model is kept: in the assets cache of ``huggingface_hub``."""
     from huggingface_hub import cached_assets_path
 
     return cached_assets_path("t2i_pipelines", "int8", space.weights)
 
 
 def int8_tower(space: Space, folder: Path) -> Path:
-    """The int8 image tower of a model: in the cache, or beside its fp32 tower. What it costs is logged.
+    """Return the int8 image tower of a model.
+
+    In the cache, or beside its fp32 tower. What it costs is logged.
 
     :raises CheckpointError: If it was never made; says how to make it.
     """
@@ -115,7 +117,7 @@ def calibrate(tower: Path, tensors: Sequence[NDArray[np.float32]], path: Path) -
 
 
 def _layers(graph: Any) -> list[str]:
-    """The nodes that multiply by weights, in order from the image to the vector."""
+    """Return the nodes that multiply by weights, in order from the image to the vector."""
     weights = {one.name for one in graph.initializer}
     return [
         node.name

@@ -185,17 +185,17 @@ _BY_NAME = {spelling: model for model in MODELS for spelling in (model.name, *mo
 
 
 def models() -> tuple[ModelInfo, ...]:
-    """Every model that is known by name, the bundled one first."""
+    """Return every model that is known by name, the bundled one first."""
     return MODELS
 
 
 def find(name: str) -> ModelInfo | None:
-    """The model of a name or alias, or None."""
+    """Return the model of a name or alias, or None."""
     return _BY_NAME.get(name)
 
 
 def recommend(languages: Sequence[str] = ("en",), max_ms: float = 20) -> ModelInfo:
-    """The model that finds best in the languages that you name, among those that are fast enough.
+    """Return the model that finds best in the languages that you name, among those that are fast enough.
 
     Best is the highest ``recall``, taken for each model in the language it is worst at; models without
     published recall are left out, ``t2i_mini`` among them.

@@ -165,7 +165,7 @@ class OnnxEncoder:
         return np.concatenate([self._encode(one) for one in passes])
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model reads."""
+        """Return how many of the texts are longer than the model reads."""
         return self._tokenizer.cut(texts)
 
     def _encode(self, texts: Sequence[str]) -> Matrix:
@@ -178,7 +178,7 @@ class OnnxEncoder:
         return self._run(self._textual, [ids, mask][: len(self._textual.inputs)])
 
     def _run(self, tower: Tower, arrays: Sequence[np.ndarray]) -> Matrix:
-        """One pass, or as many as a tower with a fixed batch size needs."""
+        """Return one pass, or as many as a tower with a fixed batch size needs."""
         feeds = [array.astype(one.dtype, copy=False) for one, array in zip(tower.inputs, arrays, strict=True)]
         many = len(arrays[0])
         step = tower.inputs[0].batch or many
@@ -199,7 +199,7 @@ class OnnxEncoder:
 
 
 def cleaning(text_cfg: Mapping[str, Any]) -> str:
-    """How open_clip cleans texts for a model of this ``text_cfg``: a key of ``tokenizer.CLEANING``."""
+    """Return how open_clip cleans texts for a model of this ``text_cfg``: a key of ``tokenizer.CLEANING``."""
     own = "whitespace" if {"hf_tokenizer_name", "hf_model_name"} & text_cfg.keys() else "lower"
     return str(text_cfg.get("tokenizer_kwargs", {}).get("clean", own))
 

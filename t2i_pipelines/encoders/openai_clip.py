@@ -62,7 +62,7 @@ _TOWERS = {"text_model": "transformer", "vision_model": "visual.transformer"}
 
 
 def from_transformers(weights: Weights) -> Weights:
-    """A ``transformers.CLIPModel``'s weights under OpenAI's names; others come back as they are."""
+    """Return a ``transformers.CLIPModel``'s weights under OpenAI's names; others come back as they are."""
     if "text_model.embeddings.token_embedding.weight" not in weights:
         return weights
     renamed: Weights = {}
@@ -86,7 +86,7 @@ def from_transformers(weights: Weights) -> Weights:
 
 
 def sizes_of(weights: Mapping[str, torch.Tensor], where: str) -> dict[str, Any]:
-    """The arguments of ``CLIP`` that these weights, under OpenAI's names, were made with.
+    """Return the arguments of ``CLIP`` that these weights, under OpenAI's names, were made with.
 
     :param where: the file, for the message.
     :raises CheckpointError: If a weight that tells a size is missing.
@@ -154,7 +154,7 @@ def clip_like(weights: Mapping[str, torch.Tensor], sizes: Mapping[str, Any]) -> 
 
 
 def build_clip(weights: Weights, details: Details, where: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The module with these weights, in evaluation mode, and the sizes that it was made with.
+    """Return the module with these weights, in evaluation mode, and the sizes that it was made with.
 
     :param weights: under OpenAI's or transformers' names.
     :raises CheckpointError: With the first weight that is missing, superfluous or of another shape.
@@ -221,7 +221,7 @@ _TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "hf_tokeniz
 
 
 def is_openai_clip(model_cfg: Mapping[str, Any]) -> bool:
-    """Whether open_clip's ``model_cfg`` describes OpenAI's architecture and nothing beyond it."""
+    """Return whether open_clip's ``model_cfg`` describes OpenAI's architecture and nothing beyond it."""
     known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
     return (
         model_cfg.keys() <= known
@@ -231,7 +231,7 @@ def is_openai_clip(model_cfg: Mapping[str, Any]) -> bool:
 
 
 def build_openclip(model_cfg: Mapping[str, Any], weights: Weights, where: str) -> nn.Module:
-    """The ``open_clip`` model with these weights, in evaluation mode.
+    """Return the ``open_clip`` model with these weights, in evaluation mode.
 
     A text tower of transformers (``hf_model_name``) is built from that model's own ``config.json``, which
     transformers reads from a folder, its cache or the hub.

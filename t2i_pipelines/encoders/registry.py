@@ -79,7 +79,7 @@ def _unload(name: str | None) -> None:
 
 
 def registered(model_name: str) -> EncoderFactory | None:
-    """What was registered under a name, or under what that is an alias of; None if nothing was."""
+    """Return what was registered under a name, or under what that is an alias of; None if nothing was."""
     info = find(model_name)
     return _factories.get(info.name if info else model_name)
 
@@ -96,7 +96,7 @@ def load_encoder(
     precision: Precision = "auto",
     backend: Backend = "auto",
 ) -> Encoder:
-    """The encoder of a model; the same object each time.
+    """Return the encoder of a model; the same object each time.
 
     :param model_name: a registered name, a name or alias of :func:`models`, or the path of a model.
     :param checkpoint_path: the model's file or folder, in place of those of the name.

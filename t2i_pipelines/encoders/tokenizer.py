@@ -38,7 +38,10 @@ SCRIPTS = {
 
 
 def scripts_of(text: str) -> set[str]:
-    """The scripts of a text's letters, for example ``{"Latin", "Han"}``; digits and emoji have none."""
+    """Return the scripts of a text's letters, for example ``{"Latin", "Han"}``.
+
+    Digits and emoji have none.
+    """
     names = {unicodedata.name(char, "").partition(" ")[0] for char in set(text) if char.isalpha()}
     return {SCRIPTS[name] for name in names if name in SCRIPTS}
 
@@ -105,7 +108,7 @@ class TextTokenizer:
         return ids, np.array([one.attention_mask for one in encoded], np.int64)
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model reads."""
+        """Return how many of the texts are longer than the model reads."""
         encoded = self.tokenizer.encode_batch([self._clean(text) for text in texts])
         return sum(bool(one.overflowing) for one in encoded)
 

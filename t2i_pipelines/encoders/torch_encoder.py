@@ -151,7 +151,7 @@ class TorchEncoder:
         return vectors
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model reads."""
+        """Return how many of the texts are longer than the model reads."""
         return self.tokenizer.cut(texts)
 
     def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:

@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def places_of(info: ModelInfo, *, torch_only: bool = False) -> list[Place]:
-    """The forms of a model that can run here, best first: ONNX, then torch where it is installed."""
+    """Return the forms of a model that can run here, best first: ONNX, then torch where it is installed."""
     places = []
     if info.onnx and not torch_only:
         # towers above 2 GB keep their weights in further files
@@ -44,7 +44,7 @@ def places_of(info: ModelInfo, *, torch_only: bool = False) -> list[Place]:
 
 
 def fetch(info: ModelInfo, *, torch_only: bool = False) -> Path:
-    """A folder with the model's files: from the cache, or downloaded into it.
+    """Return a folder with the model's files: from the cache, or downloaded into it.
 
     :param torch_only: take torch weights although there is an ONNX form.
 
@@ -80,7 +80,7 @@ def fetch(info: ModelInfo, *, torch_only: bool = False) -> Path:
 
 
 def _snapshot(client: Any, place: Place, *, local_files_only: bool) -> Path | str:
-    """The folder, if all that is wanted is in it; else the reason why not."""
+    """Return the folder, if all that is wanted is in it; else the reason why not."""
     patterns = [*place.wanted, *place.welcome]
     try:
         folder = Path(
@@ -105,14 +105,14 @@ class LoadedEncoder(Encoder, Protocol):
         ...
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model reads."""
+        """Return how many of the texts are longer than the model reads."""
         ...
 
 
 def open_path(
     path: str | Path, model_name: str, info: ModelInfo | None = None, compute: Compute = AUTO
 ) -> LoadedEncoder:
-    """The encoder of a model on disk; weights are read when they are first used.
+    """Return the encoder of a model on disk; weights are read when they are first used.
 
     :param path: an ONNX folder, a folder with open_clip's or transformers' files, or a checkpoint file.
     :param info: the model that it should be.
@@ -183,5 +183,5 @@ class HubEncoder:
         return self.opened.encode_texts(texts)
 
     def cut(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the model reads."""
+        """Return how many of the texts are longer than the model reads."""
         return self.opened.cut(texts)

@@ -159,7 +159,7 @@ def _row(path: str, vector: Any) -> dict[str, Any]:
 
 
 def _stored(collection: Collection) -> tuple[Matrix, list[str]]:
-    """Every row: unit vectors, and paths."""
+    """Return every row: unit vectors, and paths."""
     rows = [row for page in collection.scan(["vector", "path"]) for row in page]
     if not rows:
         raise SourceError(f"{collection} is empty; insert the images first")

@@ -103,7 +103,7 @@ class Bootstrap:
         return float(found.low), float(found.high)
 
     def metric(self, name: str, values: NDArray[np.float64]) -> Metric:
-        """The figure of (Q,) values of single queries."""
+        """Return the figure of (Q,) values of single queries."""
         of = np.median if name == "median rank" else np.mean
         return Metric(name, float(of(values)), *self.interval(values, of))
 
@@ -111,7 +111,7 @@ class Bootstrap:
 def judged(
     found: NDArray[np.int64] | Sequence[Sequence[int]], right: Sequence[Sequence[int]]
 ) -> dict[str, NDArray[np.float64]]:
-    """What the best 10 alone tell, by trec_eval.
+    """Return what the best 10 alone tell, by trec_eval.
 
     :param found: for each query the numbers of what it found, best first; not all need find as many.
     """
@@ -146,7 +146,10 @@ def check_metric(name: str, *, through_index: bool) -> None:
 
 
 def shown(metric: Metric) -> str:
-    """A figure with its interval as people read it: ``58.8 % (57.4 to 60.1)``; ranks without per cent."""
+    """Return a figure with its interval as people read it.
+
+    ``58.8 % (57.4 to 60.1)``; ranks without per cent.
+    """
     if metric.name == "median rank":
         text, ends = f"{metric.value:g}", f"{metric.low:g} to {metric.high:g}"
     else:
@@ -155,7 +158,7 @@ def shown(metric: Metric) -> str:
 
 
 def in_order(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are there, in the order of :data:`METRICS`."""
+    """Return those that are there, in the order of :data:`METRICS`."""
     return {name: values[name] for name in METRICS if name in values}
 
 
@@ -203,7 +206,9 @@ class Ranking:
 
 
 def first_ranks(queries: Matrix, gallery: Matrix, right: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """The rank of the best right vector of each query, from 1; R@5 is ``(first_ranks(...) <= 5).mean()``.
+    """Return the rank of the best right vector of each query, from 1.
+
+    R@5 is ``(first_ranks(...) <= 5).mean()``.
 
     :param queries: (Q, D), of any length.
     :param gallery: (N, D), of any length.

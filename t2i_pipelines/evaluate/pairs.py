@@ -105,7 +105,7 @@ class Pairs:
         return f"<Pairs {self}>"
 
     def captions(self) -> list[list[str]]:
-        """The texts of each image, in the order of the source."""
+        """Return the texts of each image, in the order of the source."""
         told: list[list[str]] = [[] for _ in self.images]
         for text, right in zip(self.texts, self.shown, strict=True):
             for number in right:
@@ -113,7 +113,7 @@ class Pairs:
         return told
 
     def rows(self) -> list[tuple[str, str]]:
-        """Each image with each of its texts, in the order of the texts."""
+        """Return each image with each of its texts, in the order of the texts."""
         return [
             (self.images[number], text)
             for text, right in zip(self.texts, self.shown, strict=True)
@@ -121,7 +121,7 @@ class Pairs:
         ]
 
     def take(self, images: Sequence[int]) -> Pairs:
-        """A part: those images, and the texts that are right for one of them.
+        """Return a part: those images, and the texts that are right for one of them.
 
         :param images: numbers of images; their order is kept.
         :raises ConfigError: If a number is no image's, or comes twice.
@@ -193,7 +193,7 @@ def gather(
 
 
 def row_of(item: Any) -> Row | Outcome:
-    """One item of an iterable: a pair, or why it is none."""
+    """Return one item of an iterable: a pair, or why it is none."""
     if isinstance(item, Mapping):
         given, told = _first(item, PATH_COLUMNS), _first(item, TEXT_COLUMNS)
         kind = _first(item, CLASS_COLUMNS)
@@ -205,7 +205,7 @@ def row_of(item: Any) -> Row | Outcome:
 
 
 def pair(given: Any, told: Any, kind: Any = None) -> Row | Outcome:
-    """A row of an image's address and its texts, or why it is none."""
+    """Return a row of an image's address and its texts, or why it is none."""
     if not given or not isinstance(given, (str, os.PathLike)):
         return refused("", f"no image is named for the caption {told!r:.80}")
     try:
@@ -223,7 +223,7 @@ def pair(given: Any, told: Any, kind: Any = None) -> Row | Outcome:
 
 
 def refused(path: str, reason: str) -> Outcome:
-    """A row that is no pair."""
+    """Return a row that is no pair."""
     return Outcome(path, path_key(path) if path else "", "failed", Reason(reason, "read"))
 
 
@@ -276,13 +276,13 @@ class _Told(NamedTuple):
 
 
 def file_in(folder: Path) -> Path | None:
-    """The caption file in a folder, or in its ``annotations``; None if there is none."""
+    """Return the caption file in a folder, or in its ``annotations``; None if there is none."""
     places = (folder / below / name for name in FILES for below in ("", "annotations"))
     return next((place for place in places if place.is_file()), None)
 
 
 def read(path: Path, images: str | os.PathLike[str] | None, split: str) -> Known | None:
-    """The pairs of a caption file; None if it is none of these.
+    """Return the pairs of a caption file; None if it is none of these.
 
     :raises SourceError: If it is one, and has no such split, or its images are not found.
     """
@@ -414,7 +414,7 @@ def _folder(name: str, path: Path, images: str | os.PathLike[str] | None) -> Pat
 
 
 def _inner(name: str, place: Path) -> str:
-    """The name below the folder; a folder ``val2014`` need not hold another of that name."""
+    """Return the name below the folder; a folder ``val2014`` need not hold another of that name."""
     return (
         name if (place / name).exists() else Path(name).name if (place / Path(name).name).exists() else name
     )

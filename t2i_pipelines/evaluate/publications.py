@@ -114,7 +114,7 @@ class PublishedComparison:
         return all(abs(line.difference) <= self.tolerance for line in self.lines)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each figure.
+        """Return a row for each figure.
 
         :return: columns ``direction``, ``metric``, ``published``, ``measured``, ``low``, ``high`` (per cent),
             ``difference`` (points) and ``agrees`` (bool). The source is in ``.attrs["source"]``.
@@ -179,12 +179,12 @@ class PublishedComparison:
         return str(self.grid)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the table."""
+        """Return what a notebook shows: the table."""
         return as_html([self.grid])
 
 
 def published(model_name: str, dataset: str) -> Published:
-    """What was published of a model on ``flickr30k`` or ``coco``.
+    """Return what was published of a model on ``flickr30k`` or ``coco``.
 
     :param model_name: a name or alias of :func:`t2i_pipelines.models`, or the source's own, such as
         ``ViT-B-32/openai``.

@@ -91,7 +91,7 @@ def _rows(
 
 
 def _of_folders(folder: Path, template: str) -> Iterator[Row | Outcome]:
-    """Images below class folders; those that lie beside the class folders have no class."""
+    """Yield images below class folders; those that lie beside the class folders have no class."""
     classes = [one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
     if not classes:
         raise SourceError(
@@ -133,14 +133,14 @@ def _text_columns(record: Record, address: str) -> list[str]:
 
 
 def _texts(cell: Any) -> list[str]:
-    """A cell's texts; a caption that reads as a number is one all the same."""
+    """Return a cell's texts; a caption that reads as a number is one all the same."""
     if isinstance(cell, (list, tuple)):
         return [text for one in cell for text in _texts(one)]
     return [] if cell is None else [str(cell)]
 
 
 def _listed(path: Path) -> list[Any] | None:
-    """The rows of a JSON list, or of JSON lines, that say ``image_path``; None of another file."""
+    """Return the rows of a JSON list, or of JSON lines, that say ``image_path``; None of another file."""
     try:
         content = path.read_text(encoding="utf-8-sig")
         rows = (

@@ -61,7 +61,7 @@ class Grid:
 
 
 def grid(evaluation: Evaluation) -> Grid:
-    """The figures of an evaluation: a row for each, a column for each way of asking."""
+    """Return the figures of an evaluation: a row for each, a column for each way of asking."""
     columns = {way: direction.metrics for way, direction in evaluation.directions.items()}
     if evaluation.index is not None:
         columns[f"through {evaluation.index.index}"] = evaluation.index.metrics
@@ -76,7 +76,7 @@ def grid(evaluation: Evaluation) -> Grid:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """What the figures do not tell: intervals, speed, the index, and what failed."""
+    """Return what the figures do not tell: intervals, speed, the index, and what failed."""
     lines = [f"in brackets: {100 * evaluation.confidence:g} % bootstrap intervals over queries"]
     if speed := evaluation.speed:
         lines.append(
@@ -102,7 +102,7 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 
 def few(value: float) -> str:
-    """A time to two digits, and whole from 100 on."""
+    """Return a time to two digits, and whole from 100 on."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
@@ -117,7 +117,7 @@ def html(evaluation: Evaluation) -> str:
 
 
 def as_html(grids: Sequence[Grid], figure: str = "") -> str:
-    """A part of a page with tables.
+    """Return a part of a page with tables.
 
     :param figure: an image as a data URI; empty without one.
     """
@@ -131,7 +131,7 @@ def save_page(
     grids: Sequence[Grid] = (),
     figure: str = "",
 ) -> Path:
-    """A page of tables, and of the worst misses of one evaluation.
+    """Return a page of tables, and of the worst misses of one evaluation.
 
     :param grids: tables above those of the evaluations.
     """
@@ -342,7 +342,7 @@ class Evaluation:
         return self.worst()
 
     def worst(self, count: int = 10, shown: int = 4) -> ManyHits:
-        """The worst misses of text->image: the queries whose right image comes last, the worst first.
+        """Return the worst misses of text->image: the queries whose right image comes last, the worst first.
 
         Each is a list of hits: the best that was found, last the right image. Fields say ``rank``, and
         ``right`` for the right one. Queries that found a right image first are no misses.
@@ -357,7 +357,7 @@ class Evaluation:
         return worst(self.pairs, self.directions[TEXT_TO_IMAGE], count, shown)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each figure.
+        """Return a row for each figure.
 
         :return: columns ``direction``, ``search`` (``exact``, or the type of the index), ``metric``,
             ``value``, ``low``, ``high`` (float64; shares 0 to 1, ranks from 1) and ``queries``.
@@ -375,7 +375,7 @@ class Evaluation:
         return text(self)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the figures as a table, and what failed."""
+        """Return what a notebook shows: the figures as a table, and what failed."""
         return html(self)
 
     def save_html(self, path: str | os.PathLike[str], title: str = "") -> Path:

@@ -82,7 +82,7 @@ class EvaluationTable:
         return [row.label for row in sorted(self._front(), key=lambda row: row.ms_a_query)]
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each model and search.
+        """Return a row for each model and search.
 
         :return: index ``label``; columns ``search``, the figures by name with ``NAME low`` and ``NAME high``
             (float64; shares 0 to 1), ``ms_a_query``, ``queries_a_second``, ``index_recall``, ``difference``
@@ -110,7 +110,7 @@ class EvaluationTable:
         return table
 
     def as_dict(self) -> dict[str, Any]:
-        """All evaluations, the differences and the Pareto front, of JSON's types."""
+        """Return all evaluations, the differences and the Pareto front, of JSON's types."""
         differences = {
             row.label: {"value": one.value, "low": _or_none(one.low), "high": _or_none(one.high)}
             for row, one in zip(self.rows, self.differences, strict=True)
@@ -168,7 +168,7 @@ class EvaluationTable:
         return str(self.grid)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the table."""
+        """Return what a notebook shows: the table."""
         return as_html([self.grid])
 
     def save_html(self, path: str | os.PathLike[str], title: str = "") -> Path:
@@ -213,7 +213,7 @@ def compare(
 
 
 def compare_rows(table: EvaluationTable, metric: str) -> EvaluationTable:
-    """The same table by another figure."""
+    """Return the same table by another figure."""
     labels = [row.label for row in table.rows if row.search == "exact"]
     return EvaluationTable(table.evaluations, labels, metric)
 
@@ -345,7 +345,7 @@ def draw(table: pd.DataFrame, ax: Axes | None = None) -> Figure:
 
 
 def as_uri(table: EvaluationTable) -> str:
-    """The plot as a PNG in a data URI; empty where matplotlib is not installed."""
+    """Return the plot as a PNG in a data URI; empty where matplotlib is not installed."""
     try:
         figure = table.plot()
     except MissingExtraError:

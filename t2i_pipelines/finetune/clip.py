@@ -36,7 +36,7 @@ MOST_SCALE = math.log(100)
 def contrast(
     images: torch.Tensor, captions: torch.Tensor, truth: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """The loss of a batch, in nats.
+    """Return the loss of a batch, in nats.
 
     :param images: (N, D), of any length; each row a different image.
     :param captions: (C, D), likewise.
@@ -88,7 +88,7 @@ class Clip:
         return exponent
 
     def weights(self) -> Weights:
-        """A copy of the weights that learn, on the CPU."""
+        """Return a copy of the weights that learn, on the CPU."""
         return {name: one.detach().cpu().clone() for name, one in self.learning.items()}
 
     def set(self, weights: Weights) -> None:

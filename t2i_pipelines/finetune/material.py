@@ -33,7 +33,7 @@ class Texts:
         self._rows: list[NDArray[np.int64]] = []
 
     def add(self, texts: Sequence[str]) -> list[int]:
-        """The number of each text."""
+        """Return the number of each text."""
         numbers = []
         for at in range(0, len(texts), TEXTS_A_PASS):
             for row in self._tokenizer(texts[at : at + TEXTS_A_PASS]):
@@ -220,7 +220,7 @@ class Order:
         return -(-len(self.domain.rows) // (self.size - self.replayed))
 
     def batches(self, after: int, steps: int) -> Iterator[Batch]:
-        """Those after the step ``after``, up to the step ``steps``."""
+        """Yield those after the step ``after``, up to the step ``steps``."""
         shuffled, of_epoch = [np.empty(0, np.int64)], 0
         for step in range(after + 1, steps + 1):
             epoch, at = divmod(step - 1, self.steps_an_epoch)
@@ -304,7 +304,7 @@ class Scoring:
         return found | {f"image to text R@{k}": float((shown <= k).mean()) for k in ks}
 
     def _loss(self, captions: Matrix, images: Matrix) -> float:
-        """The mean over batches of the pairs, in their order."""
+        """Return the mean over batches of the pairs, in their order."""
         truth, losses = Truth(self.material.rows), []
         scale = self.clip.scale.detach().float().cpu()
         for at in range(0, len(self.material.rows), LOSS_BATCH):

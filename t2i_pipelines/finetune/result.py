@@ -14,7 +14,7 @@ TOLERANCE = 0.02
 
 
 def largest_loss(before: Mapping[str, float], after: Mapping[str, float]) -> float:
-    """The most that R@1, R@5, R@10 or that of ``recall_at`` fell; negative where all of them rose."""
+    """Return the most that R@1, R@5, R@10 or that of ``recall_at`` fell; negative where all of them rose."""
     return max(value - after[name] for name, value in before.items() if name.startswith("R@"))
 
 
@@ -113,7 +113,7 @@ class FinetuneResult:
         return "\n".join([*lines, f"model: {self.path}"])
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, of JSON's types."""
+        """Return all of it, of JSON's types."""
         failed = [{"path": one.path, "reason": str(one.reason)} for one in self.failed]
         return {
             **{one.name: getattr(self, one.name) for one in fields(self)},

@@ -163,7 +163,7 @@ def _identity(
     running: Compute,
     options: FinetuneOptions,
 ) -> dict[str, Any]:
-    """What makes a run this run; its weights follow from it, on one machine."""
+    """Return what makes a run this run; its weights follow from it, on one machine."""
     told = {name: value for name, value in asdict(options).items() if name not in NOT_THE_RUN}
     return {
         "model": f"{start.name} {start.digest}",

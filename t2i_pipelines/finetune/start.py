@@ -69,7 +69,7 @@ def _place(model_name: str, checkpoint_path: str | Path | None) -> Path:
 
 
 def _of_onnx(folder: Path, name: str) -> Start:
-    """An ONNX folder that was exported with the names of its weights, as t2i_mini is."""
+    """Return an ONNX folder that was exported with the names of its weights, as t2i_mini is."""
     config = read_json(folder / "config.json")
     if "towhee_clip" not in config:
         raise CheckpointError(

@@ -65,7 +65,7 @@ class Store:
         self._threads = ThreadPoolExecutor(os.cpu_count(), "t2i-finetune")
 
     def add(self, paths: Sequence[str]) -> list[int | None]:
-        """The number of each image; None for one that cannot be read, which is then in ``failed``."""
+        """Return the number of each image; None for one that cannot be read, which is then in ``failed``."""
         numbers: list[int | None] = []
         for path, opened in self._opened(paths):
             if opened.failed is not None:
@@ -107,7 +107,7 @@ class Store:
         return found
 
     def _opened(self, paths: Sequence[str]) -> Iterator[tuple[str, Opened]]:
-        """Each image; not more than ``AHEAD`` of them are open at the same time."""
+        """Yield each image; not more than ``AHEAD`` of them are open at the same time."""
         for at in range(0, len(paths), AHEAD):
             some = paths[at : at + AHEAD]
             yield from zip(some, self._threads.map(self._open, some), strict=True)
@@ -181,7 +181,7 @@ def save(folder: Path, run: Mapping[str, Any], state: Mapping[str, Any]) -> None
 
 
 def load(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state that a run was killed in; None if there is none.
+    """Return the state that a run was killed in; None if there is none.
 
     :raises ConfigError: If it is another run's; names the first difference.
     """

@@ -37,7 +37,7 @@ HEAD_RATE = 1e-3
 
 
 def safe_rate(weights: int, train: Train) -> float:
-    """The learning rate that is taken where none is given.
+    """Return the learning rate that is taken where none is given.
 
     :param weights: how many numbers the whole model has.
     :param train: what learns.
@@ -48,7 +48,9 @@ def safe_rate(weights: int, train: Train) -> float:
 
 
 def rate_at(step: int, steps: int, *, warmup_ratio: float, top: float) -> float:
-    """The learning rate of a step: a straight rise, then half a cosine, which would be 0 after the last step.
+    """Return the learning rate of a step.
+
+    A straight rise, then half a cosine, which would be 0 after the last step.
 
     Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts; the rise is of Goyal et al. 2017,
     arXiv:1706.02677.
@@ -140,7 +142,7 @@ class Trainer:
         return best
 
     def is_over(self, best: Best) -> bool:
-        """Whether waiting any longer is of no use."""
+        """Return whether waiting any longer is of no use."""
         return self.options.patience is not None and best.waited >= self.options.patience
 
     def _learn(self, batch: Batch) -> tuple[float, float, float]:

@@ -158,7 +158,7 @@ class AnyCollection:
             self._connection.wrote("flush", self.name, ())
 
     def _index_params(self, name: str, limit: int) -> dict[str, Any]:
-        """How deep the index of a field is searched; nothing without an index."""
+        """Return how deep the index of a field is searched; nothing without an index."""
         names = self._call("list_indexes", field_name=name)
         index = self._call("describe_index", index_name=names[0]) if names else None
         if not index:

@@ -62,7 +62,7 @@ FIXED = {"dataset_name": None, "image_column": "image_path", "caption_column": "
 def finetune_arguments(
     data_args: Mapping[str, Any], training_args: Mapping[str, Any], model_args: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
-    """The pairs, and the further arguments of :func:`t2i_pipelines.finetune.finetune`.
+    """Return the pairs, and the further arguments of :func:`t2i_pipelines.finetune.finetune`.
 
     :raises ConfigError: If a name is unknown, a value cannot be, or there is no ``train_file``.
     """
@@ -239,7 +239,9 @@ class HubClip(Clip):
 
     @staticmethod
     def supported_model_names(format: str | None = None) -> list[str]:
-        """The hub's names of models, sorted; ``model_name`` takes more, see :func:`t2i_pipelines.models`.
+        """Return the hub's names of models, sorted.
+
+        ``model_name`` takes more, see :func:`t2i_pipelines.models`.
 
         :param format: only those whose weights are there as ``onnx``, or as ``pytorch``.
         :raises ConfigError: If the format is another.

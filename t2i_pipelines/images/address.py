@@ -28,19 +28,19 @@ def scheme(address: str) -> str:
 
 
 def is_http(address: str) -> bool:
-    """Whether an HTTP server has it."""
+    """Return whether an HTTP server has it."""
     return scheme(address) in ("http", "https")
 
 
 def is_remote(address: str) -> bool:
-    """Whether reading it means to wait for a network."""
+    """Return whether reading it means to wait for a network."""
     while scheme(address) == "tar":
         address = address.partition("::")[2]
     return scheme(address) not in ("", "file", "local")
 
 
 def normal(given: str | os.PathLike[str]) -> str:
-    """The address that is stored: local paths absolute, URLs as they are given.
+    """Return the address that is stored: local paths absolute, URLs as they are given.
 
     :raises SourceError: If it can never be opened: no host, or no such protocol.
     """
@@ -101,7 +101,10 @@ def _check_protocol(kind: str) -> None:
 
 
 def beside(base: str, given: str) -> str:
-    """What ``given`` means in a table at the address ``base``: relative paths start where the table is."""
+    """Return what ``given`` means in a table at the address ``base``.
+
+    Relative paths start where the table is.
+    """
     if scheme(given) or os.path.isabs(given) or given.startswith("~"):
         return given
     if is_http(base):
@@ -111,7 +114,10 @@ def beside(base: str, given: str) -> str:
 
 
 def name_of(address: str) -> str:
-    """The last part, in small letters, without the query of a URL: what the kind of a file is told by."""
+    """Return the last part, in small letters, without the query of a URL.
+
+    What the kind of a file is told by.
+    """
     if is_http(address):
         try:
             address = split_url(address).path
@@ -123,18 +129,21 @@ def name_of(address: str) -> str:
 
 
 def below(folder: str, relative: str) -> str:
-    """The address of a file in a remote folder; ``zip://folder::s3://...`` is extended at its front."""
+    """Return the address of a file in a remote folder.
+
+    ``zip://folder::s3://...`` is extended at its front.
+    """
     link = _file_link(folder)
     return folder.replace(link, f"{link}{'' if link.endswith('/') else '/'}{relative}", 1)
 
 
 def is_pattern(address: str) -> bool:
-    """Whether a remote address has a wildcard where it names the file."""
+    """Return whether a remote address has a wildcard where it names the file."""
     return glob.has_magic(_file_link(address))
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:
-    """The folder above the first wildcard of a remote pattern, and the pattern from there on."""
+    """Return the folder above the first wildcard of a remote pattern, and the pattern from there on."""
     link = _file_link(pattern)
     parts = link.split("/")
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -143,7 +152,7 @@ def split_pattern(pattern: str) -> tuple[str, str]:
 
 
 def _file_link(address: str) -> str:
-    """What of a chain names the file: the second link of ``simplecache::s3://...``, else the first."""
+    """Return what of a chain names the file: the second link of ``simplecache::s3://...``, else the first."""
     return next((link for link in address.split("::") if "://" in link), address)
 
 

@@ -133,7 +133,7 @@ def to_srgb(image: Image, profile: bytes | None, grey: bool = False) -> Image:
 
 
 def _opaque(image: Pillow.Image) -> Pillow.Image:
-    """One of the modes that can carry a profile; without alpha."""
+    """Return one of the modes that can carry a profile; without alpha."""
     if image.mode in _PROFILED:
         return image
     return image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
@@ -166,7 +166,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a transform moves any colour by more than rounding does; most profiles are sRGB."""
+    """Return whether a transform moves any colour by more than rounding does; most profiles are sRGB."""
     if mode != "RGB":
         return True
     steps = np.linspace(0, 255, 16).astype(np.uint8)

@@ -41,7 +41,7 @@ _ANIMATIONS = {"GIF", "PNG", "WEBP", "AVIF"}
 
 
 def is_animation(header: Pillow.Image) -> bool:
-    """Whether the image has frames to choose from."""
+    """Return whether the image has frames to choose from."""
     return header.format in _ANIMATIONS and bool(getattr(header, "is_animated", False))
 
 
@@ -258,7 +258,7 @@ def decode(
 
 
 def pixels_of(image: Pillow.Image, decoding: Decoding = _DEFAULT) -> Image:
-    """The pixels of a PIL image, its current frame, as those of a file: (H, W, 3) uint8 sRGB, upright.
+    """Return the pixels of a PIL image, its current frame, as those of a file: (H, W, 3) uint8 sRGB, upright.
 
     :raises ImageDecodeError: If it is too large, or cannot be loaded.
     """

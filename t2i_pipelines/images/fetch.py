@@ -69,7 +69,7 @@ def fetch(url: str, *, only_public: bool = False) -> bytes:
 
 
 def open_url(url: str) -> BinaryIO:
-    """What is at a URL as a stream, of any length.
+    """Return what is at a URL as a stream, of any length.
 
     :raises OSError: If it cannot be opened, or breaks off.
     """
@@ -250,7 +250,7 @@ def _named_errors() -> Iterator[None]:
 
 
 def _first_cause(err: BaseException) -> str:
-    """The error that the others were made from: they repeat it, wrapped up."""
+    """Return the error that the others were made from: they repeat it, wrapped up."""
     link = err
     while (before := link.__cause__ or link.__context__) is not None:
         link = before

@@ -23,7 +23,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
 def open_binary(address: str) -> BinaryIO:
-    """A file as a stream of bytes, wherever it is. Over HTTP it cannot seek.
+    """Return a file as a stream of bytes, wherever it is. Over HTTP it cannot seek.
 
     :raises SourceError: If it cannot be opened; names address and cause.
     """
@@ -58,7 +58,7 @@ def _open_without_blocking(path: str, flags: int) -> int:
 
 
 def filesystem(address: str) -> tuple[Any, str]:
-    """The filesystem of fsspec for an address, and the path in it.
+    """Return the filesystem of fsspec for an address, and the path in it.
 
     :raises MissingExtraError: If the package for this protocol is not installed.
     :raises SourceError: If fsspec cannot open it; names address and cause.
@@ -114,7 +114,7 @@ def _from_file(member: str, archive: str) -> bytes | None:
 
 @lru_cache(TARS_LISTED)
 def _listing(archive: str, version: str) -> Mapping[str, tuple[int, int]] | None:
-    """Where each file starts and how long it is; None if the tar is compressed.
+    """Return where each file starts and how long it is; None if the tar is compressed.
 
     :param version: changes when the tar does, so that an old listing is not used.
     """

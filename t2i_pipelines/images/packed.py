@@ -22,7 +22,7 @@ def packed(values: Sequence[bytes]) -> Packed:
 
 
 def whole(value: bytes) -> bytes:
-    """An element of a packed array, with all its 16 bytes."""
+    """Return an element of a packed array, with all its 16 bytes."""
     return value.ljust(SIZE, b"\0")
 
 
@@ -64,7 +64,7 @@ class Ids:
         return digest
 
     def unpack(self, key: bytes) -> str:
-        """The id that was packed."""
+        """Return the id that was packed."""
         return self._odd.get(whole(key)) or whole(key).hex()
 
 
@@ -81,7 +81,7 @@ class PackedDict:
             self._merge()
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, None without one."""
+        """Return the value, None without one."""
         if (recent := self._recent.get(key)) is not None:
             return recent
         place = int(find(self._keys, packed([key]))[0])

@@ -21,7 +21,7 @@ _NO_TEXT = "holds bytes that are not text in UTF-8, which cannot be stored; writ
 
 
 def rows(address: str, _listing: Listing) -> Iterator[object]:
-    """Rows in the order of the file. Values keep their types.
+    """Return rows in the order of the file. Values keep their types.
 
     Columns of bytes are read as text in UTF-8.
 
@@ -41,7 +41,7 @@ def rows(address: str, _listing: Listing) -> Iterator[object]:
 
 
 def count(address: str) -> int | None:
-    """How many rows there are, from the end of the file; None if it is on the web."""
+    """Return how many rows there are, from the end of the file; None if it is on the web."""
     if is_http(address):
         return None
     with _seekable(address) as file:
@@ -61,7 +61,7 @@ def _rows(file: BinaryIO, table: Any, address: str) -> Iterator[object]:
 
 
 def _seekable(address: str) -> BinaryIO:
-    """The file; one from the web is downloaded first, as its end is needed before its start."""
+    """Return the file; one from the web is downloaded first, as its end is needed before its start."""
     file = open_binary(address)
     if not is_http(address):
         return file

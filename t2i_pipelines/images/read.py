@@ -119,7 +119,7 @@ class Ahead:
         self._future: Future[_Content | None] = _threads().submit(_fetch, weakref.ref(self), address)
 
     def take(self) -> bytes | None:
-        """The bytes, waited for if they are on their way; None if they are not being fetched.
+        """Return the bytes, waited for if they are on their way; None if they are not being fetched.
 
         :raises ImageDecodeError: If they cannot be had.
         """

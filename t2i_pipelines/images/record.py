@@ -65,7 +65,7 @@ def described(
     size: int = -1,
     mtime: int = -1,
 ) -> Record:
-    """A record from its address and its further columns; ``id`` among these is the primary key."""
+    """Return a record from its address and its further columns; ``id`` among these is the primary key."""
     values = _plain_nested(row)
     metadata = {name: value for name, value in values.items() if name != "id" and value is not None}
     key = "" if values.get("id") is None else str(values["id"])
@@ -111,7 +111,7 @@ def not_regular(mode: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: times as ISO 8601, time spans as seconds, decimals as floats.
+    """Return a value as JSON can hold it: times as ISO 8601, time spans as seconds, decimals as floats.
 
     :return: None for what is missing: None, NaN, NaT, NA.
     """
@@ -142,7 +142,7 @@ def _plain_nested(value: Any) -> Any:
 
 
 def path_key(path: str) -> str:
-    """The primary key of a path: 128 bits, as 32 hex digits. Two paths never share one in practice."""
+    """Return the primary key of a path: 128 bits, as 32 hex digits. Two paths never share one in practice."""
     return hashlib.blake2b(path.encode(), digest_size=16).hexdigest()
 
 
@@ -161,7 +161,7 @@ def _is_broken(text: str) -> bool:
 
 
 def refused(path: str, reason: str) -> Record:
-    """A record that has failed before it began."""
+    """Return a record that has failed before it began."""
     record = Record(path)
     record.fail(reason)
     return record

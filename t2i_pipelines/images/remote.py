@@ -19,7 +19,7 @@ _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "crea
 
 
 def look_at(address: str) -> Mapping[str, Any] | None:
-    """What the filesystem tells of a file or folder, its ``type`` above all; None if there is nothing.
+    """Return what the filesystem tells of a file or folder, its ``type`` above all; None if there is nothing.
 
     :raises SourceError: If the filesystem does not answer, or refuses.
     """
@@ -34,7 +34,7 @@ def look_at(address: str) -> Mapping[str, Any] | None:
 
 
 def file_row(address: str, told: Mapping[str, Any]) -> Record:
-    """One file, from its address and what :func:`look_at` gave."""
+    """Return one file, from its address and what :func:`look_at` gave."""
     size = told.get("size")
     return described(address, {}, size=-1 if size is None else int(size), mtime=_mtime(told))
 

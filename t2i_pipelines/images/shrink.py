@@ -48,7 +48,7 @@ SMALLEST = 64
 
 
 def factor(size: tuple[int, int], seen: int) -> int:
-    """How many times smaller an image may become: 1, 2, 4 or 8.
+    """Return how many times smaller an image may become: 1, 2, 4 or 8.
 
     :param size: (width, height).
     :param seen: side of the square that the model sees, in pixels.
@@ -59,7 +59,7 @@ def factor(size: tuple[int, int], seen: int) -> int:
 
 
 def plan(size: tuple[int, int], side: Side | None) -> Plan:
-    """How an image becomes smaller.
+    """Return how an image becomes smaller.
 
     :param size: (width, height).
     :param side: asked only where the image is large; None for no reduction.

@@ -126,7 +126,7 @@ def _without_repeats(found: Iterator[Record], skipped: Skipped) -> Iterator[Reco
 
 
 def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
-    """How many records a source has; None where only reading all of it would tell.
+    """Return how many records a source has; None where only reading all of it would tell.
 
     Opens no image, lists nothing that is remote, and reads of a Parquet file only its end. Local
     folders are listed, and local text tables read, once.
@@ -144,7 +144,7 @@ def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
 
 
 def shards(source: str | os.PathLike[str]) -> list[str]:
-    """The tables or tars that a source names by braces or wildcards; none if it is anything else.
+    """Return the tables or tars that a source names by braces or wildcards; none if it is anything else.
 
     :raises SourceError: If one that braces name is missing.
     """
@@ -161,7 +161,7 @@ def shards(source: str | os.PathLike[str]) -> list[str]:
 
 
 def is_table(item: object) -> bool:
-    """Whether an item of a list names a table or a tar, which has many rows."""
+    """Return whether an item of a list names a table or a tar, which has many rows."""
     if not isinstance(item, (str, os.PathLike)):
         return False
     try:
@@ -184,7 +184,7 @@ def _rows(source: object, listing: Listing) -> Iterator[object]:
 
 
 def _item(item: object, listing: Listing) -> Iterable[object]:
-    """One item of a list: itself, or the rows of the table or tar that it names."""
+    """Return one item of a list: itself, or the rows of the table or tar that it names."""
     if is_table(item):
         return _each([os.fsdecode(os.fspath(item))], listing)  # type: ignore[call-overload]
     return [item]
@@ -198,14 +198,14 @@ def _address(source: str | os.PathLike[str]) -> str:
 
 
 def _reader(address: str) -> _Reader | None:
-    """Who reads a file of this name, if it is one with many rows."""
+    """Return who reads a file of this name, if it is one with many rows."""
     if name_of(address).endswith(_TARS):
         return webdataset
     return _TABLES.get(os.path.splitext(plain_name(address))[1])
 
 
 def _names_many(address: str) -> bool:
-    """Whether a name has braces or wildcards, and does not happen to be a file's own."""
+    """Return whether a name has braces or wildcards, and does not happen to be a file's own."""
     if scheme(address):
         return "{" in address or is_pattern(address)
     return ("{" in address or glob.has_magic(address)) and not os.path.exists(address)
@@ -271,7 +271,7 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _is_there(address: str) -> bool:
-    """Whether there is such a file. An HTTP server is asked when its turn comes."""
+    """Return whether there is such a file. An HTTP server is asked when its turn comes."""
     if is_http(address):
         return True
     return remote.look_at(address) is not None if scheme(address) else os.path.isfile(address)

@@ -26,14 +26,14 @@ _PACKINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 
 
 def plain_name(address: str) -> str:
-    """The file's name without the suffix of its compression: ``rows.csv`` for ``/a/Rows.csv.gz``."""
+    """Return the file's name without the suffix of its compression: ``rows.csv`` for ``/a/Rows.csv.gz``."""
     name = name_of(address)
     stem, dot, last = name.rpartition(".")
     return stem if dot + last in _PACKINGS else name
 
 
 def open_table(address: str) -> BinaryIO:
-    """A table's bytes, unpacked where its name says that it is packed.
+    """Return a table's bytes, unpacked where its name says that it is packed.
 
     :raises SourceError: If it cannot be opened.
     """
@@ -106,7 +106,7 @@ class _Unpacked(io.BufferedReader):
 
 
 def place_column(columns: Iterable[str], address: str) -> str:
-    """The column that says where the images are: ``path``, else ``url``.
+    """Return the column that says where the images are: ``path``, else ``url``.
 
     :raises SourceError: If there is neither; names the columns.
     """
@@ -120,7 +120,7 @@ def place_column(columns: Iterable[str], address: str) -> str:
 
 
 def placed(row: Mapping[str, Any], address: str) -> dict[str, Any]:
-    """A row of the table at an address, whose relative paths start where the table is."""
+    """Return a row of the table at an address, whose relative paths start where the table is."""
     named = "path" if row.get("path") else "url"
     given = row.get(named)
     if not isinstance(given, str):
@@ -289,7 +289,7 @@ class _Table:
 
 
 def _header(lines: _Lines, address: str) -> tuple[str, list[str]]:
-    """The separator and the names of the columns."""
+    """Return the separator and the names of the columns."""
     separators = "\t,;|" if plain_name(address).endswith(".tsv") else ",;\t|"
     first = next((line for line in lines if line.strip()), "")
     if first and (named := _SEPARATOR.fullmatch(first)):
@@ -373,7 +373,7 @@ def typed(cell: str) -> int | float | str:
 
 
 def _json_rows(address: str, _listing: Listing) -> Iterator[object]:
-    """Rows in the order of the file. Values keep their types.
+    """Return rows in the order of the file. Values keep their types.
 
     :raises SourceError: If the file cannot be opened, or its first line is no object with a ``path`` or
         a ``url``.
@@ -394,7 +394,10 @@ def _json_rows(address: str, _listing: Listing) -> Iterator[object]:
 
 
 def _count_json(address: str) -> int | None:
-    """How many rows :func:`_json_rows` will give, failed ones included; None if the file is not local."""
+    """Return how many rows :func:`_json_rows` will give, failed ones included.
+
+    None if the file is not local.
+    """
     if scheme(address):
         return None
     total = 0

@@ -75,7 +75,7 @@ class Outcomes(Operator):
     in_flight: ClassVar[int | None] = None
 
     def __call__(self, batch: Batch) -> list[Outcome]:
-        """One row a record, in order; ``status`` is never missing."""
+        """Return one row a record, in order; ``status`` is never missing."""
         for record in batch.unfinished:
             record.fail(f"{record.path}: no step of the pipeline finished it")
         clock = batch.clock

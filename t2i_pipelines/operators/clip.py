@@ -81,7 +81,7 @@ class Clip(ItemOperator):
         return self._images(items)
 
     def _queries(self, operands: list[Any]) -> list[Any]:
-        """Texts and images to vectors; one pass of texts, one of images."""
+        """Return texts and images to vectors; one pass of texts, one of images."""
         operands = replaced(operands, lambda one: isinstance(one, str), self._texts)
         return replaced(operands, lambda one: one.dtype == np.uint8, self._images_of_queries)
 
@@ -89,7 +89,7 @@ class Clip(ItemOperator):
         return load(*self._model).texts(texts, self._templates)
 
     def _images_of_queries(self, images: list[Image]) -> list[Vector]:
-        """Several queries may share an image."""
+        """Return several queries may share an image."""
         different = {id(image): image for image in images}
         unique = list(different.values())
         vectors = [

@@ -64,7 +64,7 @@ class InCollection(Operator):
         return load_space(*self.target.lookup)
 
     def answering(self, *, beside: bool = True) -> Collection:
-        """The collection of the model, by its real name where it is asked for by an alias.
+        """Return the collection of the model, by its real name where it is asked for by an alias.
 
         So the alias may be moved to the collection of another model at any moment: vectors of this one are
         compared with vectors of this one, and who searches goes on. See :mod:`..collection.aliases`.
@@ -114,7 +114,7 @@ class SkipUnchanged(InCollection):
 
 
 def _is_same(record: Record, stored: Ledger) -> bool:
-    """Whether nothing needs to be read; bytes that came with the record are compared as well."""
+    """Return whether nothing needs to be read; bytes that came with the record are compared as well."""
     if (record.size, record.mtime) != (stored.size, stored.mtime):
         return False
     known = "" if record.content is None else digest(record.content)

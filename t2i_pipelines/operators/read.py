@@ -54,7 +54,7 @@ class ReadQuery(InCollection):
         return replaced(operands, lambda one: isinstance(one, Q), lambda some: [one.text for one in some])
 
     def _pixels(self, operands: list[Img]) -> list[Image]:
-        """Several queries may share an image."""
+        """Return several queries may share an image."""
         different = list(dict.fromkeys(operands))
         try:
             images = [normal(one.image) if isinstance(one.image, str) else one.image for one in different]

@@ -94,7 +94,10 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
 
 
 def vector_steps(p: Pipeline, given: dict[str, dict[str, Any]], *, source: str = "source") -> Pipeline:
-    """The steps of inserting up to the vectors, into the column ``batch``; see :func:`insert_arguments`."""
+    """Return the steps of inserting up to the vectors, into the column ``batch``.
+
+    See :func:`insert_arguments`.
+    """
     return (
         p.flat_map(source, "batch", ops.t2i.read_source(**given["read_source"]))
         .map("batch", "batch", ops.t2i.skip_unchanged(**given["skip_unchanged"]))
@@ -134,7 +137,7 @@ def search_steps(
 
 
 def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
-    """What each operator of inserting is made with, by its name, in order; refuses what is wrong."""
+    """Return what each operator of inserting is made with, by its name, in order; refuses what is wrong."""
     target, chosen = checked(settings)
     on_error = {"on_error": chosen.on_error}
     return {
@@ -149,7 +152,7 @@ def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
 
 
 def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
+    """Return what ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
     target, chosen = checked(settings, follows=True)
     return (
         {"target": target, "decoding": chosen.decoding},

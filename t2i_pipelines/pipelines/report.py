@@ -95,12 +95,12 @@ class InsertReport:
         return in_order(busy)
 
     def budget(self) -> str:
-        """One line, see :func:`t2i_pipelines.types.budget`; empty where nothing was timed."""
+        """Return one line, see :func:`t2i_pipelines.types.budget`; empty where nothing was timed."""
         hints = {stage: hint for clock in self.clocks for stage, hint in clock.hints.items()}
         return budget(self.total, self.seconds, self.stages, hints) if self.clocks else ""
 
     def summary(self) -> str:
-        """One line: how many inputs, and how many of each status that came up."""
+        """Return one line: how many inputs, and how many of each status that came up."""
         always = ("inserted", "unchanged", "failed")
         counts = self.counts.copy()  # one moment's: the run may go on while it is summed up
         parts = [
@@ -123,7 +123,10 @@ class InsertReport:
         return f"<InsertReport: {self.summary()}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the rows, of JSON's types: ``dry_run``, ``note``, ``counts``, times, and each failure."""
+        """Return all but the rows, of JSON's types.
+
+        ``dry_run``, ``note``, ``counts``, times, and each failure.
+        """
         failed = [
             {"path": one.path, "id": one.id, "stage": _stage(one), "reason": str(one.reason)}
             for one in self.failed
@@ -139,7 +142,7 @@ class InsertReport:
         }
 
     def to_pandas(self) -> pd.DataFrame:
-        """The failures, with ``keep_rows`` every row; the counts are in ``.attrs["counts"]``.
+        """Return the failures, with ``keep_rows`` every row; the counts are in ``.attrs["counts"]``.
 
         :return: columns path, id, status, stage, reason, all text; stage is empty unless the row failed.
         """

@@ -80,7 +80,7 @@ class Searcher:
     def __call__(
         self, query: Asked | list[Asked], *, templates: Templates = None, **options: Unpack[SearchArgs]
     ) -> Hits | list[Hits]:
-        """The hits of a query, best first; of a list of queries a list, by one encode and one search.
+        """Return the hits of a query, best first; of a list of queries a list, by one encode and one search.
 
         ``[]`` where nothing is stored, be the collection empty or not there at all.
 
@@ -105,7 +105,9 @@ class Searcher:
     def find(
         self, vector: Vector | list[Vector], query: Any = None, **options: Unpack[SearchArgs]
     ) -> Hits | list[Hits]:
-        """The second half of a search: the hits of what :meth:`embed` made of ``query``; of a list a list.
+        """Return the second half of a search.
+
+        The hits of what :meth:`embed` made of ``query``; of a list a list.
 
         :param query: as for the call; without it hits have no relevance.
         :raises ConfigError: If an option is wrong.
@@ -117,7 +119,7 @@ class Searcher:
     def iterate(
         self, query: Asked, *, batch_size: int = 1000, **options: Unpack[SearchArgs]
     ) -> Iterator[Hits]:
-        """Every hit of one query, best first, in lists of ``batch_size``, past Milvus's 16,384.
+        """Return every hit of one query, best first, in lists of ``batch_size``, past Milvus's 16,384.
 
         :param batch_size: hits a list, 1 to 16,384.
         :param options: in place of those that the searcher was made with. A ``limit`` given here ends the
@@ -152,7 +154,7 @@ class Searcher:
     @overload
     def embed(self, query: Asked) -> Vector: ...
     def embed(self, query: Asked | list[Asked]) -> Vector | list[Vector]:
-        """What is searched for: (D,) float32 of length 1; of a list of queries a list.
+        """Return what is searched for: (D,) float32 of length 1; of a list of queries a list.
 
         :raises QueryError: If a query is nothing that can be searched for.
         """

@@ -106,7 +106,7 @@ class Comparison:
         return sum(move.change is not None for move in self.moves)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each of the moves.
+        """Return a row for each of the moves.
 
         :return: columns id, path, rank_a, rank_b (from 1), change (``rank_a - rank_b``, how many places the
             image rose), score_a, score_b, relevance_a, relevance_b; missing values where a list has it
@@ -133,7 +133,7 @@ class Comparison:
         return save(path, page("comparison.html", title=" / ".join(self.labels), **self._shown(None, None)))
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the first hits of both, and how they moved."""
+        """Return what a notebook shows: the first hits of both, and how they moved."""
         return fragment("comparison.html", **self._shown(SHOWN // 2, BUDGET // 2))
 
     def __repr__(self) -> str:
@@ -238,7 +238,7 @@ class Hits(list[Hit]):
         return 1 + (self.options.offset if self.options else 0)
 
     def more(self, n: int | None = None) -> Hits:
-        """The hits that come after these, by a search for the same vector.
+        """Return the hits that come after these, by a search for the same vector.
 
         :param n: how many at most; as many as this search was asked for, if left out.
         :raises QueryError: If the list cannot search: it was copied, unpickled, cut with a step, or put
@@ -272,7 +272,7 @@ class Hits(list[Hit]):
         return part
 
     def copy(self) -> Self:
-        """A list of the same hits, that cannot search for more."""
+        """Return a list of the same hits, that cannot search for more."""
         twin = type(self)(self)
         vars(twin).update(self.__getstate__())
         return twin
@@ -286,7 +286,7 @@ class Hits(list[Hit]):
         return text(self)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a grid of the first 50, in less than 1 MB that need nothing else.
+        """Return what a notebook shows: a grid of the first 50, in less than 1 MB that need nothing else.
 
         Nothing leaves this machine for it: images on the web are shown after :meth:`fetch`.
         """
@@ -316,7 +316,7 @@ class Hits(list[Hit]):
         return self
 
     def images(self, *, longest: int | None = None, missing: Missing = "raise") -> list[Any]:
-        """The images, upright and RGB, in the order of the hits. What is remote is fetched.
+        """Return the images, upright and RGB, in the order of the hits. What is remote is fetched.
 
         :param longest: their longer side is at most this, in pixels; their own size, if left out.
         :param missing: what becomes of one that cannot be read: ``raise`` an error, ``skip`` it, or put
@@ -349,7 +349,7 @@ class Hits(list[Hit]):
         gap: int = 0,
         background: str = "white",
     ) -> Pillow.Image:
-        """One image of the best hits, row by row, each in a square. What is remote is fetched.
+        """Return one image of the best hits, row by row, each in a square. What is remote is fetched.
 
         :param columns: squares in a row.
         :param rows: rows at most.
@@ -372,7 +372,7 @@ class Hits(list[Hit]):
         return montage(images, columns, size, crop, gap, background)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each hit.
+        """Return a row for each hit.
 
         :return: index rank, from 1; columns id, score, relevance (missing where nothing was calibrated),
             path, and the further fields. A field that has the name of one of these is ``fields.NAME``. The
@@ -409,7 +409,7 @@ class ManyHits(list[Hits]):
         return "\n".join(map(repr, self)) or "<ManyHits: no queries>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a grid for each of the first ten queries, 50 hits in all."""
+        """Return what a notebook shows: a grid for each of the first ten queries, 50 hits in all."""
         shown = self[:QUERIES]
         each = SHOWN // max(1, len(shown))
         views = [view(hits, each, BUDGET * each // SHOWN) for hits in shown]

@@ -258,7 +258,7 @@ class Sum(Query):
 
 
 def query_of(item: Any) -> Query:
-    """What may be searched for as a query: a str is words, a path, bytes, PIL image or array an image.
+    """Return what may be searched for as a query: a str is words, a path, bytes, PIL image or array an image.
 
     :raises QueryError: If it is nothing that can be searched for.
     """
@@ -275,7 +275,7 @@ def joined(written: Iterable[tuple[float, str]]) -> str:
 
 
 def number(weight: float) -> str:
-    """The shortest decimal number that reads back as the same: 2, 0.25."""
+    """Return the shortest decimal number that reads back as the same: 2, 0.25."""
     return str(np.format_float_positional(weight, trim="-"))
 
 
@@ -389,7 +389,7 @@ def parse(line: str, image: FindImage | None = None) -> Query:
 
 
 def line_of(query: Query) -> str:
-    """A line that :func:`parse` reads as this query; images without address are described."""
+    """Return a line that :func:`parse` reads as this query; images without address are described."""
     return joined(
         (weight, _written(operand) if abs(weight) == 1 else f"{_written(operand)}^{number(abs(weight))}")
         for weight, operand in query.terms
@@ -397,7 +397,7 @@ def line_of(query: Query) -> str:
 
 
 def _split(line: str) -> Iterator[tuple[str, list[re.Match[str]]]]:
-    """The tokens of each operand, with the sign before them; the first need not have one."""
+    """Yield the tokens of each operand, with the sign before them; the first need not have one."""
     sign, parts = "", list[re.Match[str]]()
     for token in _TOKEN.finditer(line):
         if token[0] not in ("+", "-"):
@@ -421,7 +421,7 @@ def _missing(sign: str, line: str) -> QueryError:
 
 
 def _parsed_operand(tokens: list[re.Match[str]], at: FindImage) -> Query:
-    """One operand with its weight."""
+    """Return one operand with its weight."""
     words, weight = [_unquoted(token) for token in tokens], 1.0
     last = tokens[-1]
     if last["weight"]:
@@ -447,7 +447,7 @@ def _meant(text: str, at: FindImage) -> Query:
 
 
 def is_address(text: str) -> bool:
-    """Whether an image's address was written: a path that begins as one, or a URL."""
+    """Return whether an image's address was written: a path that begins as one, or a URL."""
     return _IMAGE.match(text) is not None
 
 
@@ -458,7 +458,10 @@ def _image_at(text: str) -> Img | None:
 
 
 def _is_file(text: str) -> bool:
-    """Whether a file has this name, with a suffix; one word may well be the name of a folder or program."""
+    """Return whether a file has this name, with a suffix.
+
+    One word may well be the name of a folder or program.
+    """
     with suppress(OSError):  # too long for a name
         return bool(Path(text).suffix) and Path(text).is_file()
     return False
@@ -478,7 +481,7 @@ def _written(operand: Operand) -> str:
 
 
 def _safe(text: str, before: str, operand: Operand) -> str:
-    """The text, quoted from behind ``before`` on where it would be read as something else."""
+    """Return the text, quoted from behind ``before`` on where it would be read as something else."""
     with suppress(QueryError):
         if '"' not in text and parse(text) == operand:  # two quotes far apart would make one text
             return text

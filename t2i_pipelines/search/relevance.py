@@ -199,7 +199,7 @@ def _lines(at: Numbers, scores: Numbers) -> tuple[tuple[float, float], tuple[flo
 
 
 def _tail(z: float) -> float:
-    """The part of a normal distribution beyond ``z`` standard deviations."""
+    """Return the part of a normal distribution beyond ``z`` standard deviations."""
     return erfc(z / sqrt(2)) / 2
 
 
@@ -237,7 +237,7 @@ class Embedded(NamedTuple):
 
 @cache
 def background() -> Background:
-    """The queries of ``background.txt``."""
+    """Return the queries of ``background.txt``."""
     text = resources.files(__package__).joinpath("background.txt").read_text(encoding="utf-8")
     parts: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -250,7 +250,7 @@ def background() -> Background:
 
 
 def embedded(encoder: Encoder) -> Embedded:
-    """The background in a model's space: embedded once, then read from the disk.
+    """Return the background in a model's space: embedded once, then read from the disk.
 
     It is kept in the assets cache of ``huggingface_hub``; where that cannot be written, it is embedded by
     each process that calibrates.
@@ -330,7 +330,7 @@ _kept: WeakKeyDictionary[Collection, _Kept] = WeakKeyDictionary()
 
 
 def calibration_of(collection: Collection, encoder: Encoder) -> Calibration | None:
-    """The calibration of a collection for its model, made if there is none or it has grown out of it.
+    """Return the calibration of a collection for its model, made if there is none or it has grown out of it.
 
     The first search of a collection makes it, and stores it with the collection; where that is refused, it
     stays in memory. It takes one search for the background, a few hundred queries, and for the first
@@ -377,7 +377,7 @@ def _look(kept: _Kept, now_there: Entry | None, collection: Collection, encoder:
 
 
 def _stored(collection: Collection, encoder: Encoder) -> Calibration | None:
-    """What the collection holds, if it is of this model and this background."""
+    """Return what the collection holds, if it is of this model and this background."""
     text = collection.read_note(NOTE)
     found = Calibration.from_json(text) if text else None
     if found is None or (found.weights, found.background) != (encoder.space.weights, background().digest):
@@ -435,7 +435,10 @@ def rate(
 
 
 def is_words(query: object) -> bool:
-    """Whether nothing but words was asked for, and nothing was taken away. A vector alone does not tell."""
+    """Return whether nothing but words was asked for, and nothing was taken away.
+
+    A vector alone does not tell.
+    """
     if isinstance(query, Query):
         return all(isinstance(operand, Q) and weight > 0 for weight, operand in query.terms)
     return isinstance(query, str)

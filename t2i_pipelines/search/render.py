@@ -38,7 +38,7 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(value: object, longest: int | None = None) -> str:
-    """The text of a value, in one line; what cannot be printed becomes U+FFFD.
+    """Return the text of a value, in one line; what cannot be printed becomes U+FFFD.
 
     :param longest: characters to keep; what is longer ends in an ellipsis.
     """
@@ -48,14 +48,14 @@ def printable(value: object, longest: int | None = None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as people read it: ``83%``, ``<1%``; empty for None."""
+    """Return a share as people read it: ``83%``, ``<1%``; empty for None."""
     if share is None:
         return ""
     return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def name_of(path: str) -> str:
-    """The last part of a path, of a URL, or of the name of a file in a tar; never empty."""
+    """Return the last part of a path, of a URL, or of the name of a file in a tar; never empty."""
     if scheme(path) == "tar":
         path = path.partition("::")[0]
     elif scheme(path):
@@ -64,7 +64,7 @@ def name_of(path: str) -> str:
 
 
 def near(path: str) -> str:
-    """The path as seen from the folder that this process works in, where that is shorter."""
+    """Return the path as seen from the folder that this process works in, where that is shorter."""
     if "://" in path:
         return path
     relative = os.path.relpath(path)
@@ -72,7 +72,7 @@ def near(path: str) -> str:
 
 
 def fragment(body: str, **shown: Any) -> str:
-    """A part of a page, with its style, as notebooks show it.
+    """Return a part of a page, with its style, as notebooks show it.
 
     :param body: name of the template.
     """
@@ -87,7 +87,7 @@ def page(
     steps: Sequence[tuple[str, str]] = (),
     **shown: Any,
 ) -> str:
-    """A page that needs nothing else.
+    """Return a page that needs nothing else.
 
     :param body: name of the template.
     :param title: the heading; without one there is none.
@@ -112,7 +112,7 @@ def save(path: str | os.PathLike[str], html: str) -> Path:
 
 @cache
 def environment() -> Environment:
-    """What renders templates: it escapes all text, and replaces what cannot be printed."""
+    """Return what renders templates: it escapes all text, and replaces what cannot be printed."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -160,14 +160,17 @@ def decoded(content: bytes, name: str, longest: int | None = None) -> Pillow.Ima
 
 
 def shrunk(image: Pillow.Image, longest: int | None) -> Pillow.Image:
-    """The image, its longer side at most ``longest`` pixels."""
+    """Return the image, its longer side at most ``longest`` pixels."""
     if longest is not None:
         image.thumbnail((longest, longest))
     return image
 
 
 def is_gone(path: str) -> bool:
-    """Whether a local file is no longer there; of a file in a tar, the tar. Nothing remote is asked."""
+    """Return whether a local file is no longer there.
+
+    Of a file in a tar, the tar. Nothing remote is asked.
+    """
     if is_remote(path):
         return False
     try:
@@ -180,7 +183,7 @@ def is_gone(path: str) -> bool:
 
 
 def _is_other(path: str) -> bool:
-    """Whether a local path is no file: a folder, a device or a pipe, which reading would not end."""
+    """Return whether a local path is no file: a folder, a device or a pipe, which reading would not end."""
     return not is_remote(path) and not is_gone(path) and not os.path.isfile(_local(path))  # noqa: PTH113
 
 
@@ -297,7 +300,7 @@ class Thumbnail:
 def thumbnails(
     paths: Sequence[str], known: Mapping[str, Thumbnail], fetch: bool = False, budget: int | None = BUDGET
 ) -> list[Thumbnail]:
-    """A thumbnail for each path; never an error, so that a page shows the others.
+    """Return a thumbnail for each path; never an error, so that a page shows the others.
 
     :param known: those that were made before, by path.
     :param fetch: ask for what is remote; otherwise nothing leaves this machine.
@@ -312,7 +315,7 @@ def thumbnails(
 
 
 def thumbnail(path: str, most: int = MOST, fetch: bool = False) -> Thumbnail:
-    """The thumbnail of what is at a path; see :func:`thumbnails`."""
+    """Return the thumbnail of what is at a path; see :func:`thumbnails`."""
     if is_remote(path) and not fetch:
         return Thumbnail("remote")
     if is_gone(path):

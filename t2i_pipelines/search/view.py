@@ -61,7 +61,7 @@ def parts(
     paths: Mapping[str, str] | None = None,
     known: Mapping[str, Thumbnail] | None = None,
 ) -> list[Part]:
-    """The operands of a query, in order; none for None. Images on the web are named and not fetched.
+    """Return the operands of a query, in order; none for None. Images on the web are named and not fetched.
 
     :param query: anything that can be searched for; the text of anything else.
     :param paths: where images are, by id, for queries that name an id.
@@ -82,14 +82,14 @@ def parts(
 
 
 def addresses(query: object) -> list[str]:
-    """Where the images of a query are that were given by path or URL."""
+    """Return where the images of a query are that were given by path or URL."""
     found = _query(query)
     images = [operand.image for _, operand in found.terms if isinstance(operand, Img)] if found else []
     return [image for image in images if isinstance(image, str)]
 
 
 def as_text(query: object) -> str:
-    """A query in one line, as the command line takes it; words as they are; empty for None."""
+    """Return a query in one line, as the command line takes it; words as they are; empty for None."""
     if query is None or isinstance(query, str):
         return query or ""
     found = _query(query)
@@ -130,7 +130,7 @@ def _thumbnail(given: object) -> Thumbnail:
 
 
 def _upright(image: Pillow.Image) -> Pillow.Image:
-    """An image of any mode by the decoder: upright, RGB, over white."""
+    """Return an image of any mode by the decoder: upright, RGB, over white."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=image.getexif())
     return decoded(buffer.getvalue(), "<PIL image>", LONGEST)
@@ -240,7 +240,7 @@ class View:
 
 
 def view(hits: Hits, most: int | None = SHOWN, budget: int | None = BUDGET) -> View:
-    """What is shown of a list.
+    """Return what is shown of a list.
 
     :param most: hits to show; None for all.
     :param budget: bytes that all images may take.
@@ -277,7 +277,10 @@ COLUMNS = ("rank", "id", "score", "relevance", "path")
 
 
 def text(hits: Hits) -> str:
-    """The query, and a line for each of the first hits: rank, score, relevance, path, further fields."""
+    """Return the query, and a line for each of the first hits.
+
+    Rank, score, relevance, path, further fields.
+    """
     said = verdict(hits)
     query = printable(as_text(hits.query), 80)
     head = f"{len(hits):,} hit{'' if len(hits) == 1 else 's'}" + (f" for {query!r}" if query else "")
@@ -310,5 +313,5 @@ def frame(hits: Hits) -> pd.DataFrame:
 
 
 def _column(field: str) -> str:
-    """The column of a further field, apart from those that every table has."""
+    """Return the column of a further field, apart from those that every table has."""
     return f"fields.{field}" if field in COLUMNS else field

@@ -27,7 +27,7 @@ __all__ = ["ServeOptions", "build_app", "serve"]
 
 
 def build_app(options: ServeOptions | None = None, **settings: Any) -> FastAPI:
-    """The service as an ASGI application, for a server of your own.
+    """Return the service as an ASGI application, for a server of your own.
 
     :param options: what it allows.
     :param settings: see :class:`t2i_pipelines.config.Settings`.

@@ -74,7 +74,7 @@ class Batches:
         self._thread.shutdown()
 
     async def find(self, queries: Sequence[Any], options: SearchArgs) -> list[Hits]:
-        """The hits of each query.
+        """Return the hits of each query.
 
         :raises Refusal: If too many wait.
         :raises T2IError: What a search raises; of several queries that of the first that has any.
@@ -134,7 +134,7 @@ class Batches:
                     await self._come.wait()
 
     def _take(self) -> list[_Waiting]:
-        """The first that waits, and what can go with it. Whose client has gone is not searched for."""
+        """Return the first that waits, and what can go with it. Whose client has gone is not searched for."""
         taken: list[_Waiting] = []
         left: deque[_Waiting] = deque()
         for one in self._waiting:

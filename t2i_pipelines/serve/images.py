@@ -58,7 +58,7 @@ class Images:
         self.hits = self.misses = 0
 
     def stored(self, id: str) -> StoredImage:
-        """What is stored under an id.
+        """Return what is stored under an id.
 
         :raises Refusal: If nothing is.
         """
@@ -75,7 +75,7 @@ class Images:
         self._collection().delete([id])
 
     def file(self, id: str) -> File:
-        """The bytes of a stored image.
+        """Return the bytes of a stored image.
 
         :raises Refusal: If there is none, or it may not be shown, or is no image any more.
         """
@@ -89,7 +89,7 @@ class Images:
         return File(content, Pillow.MIME[kind])
 
     def thumbnail(self, id: str) -> bytes:
-        """A small image, WebP, its longer side 256 pixels at most.
+        """Return a small image, WebP, its longer side 256 pixels at most.
 
         :raises Refusal: As :meth:`file` does.
         """
@@ -114,7 +114,7 @@ class Images:
         return Result(hits=[self._found(hit) for hit in hits], no_match=hits.no_match)
 
     def failed(self, outcome: Outcome) -> FailedInput:
-        """A failed input as clients see it."""
+        """Return a failed input as clients see it."""
         return FailedInput(
             path=self._roots.shown(outcome.path),
             id=outcome.id,
@@ -148,7 +148,7 @@ class Images:
 
 
 def links(id: str) -> Links:
-    """Where an image is served."""
+    """Return where an image is served."""
     image = f"/v1/images/{quote(id, safe='')}"
     return Links(image=image, file=f"{image}/file", thumbnail=f"{image}/thumbnail")
 

@@ -91,7 +91,7 @@ class Jobs:
         return job
 
     def find(self, id: str) -> Job | None:
-        """A job that is not forgotten yet."""
+        """Return a job that is not forgotten yet."""
         return self._jobs.get(id)
 
     def drain(self, seconds: float) -> int:

@@ -68,7 +68,7 @@ class Metrics:
             self.stage_seconds.labels(name).observe(time.perf_counter() - began)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus's text format."""
+        """Return all of them, in Prometheus's text format."""
         return generate_latest(self.registry)
 
 

@@ -105,7 +105,7 @@ class Guard:
             )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body, unless it is too long, or too long on its way."""
+        """Return the whole body, unless it is too long, or too long on its way."""
         most = self._options.max_body
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")
         announced = Headers(scope=scope).get("content-length", "")
@@ -140,7 +140,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _host(header: str) -> str:
-    """The name in a Host header, without the port."""
+    """Return the name in a Host header, without the port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0]
@@ -156,6 +156,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _method(scope: Scope) -> str:
-    """The method, if it is a usual one: a client can make up any number of others."""
+    """Return the method, if it is a usual one: a client can make up any number of others."""
     usual = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
     return scope["method"] if scope["method"] in usual else "other"

@@ -120,12 +120,12 @@ class Refusal(Exception):
 
 
 def meaning_of(err: T2IError) -> _Meaning:
-    """What an error is over HTTP."""
+    """Return what an error is over HTTP."""
     return next(MEANINGS[kind] for kind in type(err).__mro__ if kind in MEANINGS)
 
 
 def refusal_of(err: Exception, roots: Roots) -> Refusal:
-    """Any error as a refusal. What clients are not told is logged."""
+    """Return any error as a refusal. What clients are not told is logged."""
     if isinstance(err, Refusal):
         return err
     if isinstance(err, T2IError):
@@ -143,7 +143,7 @@ def refusal_of(err: Exception, roots: Roots) -> Refusal:
 
 
 def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
-    """A refusal as a response; it is counted."""
+    """Return a refusal as a response; it is counted."""
     metrics.failures.labels(refusal.code).inc()
     title = HTTPStatus(refusal.status).phrase
     body = Problem(
@@ -211,7 +211,7 @@ _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model that refers to nothing outside itself."""
+    """Return the JSON schema of a model that refers to nothing outside itself."""
     schema = model.model_json_schema()
     defined = schema.pop("$defs", {})
 

@@ -275,7 +275,7 @@ class Reader:
         self._options, self._roots, self._decode = options, roots, decode
 
     def query(self, asked: Asked) -> str | Query:
-        """A query, its images decoded.
+        """Return a query, its images decoded.
 
         :raises QueryError: If it is none, or names an image that it may not.
         :raises ImageDecodeError: If the image that came with it cannot be read.
@@ -298,7 +298,10 @@ class Reader:
         return reduce(add, parts)
 
     def _named(self, text: str, left: Iterator[int]) -> Img | None:
-        """The image that an expression names; None where it is words. Files elsewhere are not looked at."""
+        """Return the image that an expression names.
+
+        None where it is words. Files elsewhere are not looked at.
+        """
         if not is_address(text):
             return None
         if next(left, None) is None:
@@ -335,7 +338,7 @@ class Reader:
             )
 
     def search_options(self, request: SearchRequest) -> SearchArgs:
-        """What a search is asked for beside its queries, checked.
+        """Return what a search is asked for beside its queries, checked.
 
         :raises ConfigError: If an option is wrong.
         :raises Refusal: If the request is larger than allowed, or asks about what is hidden.

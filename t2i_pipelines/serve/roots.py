@@ -46,18 +46,18 @@ class Roots:
         return path
 
     def holds(self, path: str) -> bool:
-        """Whether a local path leads into a root when all links are followed."""
+        """Return whether a local path leads into a root when all links are followed."""
         if scheme(path) or not os.path.isabs(path) or "\0" in path:
             return False
         real = os.path.realpath(path)
         return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self._real.values())
 
     def admits(self, address: str) -> bool:
-        """Whether a stored address is a file in a root, or in a tar that is."""
+        """Return whether a stored address is a file in a root, or in a tar that is."""
         return self.holds(_archive(address))
 
     def read(self, address: str) -> bytes:
-        """The bytes of a file in a root, or in a tar in a root.
+        """Return the bytes of a file in a root, or in a tar in a root.
 
         What was opened is what is checked: a link that changes meanwhile leads nowhere.
 
@@ -94,7 +94,7 @@ class Roots:
             raise ImageDecodeError(f"cannot read image {address}: {err}") from err
 
     def shown(self, address: str) -> str | None:
-        """A stored address as clients see it; None for a place that is none of their business.
+        """Return a stored address as clients see it; None for a place that is none of their business.
 
         A URL loses its password and its query, which may be a signature.
         """
@@ -113,7 +113,7 @@ class Roots:
         return None
 
     def cleaned(self, text: str) -> str:
-        """A message without the server's paths, and without what URLs keep secret."""
+        """Return a message without the server's paths, and without what URLs keep secret."""
         for roots in (self._named, self._real):
             for name, root in sorted(roots.items(), key=lambda one: -len(one[1])):
                 text = re.sub(rf"(?<![\w.-]){re.escape(root.rstrip('/'))}(?=/|[^\w.-]|$)", name, text)
@@ -122,7 +122,7 @@ class Roots:
 
 
 def _archive(address: str) -> str:
-    """What of a ``tar://`` address is to be opened: the tar."""
+    """Return what of a ``tar://`` address is to be opened: the tar."""
     while scheme(address) == "tar":
         address = address.partition("::")[2]
     return address

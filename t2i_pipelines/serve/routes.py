@@ -42,7 +42,7 @@ STRUCTURED = ("where", "output_fields")
 
 
 def search_routes(service: Service) -> APIRouter:
-    """The route."""
+    """Return the route."""
     routes = APIRouter(tags=["search"])
     form = schema_of(SearchRequest)
     form["properties"] = {
@@ -76,7 +76,7 @@ def search_routes(service: Service) -> APIRouter:
 
 
 async def read(request: Request) -> SearchRequest:
-    """The request in either form.
+    """Return the request in either form.
 
     :raises RequestValidationError: If it is not as it should be.
     :raises Refusal: If it is of another type.
@@ -116,7 +116,7 @@ async def _value(form: FormData, name: str) -> Any:
 
 
 def insert_routes(service: Service) -> APIRouter:
-    """The routes."""
+    """Return the routes."""
     routes = APIRouter(tags=["insert"])
 
     @routes.post(
@@ -127,7 +127,7 @@ def insert_routes(service: Service) -> APIRouter:
         responses=problems(401, 403, 408, 413, 422, 429),
     )
     async def insert(request: InsertRequest, response: Response) -> JobReport:
-        """A job that inserts them. Running it again is safe: unchanged files are skipped.
+        """Return a job that inserts them. Running it again is safe: unchanged files are skipped.
 
         `Location` is where to look how it is doing. What is accepted is finished, also when the service is
         told to end.
@@ -148,7 +148,7 @@ def insert_routes(service: Service) -> APIRouter:
         responses=problems(401, 404, 422, 429),
     )
     async def look(id: str) -> JobReport:
-        """What became of its inputs so far, and which failed."""
+        """Return what became of its inputs so far, and which failed."""
         job = service.jobs.find(id)
         if job is None:
             raise Refusal(
@@ -160,7 +160,7 @@ def insert_routes(service: Service) -> APIRouter:
 
 
 def report(job: Job, service: Service) -> JobReport:
-    """A job as clients see it."""
+    """Return a job as clients see it."""
     error = None
     if job.error is not None:
         refusal = refusal_of(job.error, service.roots)
@@ -190,7 +190,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def images_routes(service: Service) -> APIRouter:
-    """The routes. An id may hold slashes, so those with an end of their own come first."""
+    """Return the routes. An id may hold slashes, so those with an end of their own come first."""
     routes = APIRouter(tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
 
     @routes.get(
@@ -212,7 +212,7 @@ def images_routes(service: Service) -> APIRouter:
         responses={200: {"content": {"image/*": BINARY}}},
     )
     async def file(id: str) -> Response:
-        """The file's own bytes."""
+        """Return the file's own bytes."""
         found = await service.run(service.images.file, id)
         return Response(found.content, media_type=found.media_type, headers=CONTENT)
 
@@ -240,7 +240,7 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def state_routes(service: Service, locked: Sequence[params.Depends]) -> APIRouter:
-    """The routes.
+    """Return the routes.
 
     :param locked: of what needs the key.
     """
@@ -253,7 +253,7 @@ def state_routes(service: Service, locked: Sequence[params.Depends]) -> APIRoute
 
     @routes.get("/readyz", summary="Whether searches are answered", responses=problems(503))
     async def readyz() -> Health:
-        """The model is loaded, and the database answers."""
+        """Return the model is loaded, and the database answers."""
         if not await service.is_ready():
             raise Refusal(
                 503,

@@ -103,7 +103,7 @@ class Service:
                 await asyncio.sleep(LOOK_AGAIN)
 
     async def is_ready(self) -> bool:
-        """Whether the model is loaded and the database answers."""
+        """Return whether the model is loaded and the database answers."""
         if not self._warm:
             return False
         if time.monotonic() < self._believed_until:
@@ -118,7 +118,7 @@ class Service:
         return True
 
     async def find(self, request: SearchRequest) -> list[Hits]:
-        """The hits of each query of a request.
+        """Return the hits of each query of a request.
 
         :raises T2IError: As searching does.
         :raises Refusal: If a limit is passed.

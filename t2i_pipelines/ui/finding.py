@@ -79,11 +79,11 @@ class Finder:
         self._own: dict[str, Any] = dict(search.settings)
 
     def words(self, text: str, wanted: Wanted) -> Found:
-        """The hits for words."""
+        """Return the hits for words."""
         return self._find(text, wanted, tuple(parts(text)))
 
     def image(self, content: bytes, name: str, wanted: Wanted) -> Found:
-        """The hits for an image.
+        """Return the hits for an image.
 
         :param content: of its file.
         :param name: what it is called, for the heading and for errors.
@@ -108,11 +108,11 @@ class Finder:
         return self._find(Like(hit.id), wanted, asked, hit.id)
 
     def again(self, shown: Found, wanted: Wanted) -> Found:
-        """The hits for the same query, of other wishes."""
+        """Return the hits for the same query, of other wishes."""
         return self._find(shown.query, wanted, shown.asked, shown.without)
 
     def page(self, shown: Found, step: int) -> Found:
-        """The page before, or the one that follows, by a search for the same vector.
+        """Return the page before, or the one that follows, by a search for the same vector.
 
         :param step: -1 or 1.
         """
@@ -145,7 +145,7 @@ class Finder:
 
 
 def _like(asked: list[Part], name: str) -> tuple[Part, ...]:
-    """An image as it is asked for: shown, and named."""
+    """Return an image as it is asked for: shown, and named."""
     shown = [part for part in asked if part.image is not None and part.image.uri]
     return Part("Like"), *shown, Part(name)
 

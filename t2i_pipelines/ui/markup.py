@@ -30,7 +30,7 @@ _SECRET = "•••"
 
 
 def plainly(reason: object, settings: Mapping[str, Any], path: str = "") -> str:
-    """A reason or an error in one sentence. Of a path or an address only its last part is named.
+    """Return a reason or an error in one sentence. Of a path or an address only its last part is named.
 
     :param settings: of what failed: their ``token`` is a secret, and so is what their ``uri`` holds of one.
     :param path: of the image that failed, where it is known; may hold blanks.
@@ -47,7 +47,7 @@ def plainly(reason: object, settings: Mapping[str, Any], path: str = "") -> str:
 
 
 def _name(path: str) -> str:
-    """The last part; of a server's address the host and port."""
+    """Return the last part; of a server's address the host and port."""
     whole = path.rstrip(":.!?")
     name = name_of(whole)
     if f"//{name}" in whole:
@@ -56,7 +56,7 @@ def _name(path: str) -> str:
 
 
 def _secrets(settings: Mapping[str, Any]) -> list[str]:
-    """The token, and its password, longest first."""
+    """Return the token, and its password, longest first."""
     credentials = [str(settings.get("token") or "")]
     if found := re.match(r"\w+://([^/]*)@", str(settings.get("uri") or "")):
         credentials.append(found[1])
@@ -69,17 +69,17 @@ FAILURES = 100
 
 
 def resource(name: str) -> str:
-    """A file that lies beside this one."""
+    """Return a file that lies beside this one."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def style() -> str:
-    """The style sheet of results, and what the page adds to it."""
+    """Return the style sheet of results, and what the page adds to it."""
     return _html("style.css") + resource("page.css")
 
 
 def heading(title: str) -> str:
-    """The head of the page."""
+    """Return the head of the page."""
     return _html("heading.html", title=title)
 
 
@@ -112,7 +112,7 @@ def found(shown: Found) -> str:
 
 
 def inserted(run: Run, settings: Mapping[str, Any], error: str = "") -> str:
-    """How far a run is, or how it ended, and what failed.
+    """Return how far a run is, or how it ended, and what failed.
 
     :param error: what ended it before its end, in one sentence.
     """
@@ -131,7 +131,7 @@ def inserted(run: Run, settings: Mapping[str, Any], error: str = "") -> str:
 
 
 def refused(sentence: str) -> str:
-    """An error, in one sentence."""
+    """Return an error, in one sentence."""
     return _html("refused.html", sentence=sentence)
 
 

@@ -79,7 +79,7 @@ class Gate:
 
 
 def _refused(scope: Scope) -> int:
-    """The status to refuse with; 0 for none."""
+    """Return the status to refuse with; 0 for none."""
     headers = dict(scope["headers"])
     host = headers.get(b"host", b"").decode("latin-1")
     origin = headers.get(b"origin")
@@ -102,7 +102,7 @@ SESSIONS = 100
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``gradio.Blocks.launch`` is given: what was asked for, and what is not to be chosen.
+    """Return what ``gradio.Blocks.launch`` is given: what was asked for, and what is not to be chosen.
 
     Each of the latter has an environment variable of Gradio's that would count if it was left out.
 
@@ -163,5 +163,5 @@ def direct_to_loopback() -> Iterator[None]:
 
 
 def is_interactive() -> bool:
-    """Whether the session is interactive, as in a notebook, and the process does not end by itself."""
+    """Return whether the session is interactive, as in a notebook, and the process does not end by itself."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)

@@ -48,11 +48,11 @@ class Folder:
         return "file" in _protocols(self._fs)
 
     def path(self, name: str) -> str:
-        """A file in it, as the filesystem itself names it."""
+        """Return a file in it, as the filesystem itself names it."""
         return f"{self._root}/{name}"
 
     def where(self, name: str) -> str:
-        """A file in it, as messages show it."""
+        """Return a file in it, as messages show it."""
         return f"{self.address}/{name}"
 
     def sizes(self) -> dict[str, int]:
@@ -138,7 +138,7 @@ class Folder:
             _sync(self._root)
 
     def content(self, name: str) -> bytes:
-        """A small file.
+        """Return a small file.
 
         :raises CopyError: If it cannot be read.
         """
@@ -200,7 +200,7 @@ class Written:
         return size
 
     def tell(self) -> int:
-        """How many bytes are written."""
+        """Return how many bytes are written."""
         return self.bytes
 
     def flush(self) -> None:
@@ -298,7 +298,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Folder) -> Manifest:
-        """What an export says of itself, after a look at the sizes of its files.
+        """Return what an export says of itself, after a look at the sizes of its files.
 
         :raises CopyError: If there is no export, it was cut short, a newer version wrote it, or a file is
             missing or of another size.
@@ -417,5 +417,5 @@ class Fingerprint:
 
 
 def metadata(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row holds beside the fields that every row has."""
+    """Return what a row holds beside the fields that every row has."""
     return {name: value for name, value in row.items() if name not in FIELDS and value is not None}

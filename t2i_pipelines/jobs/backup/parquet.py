@@ -78,7 +78,7 @@ class Writer:
 
 
 def rows(file: BinaryIO) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a file, some at a time, as a collection takes them."""
+    """Yield the rows of a file, some at a time, as a collection takes them."""
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(AT_ONCE):
@@ -93,7 +93,7 @@ def rows(file: BinaryIO) -> Iterator[list[dict[str, Any]]]:
 
 
 def ids(file: BinaryIO) -> Iterator[str]:
-    """The ids of a file, for which the other columns are not read."""
+    """Yield the ids of a file, for which the other columns are not read."""
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(columns=["id"]):

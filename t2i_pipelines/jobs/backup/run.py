@@ -88,7 +88,7 @@ def export_collection(
 
 
 def _seen(reading: Pages, seen: Fingerprint, total: int, progress: Progress | None) -> Pages:
-    """The same pages, counted."""
+    """Return the same pages, counted."""
     for page in reading:
         seen.add(page)
         yield page
@@ -203,7 +203,7 @@ def _prepare(collection: Collection, folder: Folder, manifest: Manifest, if_exis
 
 
 def _rows(folder: Folder, part: Part) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a file, after its digest has been compared."""
+    """Yield the rows of a file, after its digest has been compared."""
     if folder.digest(part.name) != part.blake2b:
         raise CopyError(
             f"{folder.where(part.name)} is not what was written, its digest is another; copy it again from "

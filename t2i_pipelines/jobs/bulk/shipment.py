@@ -40,13 +40,13 @@ class Importer(Protocol):
     """Tells a server what to do. Every method raises :class:`~t2i_pipelines.errors.StoreError`."""
 
     def schema(self) -> Any:
-        """The collection's ``CollectionSchema``."""
+        """Return the collection's ``CollectionSchema``."""
 
     def start(self, path: str) -> str:
         """Begin to import a file, as the server names it; gives a name for the import."""
 
     def state(self, job: str) -> State:
-        """How far it is."""
+        """Return how far it is."""
 
     def running(self) -> list[str]:
         """Imports into the collection that have not ended."""
@@ -56,7 +56,7 @@ class Importer(Protocol):
 
 
 def importer_of(collection: Collection, place: Mapping[str, Any]) -> Importer:
-    """The importer of the server that a collection is on.
+    """Return the importer of the server that a collection is on.
 
     :raises ConfigError: If it is Milvus Lite, which has none.
     :raises MissingExtraError: If Milvus's bulk writer is not installed.
@@ -94,7 +94,7 @@ class _Server:
             )
 
     def schema(self) -> Any:
-        """The collection's ``CollectionSchema``."""
+        """Return the collection's ``CollectionSchema``."""
         from pymilvus import CollectionSchema
 
         with self._asking("looking at the collection"):
@@ -124,7 +124,7 @@ class RpcImporter(_Server):
         return str(self._ask("beginning an import", "do_bulk_insert", self._name, "", [path]))
 
     def state(self, job: str) -> State:
-        """How far it is."""
+        """Return how far it is."""
         return _state(self._ask("asking for an import", "get_bulk_insert_state", int(job)))
 
     def running(self) -> list[str]:
@@ -154,7 +154,7 @@ class RestImporter(_Server):
         return str(told["jobId"])
 
     def state(self, job: str) -> State:
-        """How far it is."""
+        """Return how far it is."""
         from pymilvus.bulk_writer import get_import_progress
 
         told = self._ask("asking for an import", get_import_progress, job_id=job)
@@ -319,7 +319,7 @@ class Shipment:
                     self._there.remove(file.name)
 
     def _found(self, file: _File) -> dict[str, Ledger]:
-        """The rows of a file that a search would find, after a while."""
+        """Return the rows of a file that a search would find, after a while."""
         ids = [id for id, _ in _inputs(file.local)]
         end = time.monotonic() + PATIENCE / 20
         while True:
@@ -340,7 +340,7 @@ class Shipment:
 
 
 def _as_the_server_says(folder: Folder, name: str) -> str:
-    """A file of a local folder by its path, one of an object store by what follows the bucket."""
+    """Return a file of a local folder by its path, one of an object store by what follows the bucket."""
     path = folder.path(name)
     return path if folder.is_local else path.lstrip("/").partition("/")[2]
 

@@ -31,7 +31,7 @@ _SAYS_NOTHING = "Progress bars disabled"
 
 
 def load_ray() -> Any:
-    """The module ``ray``, with ``ray.data``.
+    """Return the module ``ray``, with ``ray.data``.
 
     :raises MissingExtraError: If it is not installed.
     """
@@ -161,7 +161,7 @@ def run(
     progress: Callable[[Outcome], object] | None,
     settings: Mapping[str, Any],
 ) -> InsertReport:
-    """What :func:`t2i_pipelines.jobs.ray.insert_distributed` says."""
+    """Return what :func:`t2i_pipelines.jobs.ray.insert_distributed` says."""
     given = insert_arguments(settings)
     target = given["milvus_insert"]["target"]
     _check_uri(target.uri)

@@ -48,7 +48,7 @@ class Part:
 
 
 def rounds(source: object) -> Iterator[list[Part]]:
-    """The parts of a source, as many at a time as are worked on together.
+    """Yield the parts of a source, as many at a time as are worked on together.
 
     Each table and each tar of many is a part. A folder, a table or a tar alone is one. Anything else is
     listed here, in parts of ``RECORDS_A_PART``. A relative path starts in the folder of this process.
@@ -127,14 +127,14 @@ class Shipment:
 
 
 def packed(shipment: Shipment) -> Any:
-    """A ``pyarrow.Table`` of one row with the pickled shipment."""
+    """Return a ``pyarrow.Table`` of one row with the pickled shipment."""
     import pyarrow as pa
 
     return pa.table({COLUMN: pa.array([pickle.dumps(shipment, 5)], pa.large_binary())})
 
 
 def unpacked(table: Any) -> Shipment:
-    """What :func:`packed` made, read where Ray holds it."""
+    """Return what :func:`packed` made, read where Ray holds it."""
     (row,) = table[COLUMN]
     shipment: Shipment = pickle.loads(row.as_buffer())
     return shipment
@@ -159,7 +159,7 @@ class Steps:
     factory: bytes | None = None
 
     def made(self) -> list[Any]:
-        """The operators."""
+        """Return the operators."""
         if self.factory is not None and _registered.get(self.model_name) != self.factory:
             register_encoder(self.model_name, pickle.loads(self.factory))
             _registered[self.model_name] = self.factory
@@ -329,7 +329,7 @@ def _column(batch: Any, name: str) -> list[Any]:
 
 
 def _with(batch: Any, records: list[Record], dim: int) -> Any:
-    """The batch with the columns of :data:`ADDED`."""
+    """Return the batch with the columns of :data:`ADDED`."""
     ids, errors = [record.id for record in records], [record.reason for record in records]
     vectors = [record.vector for record in records]
     if isinstance(batch, Mapping):

@@ -94,7 +94,7 @@ class Checks:
         return "\n".join([*lines, *([str(self.recall)] if self.recall else [])])
 
     def refusals(self, tolerance: float) -> list[str]:
-        """Why the new collection should not take the old one's place; empty if it may."""
+        """Return why the new collection should not take the old one's place; empty if it may."""
         found = []
         if self.failed > MOST_FAILED * self.rows:
             found.append(
@@ -127,7 +127,7 @@ def find_themselves(collection: Collection, ids: Sequence[str]) -> int:
 
 
 def recall(pairs: Pairs, new: Collection, encoder: Encoder, old: Collection, old_encoder: Any) -> Recall:
-    """How well both find the images of these pairs.
+    """Return how well both find the images of these pairs.
 
     :param old_encoder: the old model, or the reason why there is none.
     """
@@ -182,7 +182,7 @@ class Account:
         return list(self._gone)
 
     def ids_to_do(self, many: int) -> Iterator[list[str]]:
-        """The ids of these rows, ``many`` at a time."""
+        """Yield the ids of these rows, ``many`` at a time."""
         places = np.flatnonzero(self.todo)
         for start in range(0, len(places), many):
             yield [self.rows.ids.unpack(key) for key in self.rows.keys[places[start : start + many]]]
@@ -205,7 +205,7 @@ class Account:
             self._progress(outcome)
 
     def missing(self, stored: Inventory) -> tuple[int, int]:
-        """How many rows the new collection lacks: those that failed, and others."""
+        """Return how many rows the new collection lacks: those that failed, and others."""
         absent = find(stored.keys, self.rows.keys) < 0
         failed = int(np.count_nonzero(absent & (self.rows.states == FAILED)))
         return failed, int(np.count_nonzero(absent)) - failed
@@ -233,7 +233,7 @@ FEW = 0.1
 
 
 def to_embed(old: Collection, new: Collection, account: Account, only_new: bool = False) -> Iterator[Record]:
-    """The rows to do, as records; those that the new collection has already are told to be unchanged.
+    """Yield the rows to do, as records; those that the new collection has already are told to be unchanged.
 
     :param only_new: whatever it has under an id counts, also what is not the same.
     """
@@ -248,7 +248,7 @@ def to_embed(old: Collection, new: Collection, account: Account, only_new: bool 
 
 
 def record_of(row: Mapping[str, Any]) -> Record:
-    """A stored row as it was before its file was read.
+    """Return a stored row as it was before its file was read.
 
     Size and time stay what they were, whatever the file's are now: a later ``sync`` sees whether it changed.
     """
@@ -365,7 +365,7 @@ class Work:
 
 
 def _old_model(old: Collection, target: Target) -> Encoder | str:
-    """The model that filled a collection, or why it is not to be had."""
+    """Return the model that filled a collection, or why it is not to be had."""
     space = old.space()
     assert space is not None
     try:

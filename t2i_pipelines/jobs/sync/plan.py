@@ -63,11 +63,11 @@ class Inventory:
         return find(self.keys, packed([self.ids.pack(id) for id in ids]))
 
     def gone(self) -> int:
-        """How many rows the source does not name."""
+        """Return how many rows the source does not name."""
         return int(np.count_nonzero(self.states == GONE))
 
     def gone_ids(self, many: int) -> Iterator[list[str]]:
-        """The ids of these rows, ``many`` at a time."""
+        """Yield the ids of these rows, ``many`` at a time."""
         places = np.flatnonzero(self.states == GONE)
         for start in range(0, len(places), many):
             yield [self.ids.unpack(key) for key in self.keys[places[start : start + many]]]
@@ -182,7 +182,7 @@ class Plan:
             states[place] = PENDING
 
     def _is_same(self, record: Record, place: int) -> bool:
-        """Whether nothing needs to be read; bytes that came with the record are compared as well."""
+        """Return whether nothing needs to be read; bytes that came with the record are compared as well."""
         if self._refresh or _stamp(record) != self._inventory.stamps[place]:
             return False
         if record.content is None:
@@ -205,7 +205,7 @@ class Plan:
 
 
 def _can_be_read_again(record: Record) -> bool:
-    """Whether its tar is neither packed nor on the web, so that one file can be read out of it."""
+    """Return whether its tar is neither packed nor on the web, so that one file can be read out of it."""
     if not record.path.startswith("tar://"):
         return False
     _, archive = split_member(record.path)
@@ -232,7 +232,7 @@ class Twins:
         self._lock = threading.Lock()
 
     def claim(self, content: str, record: Record) -> Record | None:
-        """An image with this content; None if ``record`` is the first, which others may then get.
+        """Return an image with this content; None if ``record`` is the first, which others may then get.
 
         :param content: 32 hex digits.
         """
@@ -253,7 +253,7 @@ class Twins:
                     self._stored[content] = self._inventory.ids.pack(record.id, remember=True)
 
     def _find(self, content: bytes) -> bytes | None:
-        """The packed id of a stored row that stays as it is until the run is about to end."""
+        """Return the packed id of a stored row that stays as it is until the run is about to end."""
         if (key := self._stored.get(content)) is not None:
             return key
         place = int(find(self._inventory.contents, packed([content]), self._by_content)[0])

@@ -188,7 +188,7 @@ def _with_twins(waiting: Iterator[Record], twins: Twins) -> Iterator[Record]:
 
 
 def _contents(found: Iterator[Record], tell: Callable[[Outcome], None] | None) -> Packed:
-    """The contents of the new and changed files."""
+    """Return the contents of the new and changed files."""
     contents = bytearray()
     for record in found:
         if tell is not None:
@@ -199,7 +199,7 @@ def _contents(found: Iterator[Record], tell: Callable[[Outcome], None] | None) -
 
 
 def _refusal(inventory: Inventory, contents: Packed) -> str:
-    """Why so many deletions are refused; empty where enough of the rows have only moved."""
+    """Return why so many deletions are refused; empty where enough of the rows have only moved."""
     stored = len(inventory)
     lost = inventory.gone() - inventory.moved(contents)
     if lost <= MOST_DELETED * stored:
