@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from typing import Unpack
+from weakref import WeakValueDictionary
 
 from t2i_pipelines._towhee.locks import Lock
 from t2i_pipelines.collection import lite
@@ -28,7 +29,8 @@ from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 __all__ = ["Collection", "Ledger", "check_exists", "close", "collection_names", "open_collection"]
 
 _lock = Lock()
-_opened: dict[tuple[object, ...], Collection] = {}
+_opened: WeakValueDictionary[tuple[object, ...], Collection] = WeakValueDictionary()
+"""Collections that are open, or that something refers to."""
 
 
 def open_collection(
@@ -38,7 +40,7 @@ def open_collection(
     timeout: float = 30.0,
     **stored: Unpack[StorageArgs],
 ) -> Collection:
-    """Return the collection of these settings: equal settings, the same object. Opens nothing yet.
+    """Return the collection of these settings: equal settings, the same object. Open nothing yet.
 
     :param uri: a file that ends in ``.db`` (Milvus Lite), or a server such as
         ``http://localhost:19530``. In tests also ``memory://NAME``: see :mod:`t2i_pipelines.testing`.
@@ -59,14 +61,15 @@ def open_collection(
         raise ConfigError(f"timeout must be a number of seconds above 0, got {timeout!r}")
     key = (address.uri, token, collection_name, float(timeout), storage)
     with _lock:
-        if key not in _opened:
-            _opened[key] = Collection(
+        collection = _opened.get(key)
+        if collection is None:
+            collection = _opened[key] = Collection(
                 connection_to(address, token),
                 collection_name=collection_name,
                 timeout=float(timeout),
                 storage=storage,
             )
-        return _opened[key]
+        return collection
 
 
 def collection_names(uri: str | os.PathLike[str] = "milvus.db", token: str = "") -> list[str]:
@@ -117,6 +120,6 @@ def close(uri: str | os.PathLike[str] | None = None) -> None:
     """
     wanted = None if uri is None else parse_uri(uri).uri
     with _lock:
-        chosen = [c for key, c in _opened.items() if wanted is None or key[0] == wanted]
+        chosen = [c for key, c in list(_opened.items()) if wanted is None or key[0] == wanted]
     for collection in chosen:
         collection.close()

@@ -1,5 +1,6 @@
 """What Milvus Lite needs from the store: paths, the lock, formats, repair, one writer."""
 
+import gc
 import logging
 import os
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i_pipelines.collection import close, lite, open_collection
+from t2i_pipelines import collection as package
+from t2i_pipelines.collection import close, connection, lite, open_collection
 from t2i_pipelines.errors import (
     ConfigError,
     StoreError,
@@ -73,7 +75,8 @@ def test_every_spelling_of_a_path_is_one_collection(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     there = tmp_path / "a b ü.db"
     spellings = [there, "a b ü.db", "./x/../a b ü.db", "~/a b ü.db", "link/a b ü.db", f"{there}/"]
-    assert len({id(open_collection(spelling)) for spelling in spellings}) == 1
+    opened = [open_collection(spelling) for spelling in spellings]
+    assert all(one is opened[0] for one in opened)
     assert open_collection(there) is not open_collection(there, collection_name="other")
 
 
@@ -459,3 +462,19 @@ def test_a_normal_run_logs_no_warning_and_no_error(path, caplog):
         collection.flush()
         collection.search(np.ones((1, 16), np.float32))
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_nothing_is_kept_of_databases_that_were_closed(tmp_path):
+    held = open_collection(tmp_path / "held.db")
+    for number in range(3):
+        collection = open_collection(tmp_path / f"{number}.db")
+        collection.prepare(SPACE)
+    close()
+    del collection
+    gc.collect()
+    kept = {str(key[0]) for key in list(package._opened)}
+    assert {str(key[0]) for key in list(connection._CONNECTIONS)} == kept == {str(tmp_path / "held.db")}
+    assert set() == connection._JOINED
+    assert open_collection(tmp_path / "held.db") is held
+    open_collection(tmp_path / "0.db").upsert([])  # open now, though nothing refers to it
+    assert str(tmp_path / "0.db") in {str(key[0]) for key in list(package._opened)}
