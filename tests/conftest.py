@@ -1,5 +1,8 @@
 """Images of one colour, a database of one's own, and nothing left open."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -41,6 +44,12 @@ hypothesis.settings.load_profile("whole")  # make check takes the other
 
 PEAKS: dict[str, float] = {}
 """Worker -> most memory that it had, in GB."""
+
+
+def _memory() -> float:
+    """Return how much memory this process has now, in GB; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() / 1e9 if statm.exists() else 0
 
 
 def _peak() -> float:
@@ -95,9 +104,13 @@ def closed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def unloaded() -> Iterator[None]:
-    """Free the models of each module, of which some take a gigabyte."""
+    """Free the models of each module, of which some take a gigabyte, and return the memory."""
     yield
     unload()
+    if _memory() > 1:
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
