@@ -45,6 +45,9 @@ hypothesis.settings.load_profile("whole")  # make check takes the other
 PEAKS: dict[str, float] = {}
 """Worker -> most memory that it had, in GB."""
 
+MOST_MEMORY = 3.5
+"""GB that a worker may have at its peak: two of them fit a laptop of 8 GB."""
+
 
 def _memory() -> float:
     """Return how much memory this process has now, in GB; 0 where the system does not tell."""
@@ -57,9 +60,11 @@ def _peak() -> float:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let each worker report its peak of memory."""
+    """Let each worker report its peak of memory; fail where one was above :data:`MOST_MEMORY`."""
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         output["peak"] = _peak()
+    elif max(_peaks().values()) > MOST_MEMORY and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -71,9 +76,14 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the peaks."""
-    peaks = PEAKS or {"this process": _peak()}
+    peaks = _peaks()
     shown = ", ".join(f"{name} {peak:.2f} GB" for name, peak in sorted(peaks.items()))
-    terminalreporter.write_line(f"most memory: {shown}")
+    failed = f"; the suite fails above {MOST_MEMORY:g} GB" if max(peaks.values()) > MOST_MEMORY else ""
+    terminalreporter.write_line(f"most memory: {shown}{failed}")
+
+
+def _peaks() -> dict[str, float]:
+    return PEAKS or {"this process": _peak()}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from clips import (
     SMALL_RESNET,
     TEXTS,
     cosines,
+    export_apart,
     openclip_clip,
     transformers_clip,
     transformers_reader,
@@ -142,11 +143,7 @@ def test_true_b32_of_transformers_is_exported_and_searched_with_transformers_sco
         images, texts = model.get_image_features(**pixels), model.get_text_features(**ids)
     images, texts = (getattr(one, "pooler_output", one) for one in (images, texts))
     del model  # 0.6 GB
-    # a process of its own gives back what the export takes
-    export = [sys.executable, "-c", "from t2i_pipelines.cli import main; main()", "export"]
-    folders = [str(tmp_path / "b32"), str(tmp_path / "onnx")]
-    done = subprocess.run([*export, *folders], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    export_apart(tmp_path / "b32", tmp_path / "onnx")
     shutil.rmtree(tmp_path / "b32")
 
     settings = {"uri": tmp_path / "milvus.db", "model_name": str(tmp_path / "onnx"), "precision": "fp32"}
