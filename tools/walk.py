@@ -63,7 +63,7 @@ def walks(model_name: str = "t2i_mini") -> dict[str, list[str]]:
             t2i_pipelines.close()
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     return found
 
 
