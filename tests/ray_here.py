@@ -41,7 +41,7 @@ def ray_here() -> Iterator[None]:
 
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the path of a socket may have 107 characters
     kept = os.environ.copy()
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [TESTS.parent, TESTS, TESTS / "jobs"]))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         _start(place)

@@ -192,9 +192,10 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _unknown(model_name: str) -> str:
-    spellings = {*known_models(), *(alias for info in MODELS for alias in info.aliases)}
-    close = difflib.get_close_matches(str(model_name), sorted(spellings), n=3, cutoff=0.3)
-    near = f"the nearest are {', '.join(close)}; " if close else ""
+    spellings = sorted({*known_models(), *(alias for info in MODELS for alias in info.aliases)})
+    begun = [one for one in spellings if model_name and one.startswith(str(model_name))]
+    close = [*begun, *difflib.get_close_matches(str(model_name), spellings, n=3, cutoff=0.3)]
+    near = f"the nearest are {', '.join(list(dict.fromkeys(close))[:3])}; " if close else ""
     return f"unknown model {model_name!r}; {near}`t2i models` lists all, and the path of a model will do, too"
 
 

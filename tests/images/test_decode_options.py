@@ -120,4 +120,5 @@ def test_the_command_takes_frames_and_isolation(command, tmp_path, monkeypatch):
         cli.app, [command, str(tmp_path / "a.webp"), *where, "--frames", "mean", "--isolate"]
     )
     assert done.exit_code == 0, done.output
-    assert given[-1] == Decoding(frames="mean", isolate=True)
+    settings = [one for one in given if isinstance(one, Settings)]
+    assert settings[-1].decoding == Decoding(frames="mean", isolate=True)

@@ -43,8 +43,10 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
         "t2i_pipelines/py.typed",
-        "t2i_pipelines/search/results/templates/page.html",
-        "t2i_pipelines/search/results/templates/style.css",
+        "t2i_pipelines/search/templates/page.html",
+        "t2i_pipelines/search/templates/style.css",
+        "t2i_pipelines/search/background.txt",
+        "t2i_pipelines/ui/page.css",
         "t2i_pipelines/operators/clip.py",
         "t2i_pipelines/encoders/t2i_mini/visual/model.onnx",
         "t2i_pipelines/encoders/t2i_mini/textual/tokenizer.json",
