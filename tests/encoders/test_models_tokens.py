@@ -1,11 +1,13 @@
 """Texts become the numbers that OpenAI's tokenizer gives, and what the model cannot read is said."""
 
 import time
+import unicodedata
 import warnings
 
+import ftfy
 import pytest
 from clips import CLIPTokenizer, open_clip
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, openai_tokenizer, scripts_of
@@ -57,6 +59,8 @@ def test_tokens_are_those_of_openais_tokenizer(ours, text):
 @example("\u0130\u0307")
 def test_tokens_are_openais_whatever_the_text(text):
     tokenizer = TextTokenizer(openai_tokenizer(), clean="lower", model_name="ViT-B/32")
+    # what Unicode has not assigned is a letter to the one regex library and none to the other
+    assume(all(unicodedata.category(letter) != "Cn" for letter in ftfy.fix_text(text)))
     if "<|" not in text:  # the two references differ on the marks' own spelling
         assert tokenizer([text]).tolist() == open_clip.tokenize([text]).tolist()
 
