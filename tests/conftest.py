@@ -45,8 +45,8 @@ hypothesis.settings.load_profile("whole")  # make check takes the other
 PEAKS: dict[str, float] = {}
 """Worker -> most memory that it had, in GB."""
 
-MOST_MEMORY = 3.5
-"""GB that a worker may have at its peak: two of them fit a laptop of 8 GB."""
+MOST_MEMORY = 4.0
+"""GB that a worker may have at its peak."""
 
 
 def _memory() -> float:
