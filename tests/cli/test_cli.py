@@ -267,3 +267,15 @@ def test_help_lists_every_command_in_the_order_of_a_users_day():
     assert sorted(listed) == sorted(get_command(cli.app).commands)
     assert listed[:3] == ["insert", "search", "sync"]
     assert listed[-1] == "demo"
+
+
+def test_commands_and_options_stay():
+    """`options.txt` is what scripts of users rely on; a new option is a new word in it."""
+    commands = get_command(cli.app).commands
+    found = {
+        name: {"/".join(sorted(one.opts + one.secondary_opts)) for one in commands[name].params}
+        for name in commands
+    }
+    lines = Path(__file__).with_name("options.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {name: set(options.split()) for name, _, options in (line.partition(": ") for line in lines)}
+    assert {name: options - {"--help"} for name, options in found.items()} == pinned

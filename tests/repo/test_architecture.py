@@ -9,6 +9,7 @@ from pathlib import Path
 
 import t2i_pipelines
 from t2i_pipelines import errors
+from t2i_pipelines.operators import OPERATORS
 from tools import house
 
 PACKAGE = Path(t2i_pipelines.__file__).parent
@@ -155,6 +156,14 @@ def test_the_paths_that_users_import_from_stay():
             continue
         module = importlib.import_module(f"t2i_pipelines.{name}")
         assert [one for one in wanted if not hasattr(module, one)] == [], name
+
+
+def test_the_operators_that_users_compose_stay():
+    assert {name.replace("-", "_") for name in OPERATORS} == {
+        *("t2i/clip", "t2i/image_decode", "t2i/milvus_follow", "t2i/milvus_insert", "t2i/milvus_search"),
+        *("t2i/normalize", "t2i/outcomes", "t2i/prefetch", "t2i/read_query", "t2i/read_source"),
+        "t2i/skip_unchanged",
+    }
 
 
 BANNED = re.compile(
