@@ -6,7 +6,7 @@ the alias stands for at that moment: who searches goes on undisturbed when it is
 has. Milvus moves an alias at once; others notice within :data:`~.catalog.RECHECK` seconds.
 
 The name of a collection can become an alias too: the collection is renamed. For some milliseconds there is
-none of that name; who uses this library was told its new name before, and asks for that.
+none of that name; processes that use this library have been given the new name before, and use that.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def entry_of(collection: Collection) -> Entry | None:
 def make_alias(collection: Collection) -> str:
     """Make the name of a collection an alias for it; gives its real name. Of an alias, does nothing.
 
-    Takes :data:`~.catalog.RECHECK` seconds on a server, while all who use the name are told; they go on.
+    Takes :data:`~.catalog.RECHECK` seconds on a server, while other processes learn the new name. Their
+    searches continue.
 
     :raises CollectionNotFoundError: If there is none of that name.
     :raises StoreError: If the database refuses.

@@ -75,7 +75,7 @@ def generation(name: str, space: Space) -> str:
 
 
 GROUP = "__default_resource_group"
-"""The query nodes that a server uses unless told otherwise."""
+"""The query nodes that a server uses by default."""
 
 
 def check(connection: Connection, storage: Storage, timeout: float) -> None:
@@ -103,13 +103,13 @@ RECHECK = 5.0
 another model. A local database belongs to this process."""
 
 BEING_MADE = 2.0
-"""Seconds for which a collection may be without an index before its maker is taken for dead."""
+"""Seconds for which a collection may be without an index before its maker is presumed dead."""
 
 BEING_RENAMED = 2.0
-"""Seconds for which neither of a collection's names may be known before it is taken for dropped."""
+"""Seconds for which neither of a collection's names may be known before it is presumed dropped."""
 
 CHANGE_TAKES = 300.0
-"""Seconds after which one who is changing the index is taken for dead."""
+"""Seconds after which a process that is changing the index is presumed dead."""
 
 A_LOOK = 0.1
 """Seconds between two looks whether that is done."""

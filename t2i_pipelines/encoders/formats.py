@@ -99,7 +99,7 @@ class Checkpoint:
         )
 
     def take_sizes(self, sizes: Mapping[str, Any]) -> None:
-        """Complete the config by what the weights' shapes told.
+        """Complete the config with what the shapes of the weights show.
 
         :raises CheckpointError: If the config says otherwise.
         """

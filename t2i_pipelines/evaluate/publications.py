@@ -42,7 +42,7 @@ class Protocol:
     """The pairs that published figures are of.
 
     :ivar captions: all of them, each a query.
-    :ivar file: where they are told.
+    :ivar file: the file that defines them.
     """
 
     title: str

@@ -259,7 +259,7 @@ class HubClip(Clip):
         training_args: Mapping[str, Any] | None = None,
         model_args: Mapping[str, Any] | None = None,
     ) -> FinetuneResult:
-        """Fine-tune this model by :func:`t2i_pipelines.finetune.finetune`, told in Hugging Face's names.
+        """Fine-tune this model by :func:`t2i_pipelines.finetune.finetune`, with the names of Hugging Face.
 
         See :mod:`t2i_pipelines.hub.operators`. The result's ``path`` is what ``checkpoint_path`` takes;
         the operator itself stays as it is.

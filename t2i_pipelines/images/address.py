@@ -116,7 +116,7 @@ def beside(base: str, given: str) -> str:
 def name_of(address: str) -> str:
     """Return the last part, in small letters, without the query of a URL.
 
-    What the kind of a file is told by.
+    It shows the kind of the file.
     """
     if is_http(address):
         try:

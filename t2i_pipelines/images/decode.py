@@ -310,7 +310,7 @@ def _is_ycbcr_tiff(header: ImageFile.ImageFile) -> bool:
 
 
 def _upright_tiff(content: bytes, side: Side | None) -> Image | None:
-    """OpenCV turns a TIFF upright whatever it is told. None where it cannot read it."""
+    """OpenCV rotates a TIFF upright whatever its flags say. None where it cannot read it."""
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:

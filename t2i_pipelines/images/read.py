@@ -97,7 +97,7 @@ BYTES = 512 << 20
 
 
 class _Content:
-    """The bytes of an image, counted for as long as anybody holds them."""
+    """The bytes of an image, counted for as long as they are referenced."""
 
     held = 0
     _lock = Lock()  # re-entrant: a collection of garbage may come in between

@@ -160,7 +160,7 @@ class Batches:
                 return [err]
             middle = len(batch) // 2
             return [*self._answer(batch[:middle]), *self._answer(batch[middle:])]
-        except Exception as err:  # each of them is told
+        except Exception as err:  # each of them gets the error
             return [err] * len(batch)
 
     @staticmethod

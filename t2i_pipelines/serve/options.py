@@ -86,7 +86,7 @@ class ServeOptions(Checked):
     drain: float = setting(300.0, "Seconds that the end waits for accepted inserts.", _seconds)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, or would let anybody in.
+        """Refuse what cannot work, or would admit anyone.
 
         :raises ConfigError: With the option, its value and what it may be.
         """

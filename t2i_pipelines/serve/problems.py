@@ -125,7 +125,7 @@ def meaning_of(err: T2IError) -> _Meaning:
 
 
 def refusal_of(err: Exception, roots: Roots) -> Refusal:
-    """Return any error as a refusal. What clients are not told is logged."""
+    """Return any error as a refusal. What is kept from clients is logged."""
     if isinstance(err, Refusal):
         return err
     if isinstance(err, T2IError):

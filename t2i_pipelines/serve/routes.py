@@ -130,7 +130,7 @@ def insert_routes(service: Service) -> APIRouter:
         """Return a job that inserts them. Running it again is safe: unchanged files are skipped.
 
         `Location` is where to look how it is doing. What is accepted is finished, also when the service is
-        told to end.
+        ending.
         """
         if service.options.read_only:
             raise Refusal(403, "this service only reads", code="read_only")

@@ -54,7 +54,7 @@ def insert_bulk(
 
     :param destination: a folder that the server can read, in which it makes one of its own: of a server that
         keeps its data on a disk, a local path; of one with object storage, a URL of the same bucket for
-        fsspec, such as ``s3://a-bucket/bulk``: the server is told the part after the bucket.
+        fsspec, such as ``s3://a-bucket/bulk``: the server gets the part after the bucket.
     :param report: to be filled, in place of a new one.
     :param progress: called with each :class:`~t2i_pipelines.types.Outcome` as soon as it is known.
     :param settings: see :class:`t2i_pipelines.config.Settings`.

@@ -198,7 +198,7 @@ Tell = Callable[[Outcome], None]
 
 @dataclass
 class _File:
-    """One that the server has been told to import."""
+    """A file that the server is importing."""
 
     job: str
     local: Path
@@ -212,7 +212,7 @@ class Shipment:
 
     :param here: an empty local folder. Files are deleted as soon as their rows are found, here and there.
     :param there: the folder that the server reads.
-    :param tell: told the outcome of each row of a file, once.
+    :param tell: called with the outcome of each row of a file, once.
     """
 
     def __init__(

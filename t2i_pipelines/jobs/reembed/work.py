@@ -233,7 +233,7 @@ FEW = 0.1
 
 
 def to_embed(old: Collection, new: Collection, account: Account, only_new: bool = False) -> Iterator[Record]:
-    """Yield the rows to do, as records; those that the new collection has already are told to be unchanged.
+    """Yield the rows to do, as records; those that the new collection already has are reported as unchanged.
 
     :param only_new: whatever it has under an id counts, also what is not the same.
     """
@@ -297,7 +297,7 @@ class Work:
         self.old = by_name(place, old)
         self.new = by_name(place, new)
         self.report = report
-        # contents decide, since a file may have changed without the old collection being told
+        # contents decide, since a file may have changed since it was stored in the old collection
         self._settings = {**settings, "collection_name": new, "refresh": True}
         self._account = Account(report, progress)
 

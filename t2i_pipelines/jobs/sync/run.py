@@ -63,7 +63,7 @@ def sync(
       are known, as with new metadata.
     * ``deleted``: a row that the source does not name any more.
     * ``failed``: could not be read, decoded, embedded or stored. What was stored of it before is kept,
-      because the source still names it; nothing is left of a new one. Where it cannot even be told which
+      because the source still names it; nothing is left of a new one. Where it is unknown even which
       image a row of the source means, nothing is deleted, and ``report.note`` says so.
 
     The collection is the only state. It is read first, then the source; nothing is changed until both have
@@ -76,7 +76,7 @@ def sync(
     :param source: as for :func:`~t2i_pipelines.build_insert_pipeline`: all that the collection shall hold.
     :param force: delete any number of rows. Without it, no more than a fifth of the stored rows, where a
         row whose bytes the source has under another name does not count; and none if the source has rows
-        of which it cannot be told which image they mean.
+        whose image is unknown.
     :param dry_run: change nothing; the report tells what would be done. New and changed files are read.
     :param report: to be filled, in place of a new one.
     :param progress: called with each :class:`~t2i_pipelines.types.Outcome` as soon as it is known.
