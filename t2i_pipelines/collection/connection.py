@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-from weakref import WeakValueDictionary
 
 from t2i_pipelines._towhee.locks import Lock, ReadWriteLock
 from t2i_pipelines.collection import lite
@@ -250,16 +249,13 @@ class Connection:
 
     def join(self, user: object) -> None:
         """Count ``user`` among those that keep the connection open."""
-        if user not in self._users:
-            self._users.add(user)
-            _JOINED.add(self)
+        self._users.add(user)
 
     def leave(self, user: object) -> None:
         """Count ``user`` out; the last one closes the connection."""
         self._users.discard(user)
         if not self._users:
             self.close()
-            _JOINED.discard(self)
 
     def close(self) -> None:
         """Close the client once its calls have ended; the next call opens it again.
@@ -341,17 +337,16 @@ class Connection:
         return translate(err, doing="connecting", where=str(self.address), timeout=timeout)
 
 
-_CONNECTIONS: WeakValueDictionary[tuple[str, str], Connection] = WeakValueDictionary()
+_CONNECTIONS: dict[tuple[str, str], Connection] = {}
+"""Kept when they are closed, too: they know what is not flushed, what was deleted, and a parent's client."""
+
 _CONNECTIONS_LOCK = Lock()
-_JOINED: set[Connection] = set()
-"""Connections that collections keep open. Others live as long as a collection refers to them."""
 
 
 def connection_to(address: Address, token: str) -> Connection:
     """Return the one connection of this process to ``address``. Opens nothing yet."""
     key = (address.uri, token if address.is_shared else "")
     with _CONNECTIONS_LOCK:
-        connection = _CONNECTIONS.get(key)
-        if connection is None:
-            connection = _CONNECTIONS[key] = Connection(address, key[1])
-        return connection
+        if key not in _CONNECTIONS:
+            _CONNECTIONS[key] = Connection(address, key[1])
+        return _CONNECTIONS[key]

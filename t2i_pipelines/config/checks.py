@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from copy import deepcopy
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from functools import partial
-from typing import Any, Self, TypeVar, cast, get_args
+from numbers import Real
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 from t2i_pipelines.errors import ConfigError
 
@@ -58,6 +60,13 @@ def first_sentence(help: str) -> str:
     return re.split(r"(?<=\.)\s", help)[0].replace("``", "")
 
 
+def described(kind: type[T]) -> type[T]:
+    """Add the help of each field to the docstring of a class of settings, for ``help()``."""
+    lines = [f":ivar {one.name}: {one.metadata['help']}" for one in fields(cast(Any, kind))]
+    kind.__doc__ = "\n\n".join([kind.__doc__ or "", "\n".join(lines)])
+    return kind
+
+
 @dataclass(kw_only=True)
 class Checked:
     """Settings that are checked as soon as they are given.
@@ -68,6 +77,9 @@ class Checked:
     writes the last two.
     """
 
+    is_frozen: ClassVar[bool] = True
+    """Whether settings stay as they were checked."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot work.
 
@@ -76,6 +88,13 @@ class Checked:
         for one in fields(self):
             if (check := one.metadata.get("check")) is not None:
                 check(one.name, getattr(self, one.name))
+        self.__dict__["is_checked"] = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field, before the check alone where the class is frozen."""
+        if self.is_frozen and "is_checked" in self.__dict__:
+            raise FrozenInstanceError(f"cannot assign to field {name!r}; make another by dataclasses.replace")
+        super().__setattr__(name, value)
 
     @classmethod
     def of(cls, **given: Any) -> Self:
@@ -89,7 +108,9 @@ class Checked:
     def part(self, kind: type[T]) -> T:
         """Return the settings of one of the classes that these are made of, without checking them again."""
         part = object.__new__(kind)
-        part.__dict__.update({one.name: getattr(self, one.name) for one in fields(cast(Any, kind))})
+        # copies: lists and mappings of the caller may change
+        values = {one.name: deepcopy(getattr(self, one.name)) for one in fields(cast(Any, kind))}
+        part.__dict__.update(values, is_checked=True)
         return part
 
 
@@ -171,7 +192,7 @@ def seconds(name: str, value: Any) -> None:
 
     :raises ConfigError: If it is not.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
         raise ConfigError(f"{name} must be more than 0 seconds, got {value!r}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.config.checks import REPEATABLE, Checked, Cli, setting, share, whole_number
+from t2i_pipelines.config.checks import REPEATABLE, Checked, Cli, described, setting, share, whole_number
 from t2i_pipelines.errors import ConfigError
 
 TEXTS, NUMBERS = ("id", "path", "digest"), ("size", "mtime")
@@ -280,6 +280,7 @@ def _check_group_by(name: str, value: Any) -> None:
         check_field(value, name)
 
 
+@described
 @dataclass(kw_only=True, unsafe_hash=True)
 class SearchOptions(Checked):
     """Which hits, how many, in which order.
@@ -317,7 +318,7 @@ class SearchOptions(Checked):
     )
     output_fields: Sequence[str] = setting(
         (),
-        "Further columns to show in each hit. ``*`` for all but the vector.",
+        "Further columns to show in each hit, ``*`` for all but the vector.",
         _check_names,
         cli=replace(REPEATABLE, help="Further column to show; repeatable."),
     )
@@ -328,6 +329,7 @@ class SearchOptions(Checked):
         None,
         "Only hits of at most this cosine; needs ``radius``. -1 to 1.",
         share(lowest=-1.0, optional=True),
+        cli=Cli(help="Only hits of at most this cosine; needs --radius."),
     )
     group_by: str | None = setting(
         None,

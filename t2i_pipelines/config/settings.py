@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from PIL import ImageColor
 
@@ -13,6 +13,7 @@ from t2i_pipelines.config.checks import (
     REPEATABLE,
     Checked,
     Cli,
+    described,
     flag,
     one_of,
     seconds,
@@ -117,6 +118,7 @@ class Target(Storage, Model, Place):
         return named | self.chosen
 
 
+@described
 @dataclass(kw_only=True, unsafe_hash=True)
 class Decoding(Checked):
     """How files become pixels."""
@@ -157,7 +159,12 @@ class Decoding(Checked):
         "as long to read and fit, a 12-megapixel one up to 1.4 times.",
         flag,
     )
-    decode_timeout: float = setting(60.0, "Seconds that one file may take with ``isolate``.", seconds)
+    decode_timeout: float = setting(
+        60.0,
+        "Seconds that one file may take with ``isolate``.",
+        seconds,
+        cli=Cli(help="Seconds that one file may take with --isolate."),
+    )
     decode_workers: int | None = setting(
         None,
         "Images decoded at the same time; one a core if absent. 1 to 256.",
@@ -215,21 +222,27 @@ class Asking(Checked):
     )
 
 
+@described
 @dataclass(kw_only=True)
 class Settings(Decoding, Storage, Inserting, Asking, SearchOptions, Model, Place):
-    """All settings. One set serves both pipelines; each uses its own part."""
+    """All settings. One set serves both pipelines; each uses its own part.
+
+    They may be changed, as Towhee's configurations are; the parts are checked again.
+    """
+
+    is_frozen: ClassVar[bool] = False
 
     @property
     def decoding(self) -> Decoding:
         """The settings that say how files become pixels."""
-        return self.part(Decoding)
+        return replace(self.part(Decoding))
 
     @property
     def searching(self) -> SearchOptions:
         """The settings that say what a search is asked for."""
-        return self.part(SearchOptions)
+        return replace(self.part(SearchOptions))
 
     @property
     def storage(self) -> Storage:
         """The settings that say how a collection is stored."""
-        return self.part(Storage)
+        return replace(self.part(Storage))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
-from t2i_pipelines.config.checks import Checked, flag, one_of, setting, whole_number
+from t2i_pipelines.config.checks import Checked, described, flag, one_of, setting, whole_number
 from t2i_pipelines.config.search import NUMBERS, TEXTS, check_field
 from t2i_pipelines.errors import ConfigError
 
@@ -51,6 +51,7 @@ def _check_partition_key(name: str, value: Any) -> None:
         )
 
 
+@described
 @dataclass(kw_only=True, unsafe_hash=True)
 class Storage(Checked):
     """How a new collection is stored. One that is there stays as it is."""

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from t2i_pipelines.config.checks import Checked, Cli, flag, number, one_of, setting, share, whole_number
+from t2i_pipelines.config.checks import (
+    Checked,
+    Cli,
+    described,
+    flag,
+    number,
+    one_of,
+    setting,
+    share,
+    whole_number,
+)
 from t2i_pipelines.types import Device
 
 Train: TypeAlias = Literal["all", "image", "text", "heads"]
@@ -14,6 +24,7 @@ TrainPrecision: TypeAlias = Literal["auto", "fp32", "bf16"]
 MANY = 2**31 - 1
 
 
+@described
 @dataclass(kw_only=True)
 class FinetuneOptions(Checked):
     """How a model is fine-tuned. Names are those of Hugging Face's ``TrainingArguments`` where it has one."""

@@ -17,7 +17,7 @@ from t2i_pipelines._towhee.locks import in_forked_child
 from t2i_pipelines.config.args import DecodingArgs
 from t2i_pipelines.config.settings import Decoding, Model
 from t2i_pipelines.encoders import load_encoder
-from t2i_pipelines.errors import ImageDecodeError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError
 from t2i_pipelines.images import checked_array, decode, decode_isolated, digest, is_remote, pixels_of, read
 from t2i_pipelines.images.shrink import Side
 from t2i_pipelines.operators.base import ItemOperator
@@ -104,6 +104,8 @@ class ImageDecode(ItemOperator):
         plain = (model_name, checkpoint_path, device, precision, backend)
         self._model = plain if model is None else model.lookup
         self.on_error = on_error
+        if decoding is not None and settings:
+            raise ConfigError(f"give decoding or settings, not both; got {', '.join(settings)} as well")
         self._decoding = Decoding.of(**settings) if decoding is None else decoding
         self._count = self._decoding.decode_workers or _cores()
 

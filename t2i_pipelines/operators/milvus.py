@@ -51,6 +51,8 @@ class InCollection(Operator):
     def __init__(
         self, *, target: Target | None = None, model_name: str = DEFAULT_MODEL, **settings: Any
     ) -> None:
+        if target is not None and settings:
+            raise ConfigError(f"give a target or settings, not both; got {', '.join(settings)} as well")
         self.target = Target.of(model_name=model_name, **settings) if target is None else target
 
     @cached_property
@@ -256,6 +258,8 @@ class MilvusSearch(InCollection):
         self._rated = rated
         super().__init__(**{name: value for name, value in arguments.items() if name not in OPTIONS})
         given = {name: arguments[name] for name in OPTIONS & arguments.keys()}
+        if options is not None and given:
+            raise ConfigError(f"give options or settings, not both; got {', '.join(given)} as well")
         self.options = SearchOptions(**given) if options is None else options
 
     def asked(self, more: SearchArgs) -> SearchOptions:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from t2i_pipelines.config.settings import Decoding, Settings
-from t2i_pipelines.errors import ImageDecodeError, QueryError, SourceError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError, QueryError, SourceError
 from t2i_pipelines.images import brief, distinct_records, normal
 from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.image_decode import ImageDecode
@@ -34,6 +34,8 @@ class ReadQuery(InCollection):
     def __init__(self, decoding: Decoding | None = None, **arguments: Any) -> None:
         super().__init__(**{name: value for name, value in arguments.items() if name not in DECODING})
         given = {name: arguments[name] for name in DECODING & arguments.keys()}
+        if decoding is not None and given:
+            raise ConfigError(f"give decoding or settings, not both; got {', '.join(given)} as well")
         self._decode = ImageDecode(model=self.target, decoding=decoding or Decoding.of(**given))
 
     def __call__(self, data: Any) -> Any:

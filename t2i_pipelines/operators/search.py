@@ -108,16 +108,19 @@ class MilvusFollow(Operator):
         model = model_of(space, self.named.target.checkpoint_path)
         with self._lock:
             if model not in self._made:
-                target = replace(self.named.target, model_name=model[0], checkpoint_path=model[1])
                 read, embed, find = self._arguments
                 self._made[model] = SearchSteps(
-                    {**_without_target(read), "target": target},
-                    {**_without_target(embed), "model": target},
-                    {**_without_target(find), "target": target},
+                    _by_model(read, "target", model),
+                    _by_model(embed, "model", model),
+                    _by_model(find, "target", model),
                 )
             return self._made[model]
 
 
-def _without_target(arguments: Arguments) -> Arguments:
-    named = {"target", "model", *(one.name for one in fields(Target))}
-    return {name: value for name, value in arguments.items() if name not in named}
+def _by_model(arguments: Arguments, name: str, model: tuple[str, str | None]) -> Arguments:
+    """Return the arguments of an operator for another model."""
+    known = {one.name for one in fields(Target)}
+    plain = {one: value for one, value in arguments.items() if one in known}
+    given = arguments.get(name) or Target.of(**plain)
+    others = {one: value for one, value in arguments.items() if one not in known}
+    return {**others, name: replace(given, model_name=model[0], checkpoint_path=model[1])}

@@ -21,9 +21,10 @@ from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.config.args import SettingsArgs
-from t2i_pipelines.config.settings import DEFAULT_MODEL, Settings, Target
+from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding, Settings, Target
 from t2i_pipelines.encoders import load_encoder, model_of
-from t2i_pipelines.errors import StoreError
+from t2i_pipelines.errors import ConfigError, StoreError
 from t2i_pipelines.operators.search import AS_STORED
 
 OUTCOME_COLUMNS = ("path", "id", "status", "reason")
@@ -113,7 +114,7 @@ def search_steps(
     p: Pipeline,
     *,
     query: str = "query",
-    vector: str = "vector",
+    vector: str = "query_vec",
     hits: str = "hits",
     **settings: Unpack[SettingsArgs],
 ) -> Pipeline:
@@ -121,10 +122,12 @@ def search_steps(
 
     :param p: a pipeline that is not closed yet, after ``pipe.input(...)``.
     :param query: the column that holds what is searched for.
-    :param vector: the column that gets its vector, (D,) float32 of length 1.
+    :param vector: the column that gets its vector, (D,) float32 of length 1; not with ``model_name="auto"``.
     :param hits: the column that gets the list of hits.
     :return: the pipeline, with the column ``hits``. Close it by ``harden(....output(...))``.
     """
+    if vector in (query, hits):
+        raise ConfigError(f"vector={vector!r} is the column of the query or of the hits; name another one")
     read, embed, find = search_arguments(settings)
     if find["target"].model_name == AS_STORED:
         return p.map(query, hits, ops.t2i.milvus_follow(read=read, embed=embed, find=find))
@@ -144,7 +147,7 @@ def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
         "read_source": {"batch_size": chosen.batch_size, "exclude": tuple(chosen.exclude), **on_error},
         "skip_unchanged": {"target": target, "refresh": chosen.refresh},
         "prefetch": {},
-        "image_decode": {"model": target, "decoding": chosen.decoding, **on_error},
+        "image_decode": {"model": target, "decoding": chosen.part(Decoding), **on_error},
         "clip": {"model": target, "modality": "image", **on_error},
         "normalize": on_error,
         "milvus_insert": {"target": target, **on_error},
@@ -155,9 +158,9 @@ def search_arguments(settings: Any) -> tuple[dict[str, Any], dict[str, Any], dic
     """Return what ``read_query``, ``clip`` and ``milvus_search`` are made with; refuses what is wrong."""
     target, chosen = checked(settings, follows=True)
     return (
-        {"target": target, "decoding": chosen.decoding},
+        {"target": target, "decoding": chosen.part(Decoding)},
         {"model": target, "modality": "text", "templates": chosen.templates},
-        {"target": target, "options": chosen.searching, "rated": not chosen.templates},
+        {"target": target, "options": chosen.part(SearchOptions), "rated": not chosen.templates},
     )
 
 
@@ -170,12 +173,12 @@ def checked(settings: Any, *, follows: bool = False) -> tuple[Target, Settings]:
     """
     chosen = Settings.of(**settings)
     checkpoint = chosen.checkpoint_path
-    target = chosen.part(Target)
-    target.uri = parse_uri(chosen.uri).uri
-    target.checkpoint_path = None if checkpoint is None else str(Path(checkpoint).expanduser().absolute())
+    path = None if checkpoint is None else str(Path(checkpoint).expanduser().absolute())
+    target = replace(chosen.part(Target), uri=parse_uri(chosen.uri).uri, checkpoint_path=path)
     collection = open_collection(**target.place)
     if chosen.model_name is None:
-        target.model_name, target.checkpoint_path = _stored_model(collection, target.checkpoint_path)
+        name, path = _stored_model(collection, path)
+        target = replace(target, model_name=name, checkpoint_path=path)
     if not follows or target.model_name != AS_STORED:
         load_encoder(*target.lookup)
     return target, chosen

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines.config.checks import Checked, Cli, flag, setting, whole_number
+from t2i_pipelines.config.checks import Checked, Cli, described, flag, setting, whole_number
 from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
@@ -23,6 +23,7 @@ def _seconds(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
 
 
+@described
 @dataclass(kw_only=True)
 class ServeOptions(Checked):
     """Bind address, access control and limits of the service. Each limit has a status of its own."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from t2i_pipelines import collection as package
-from t2i_pipelines.collection import close, connection, lite, open_collection
+from t2i_pipelines.collection import close, lite, open_collection
 from t2i_pipelines.errors import (
     ConfigError,
     StoreError,
@@ -464,7 +464,7 @@ def test_a_normal_run_logs_no_warning_and_no_error(path, caplog):
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-def test_nothing_is_kept_of_databases_that_were_closed(tmp_path):
+def test_collections_that_were_closed_are_forgotten(tmp_path):
     held = open_collection(tmp_path / "held.db")
     for number in range(3):
         collection = open_collection(tmp_path / f"{number}.db")
@@ -472,9 +472,7 @@ def test_nothing_is_kept_of_databases_that_were_closed(tmp_path):
     close()
     del collection
     gc.collect()
-    kept = {str(key[0]) for key in list(package._opened)}
-    assert {str(key[0]) for key in list(connection._CONNECTIONS)} == kept == {str(tmp_path / "held.db")}
-    assert set() == connection._JOINED
+    assert {str(key[0]) for key in list(package._opened)} == {str(tmp_path / "held.db")}
     assert open_collection(tmp_path / "held.db") is held
     open_collection(tmp_path / "0.db").upsert([])  # open now, though nothing refers to it
     assert str(tmp_path / "0.db") in {str(key[0]) for key in list(package._opened)}

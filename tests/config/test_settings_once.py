@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
 import t2i_pipelines
 from t2i_pipelines import Searcher, build_insert_pipeline
-from t2i_pipelines.config import Settings
+from t2i_pipelines.config import SearchOptions, Settings
 from t2i_pipelines.errors import ConfigError
 from tools import settings as written
 
@@ -119,3 +120,18 @@ def test_a_setting_that_is_added_in_one_place_is_seen_at_every_door(tmp_path):
     assert set(errors) == set(wrong), found
     for line, message in wrong.items():
         assert message in errors[line]
+
+
+def test_settings_stay_as_they_were_checked_but_for_those_of_towhee():
+    options = SearchOptions(limit=3)
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'limit'"):
+        options.limit = -3
+    settings = Settings()
+    settings.limit = -3
+    with pytest.raises(ConfigError, match="limit must be between 1 and 16384, got -3"):
+        _ = settings.searching
+
+
+def test_help_explains_each_field():
+    for name in inspect.signature(Settings).parameters:
+        assert f":ivar {name}: " in Settings.__doc__

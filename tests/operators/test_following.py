@@ -9,6 +9,10 @@ from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, ModelMismatchError, UnknownModelError
 from t2i_pipelines.jobs.reembed import reembed, roll_back
+from t2i_pipelines.operators.search import MilvusFollow
+from t2i_pipelines.testing import ColourEncoder
+
+SPACE = ColourEncoder.space
 
 
 def test_pipeline_and_searcher_follow_the_collection(place, pictures):  # noqa: F811
@@ -116,3 +120,12 @@ def test_a_name_that_is_moved_between_look_up_and_search_mixes_nothing(
     monkeypatch.setattr(Collection, "search", search_late)
     assert answer(Searcher(model_name=model_name, **place), "red") == "right"
     assert todo == []
+
+
+def test_how_the_model_runs_is_what_each_operator_was_given(place):  # noqa: F811
+    follow = MilvusFollow(embed={"precision": "fp32"}, find={"uri": str(place["uri"]), "device": "cpu"})
+    with pytest.raises(ConfigError, match="precision must be one of"):
+        MilvusFollow(embed={"precision": "nonsense"}, find={"uri": str(place["uri"])})._steps(SPACE)
+    steps = follow._steps(SPACE)
+    assert steps._to_vectors[1]._model[2:4] == ("auto", "fp32")
+    assert steps.milvus.target.device == "cpu"

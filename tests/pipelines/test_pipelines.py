@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from t2i_pipelines import (
 from t2i_pipelines._towhee.door import AutoConfig, AutoPipes, DataCollection, RuntimePipeline, pipe
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.config.args import SettingsArgs
-from t2i_pipelines.config.settings import Settings
+from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.config.settings import Decoding, Settings, Target
 from t2i_pipelines.encoders import load_encoder, register_encoder
 from t2i_pipelines.errors import (
     ConfigError,
@@ -38,6 +40,8 @@ from t2i_pipelines.errors import (
     StoreUnavailableError,
     UnknownModelError,
 )
+from t2i_pipelines.operators.image_decode import ImageDecode
+from t2i_pipelines.operators.milvus import MilvusSearch
 from t2i_pipelines.testing import ColourEncoder
 from t2i_pipelines.types import Space
 
@@ -438,3 +442,36 @@ def test_killed_in_the_middle_of_an_insert_and_run_again_nothing_is_missing_and_
     assert {id for _, id, status, _ in rows if status == "unchanged"} >= ids
     assert {status for _, _, status, _ in rows} <= {"inserted", "unchanged"}
     assert collection.count() == 300
+
+
+def test_lists_and_mappings_of_the_caller_may_change_afterwards(pictures, settings):
+    build_insert_pipeline(**settings)([{"path": str(one), "n": 1} for one in sorted(pictures.iterdir())])
+    where, fields = {"n": 1}, ["n"]
+    search = build_search_pipeline(**settings, where=where, output_fields=fields)
+    where["n"] = 2
+    fields.append("size")
+    hits = search("red").get()[1]
+    assert len(hits) == 7
+    assert hits[0].fields == {"n": 1}
+    with pytest.raises(FrozenInstanceError):
+        hits.options.limit = 1
+
+
+def test_the_column_of_the_vector_is_none_that_is_needed(settings):
+    for columns in ({"query": "query_vec"}, {"vector": "hits"}):
+        with pytest.raises(ConfigError, match="is the column of the query or of the hits; name another one"):
+            search_steps(pipe.input("query_vec"), **columns, **settings)
+    steps = search_steps(pipe.input("query", "vector"), **settings)
+    assert harden(steps.output("vector"))("red", "mine").get() == ["mine"]
+
+
+def test_checked_settings_and_plain_ones_do_not_go_together(settings):
+    target = Target(**{**settings, "uri": str(settings["uri"])})
+    wrong = {
+        "a target or settings": lambda: MilvusSearch(target=target, uri="other.db"),
+        "options or settings": lambda: MilvusSearch(target=target, options=SearchOptions(), limit=3),
+        "decoding or settings": lambda: ImageDecode(decoding=Decoding(), background="red"),
+    }
+    for what, make in wrong.items():
+        with pytest.raises(ConfigError, match=f"give {what}, not both; got"):
+            make()

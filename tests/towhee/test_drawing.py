@@ -44,8 +44,8 @@ def test_a_pipeline_is_drawn_as_the_readme_draws_it(build, name, settings):
 
 def test_each_box_says_what_it_takes_and_gives(settings):
     assert [columns for _, columns, *_ in boxes(build_search_pipeline(**settings))] == [
-        "query", "query → vector", "vector → vector", "vector → vector",
-        "vector, query → hits", "query, hits",
+        "query", "query → query_vec", "query_vec → query_vec", "query_vec → query_vec",
+        "query_vec, query → hits", "query, hits",
     ]  # fmt: skip
 
 
