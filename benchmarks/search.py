@@ -184,7 +184,7 @@ def search_against_its_parts(place: Place, texts: Iterator[str], rounds: int) ->
 
 
 def verdict(what: str, found: float, wanted: float, unit: str = "times", *, at_least: bool) -> bool:
-    """Print a figure beside its target."""
+    """Print a figure and its target."""
     met = found >= wanted if at_least else found <= wanted
     sign, said = ">=" if at_least else "<=", "met" if met else "missed"
     print(f"{what}: {found:.2f} {unit}, wanted {sign} {wanted:g}: {said}", flush=True)

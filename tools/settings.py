@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from t2i_pipelines.config import search, settings, storage, training
 from t2i_pipelines.config.checks import Checked
@@ -52,7 +52,7 @@ def args() -> str:
     """Return the text of ``config/args.py``."""
     parts = [_HEAD]
     for name, (kind, _) in {**PARTS, **OTHERS}.items():
-        lines = [f"    {one.name}: {one.type}" for one in fields(_dataclass(kind))]
+        lines = [f"    {one.name}: {one.type}" for one in fields(cast(Any, kind))]
         doc = f'    """Keyword arguments of :class:`~t2i_pipelines.config.{kind.__name__}`."""\n'
         parts.append("\n".join([f"class {name}(TypedDict, total=False):", doc, *lines]) + "\n")
     bases = ", ".join(PARTS)
@@ -79,15 +79,11 @@ def reference() -> str:
 
 
 def _rows(kind: type[Checked]) -> Iterator[str]:
-    for one in fields(_dataclass(kind)):
+    for one in fields(cast(Any, kind)):
         help = (
             re.sub(r":\w+:`~?([^`]*)`", r"`\1`", one.metadata["help"]).replace("``", "`").replace("|", "\\|")
         )
         yield f"| `{one.name}` | `{one.default!r}` | {help} |"
-
-
-def _dataclass(kind: Any) -> Any:
-    return kind
 
 
 def main() -> None:

@@ -40,8 +40,7 @@ class ReadWriteLock:
     """Fair readers-writer lock, re-entrant for the writer, reset in forked children.
 
     A waiting writer goes before new readers, and the readers that wait when a writer leaves go before the
-    next writer, so that neither starves. Under three busy writers, ``fasteners.ReaderWriterLock`` 0.20 let a
-    reader in once in three seconds.
+    next writer, so that neither starves. Writers of ``fasteners.ReaderWriterLock`` starve its readers.
     """
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.insert import insert_here
+from t2i_pipelines.cli.options import takes
 from t2i_pipelines.cli.search import write_page
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.pipelines.build import build_search_pipeline
@@ -33,9 +34,10 @@ STEPS = (
 """What to do next, and the command."""
 
 
+@takes("uri", defaults={"uri": URI})
 def demo(
+    uri: str,
     source: Annotated[str, typer.Option(help="Images to try it on.")] = SOURCE,
-    uri: Annotated[str, typer.Option(help="A local file ending in .db, or a Milvus server.")] = URI,
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path(PAGE),
 ) -> None:
     """Insert photographs and drawings, ask questions in five languages, and write a page of the answers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import Field, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -90,7 +90,7 @@ def _parameter(
     help = helps.get(one.name) or cli.help or first_sentence(one.metadata["help"])
     option = typer.Option(*flags, envvar=cli.envvar, help=help)
     default = one.default if cli.default is None else cli.default
-    if default == () or default is MISSING:
+    if default == ():
         default = None
     return Parameter(
         one.name,

@@ -29,7 +29,7 @@ exact comparison; FLAT is done by NumPy and five times slower. In 8 bits a numbe
 than one in a hundred. AUTOINDEX, a graph, is what earlier versions of this library made."""
 
 SERVER = {"FLAT": 0, "HNSW": 100_000}
-"""Of a server: up to there HNSW is not quicker, at the same recall."""
+"""Rows up to which HNSW on a server is not faster at the same recall."""
 
 QUANTIZED = {"HNSW_SQ": 1_000_000}
 """From Milvus 2.5 on: a graph over 8 bits a number, and the best of what it finds compared in 16."""
@@ -39,7 +39,7 @@ REFINED = {"sq_type": "SQ8", "refine": True, "refine_type": "FP16"}
 """8 bits alone miss more than one in a hundred of the best ten."""
 REFINE_K = 2
 RABITQ_REFINE_K = 4
-"""Of one bit a number: Milvus's page of IVF_RABITQ tells to try 1 to 5."""
+"""For one bit a dimension. Milvus's page on IVF_RABITQ recommends 1 to 5."""
 LARGEST_EF, LARGEST_NPROBE = 32768, 65536
 
 
@@ -120,14 +120,14 @@ def depth(index_type: str, *, is_lite: bool) -> Depth:
 
 
 KEY_BYTES = 255
-"""Of a value of the partition key, as UTF-8."""
+"""Bytes of a partition key value at most, as UTF-8."""
 
 REPLICAS = "t2i_pipelines.replica_number"
 MMAP = "mmap.enabled"
 
 
 def properties(storage: Storage) -> dict[str, str]:
-    """Return what a collection keeps of how it is stored, beside its schema."""
+    """Return the properties of a collection that record how it is stored."""
     kept = {MMAP: "true"} if storage.mmap else {}
     return kept | ({REPLICAS: str(storage.replica_number)} if storage.replica_number > 1 else {})
 

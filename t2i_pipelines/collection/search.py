@@ -273,7 +273,7 @@ KEPT = 200_000
 
 
 def cosines(page: Sequence[Mapping[str, Any]], query: Vector) -> NDArray[np.float64]:
-    """(N,) of N rows. One row's does not depend on those beside it, as a matrix product's last bits do."""
+    """Return the cosines of N rows, (N,). Each is independent of the others, unlike in a matrix product."""
     matrix = np.asarray([row["vector"] for row in page], np.float64)
     products = (matrix * query).sum(axis=1)
     return np.asarray(products / (np.sqrt((matrix * matrix).sum(axis=1)) * np.linalg.norm(query)))

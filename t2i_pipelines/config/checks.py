@@ -159,6 +159,15 @@ def check_share(name: str, value: object, *, lowest: float = 0.0, optional: bool
         raise ConfigError(f"{name} must be a number from {lowest:g} to 1, got {value!r}")
 
 
+def by_value(check: Callable[[Any], object]) -> Check:
+    """Return the check of a function that takes the value alone."""
+
+    def by_name_and_value(name: str, value: Any) -> None:
+        check(value)
+
+    return by_name_and_value
+
+
 def one_of(kind: Any) -> Check:
     """Return the check of a ``Literal``."""
     return partial(check_one_of, kind=kind)

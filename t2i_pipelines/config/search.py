@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from t2i_pipelines.config.checks import REPEATABLE, Checked, Cli, described, setting, share, whole_number
+from t2i_pipelines.config.checks import (
+    REPEATABLE,
+    Checked,
+    Cli,
+    by_value,
+    described,
+    setting,
+    share,
+    whole_number,
+)
 from t2i_pipelines.errors import ConfigError
 
 TEXTS, NUMBERS = ("id", "path", "digest"), ("size", "mtime")
@@ -299,7 +308,7 @@ class SearchOptions(Checked):
     filter: str = setting(
         "",
         "Milvus filter expression, for example: ``year > 2015``.",
-        lambda name, value: (check_filter(value), None)[1],
+        by_value(check_filter),
     )
     where: Mapping[str, Any] | None = setting(
         None,
@@ -308,7 +317,7 @@ class SearchOptions(Checked):
         '``{"year": [(">", 2015), ("<=", 2020)], "camera": ("like", "Canon%"), "place": ("in", ["Rome"])}``. '
         'The operators are ``== != > >= < <= in "not in" like contains``, the last for metadata that is a '
         "list. A row that has no such column meets no condition on it. No value can change the expression.",
-        lambda name, value: (read_where(value), None)[1],
+        by_value(read_where),
         cli=Cli(
             kind=list[str],
             convert=parse_conditions,

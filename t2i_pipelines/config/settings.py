@@ -13,6 +13,7 @@ from t2i_pipelines.config.checks import (
     REPEATABLE,
     Checked,
     Cli,
+    by_value,
     described,
     flag,
     one_of,
@@ -215,7 +216,7 @@ class Asking(Checked):
         (),
         "Texts that each text of a query is put into, whose vectors are averaged. ``photo``, or your own "
         "with ``{}``; see :mod:`t2i_pipelines.config.checks`.",
-        lambda name, value: (templates_of(value), None)[1],
+        by_value(templates_of),
         cli=replace(
             REPEATABLE, help="Ask in several ways: 'photo', or a text of your own with {}; repeatable."
         ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines.config.checks import Checked, Cli, described, flag, setting, whole_number
+from t2i_pipelines.config.checks import REPEATABLE, Checked, described, flag, setting, whole_number
 from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
@@ -36,11 +36,10 @@ class ServeOptions(Checked):
         (),
         "Folder whose files can be inserted and shown, or NAME=FOLDER. Only files in them, links followed. "
         "Clients name files by it, as in photos/2024/dog.jpg. A folder's name is its own unless given.",
-        cli=Cli(
+        cli=replace(
+            REPEATABLE,
             flags=("--root",),
             envvar="T2I_ROOT",
-            kind=list[str],
-            convert=lambda given: tuple(given or ()),
             help="Folder whose files can be inserted and shown, or NAME=FOLDER; repeatable. Clients name "
             "files by it, as in photos/2024/dog.jpg.",
         ),

@@ -86,7 +86,14 @@ def test_no_module_reaches_into_what_is_private_to_others():
         attributes = [node for node in ast.walk(code) if isinstance(node, ast.Attribute)]
         defined = {node.attr for node in attributes if ast.unparse(node.value) in ("self", "cls")}
         defined |= {node.name for node in ast.walk(code) if isinstance(node, ast.FunctionDef)}
-        defined |= {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
+        classes = [node for node in ast.walk(code) if isinstance(node, ast.ClassDef)]
+        defined |= {
+            name.id
+            for one in classes
+            for line in one.body
+            for name in ast.walk(line)
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+        }
         found += [
             f"{name}:{node.lineno}: {ast.unparse(node)}"
             for node in attributes
