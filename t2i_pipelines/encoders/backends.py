@@ -25,10 +25,12 @@ from t2i_pipelines.types import Backend, Compute, Device, Precision
 class Input(NamedTuple):
     """One input of a tower.
 
+    :ivar name: as the file names it.
     :ivar dtype: in numpy's terms.
     :ivar batch: items a pass where the file fixes that number, else None.
     """
 
+    name: str
     dtype: str
     batch: int | None
 
@@ -178,15 +180,22 @@ class OnnxruntimeTower:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS[compute.device])
         self._names = [one.name for one in self._session.get_inputs()]
+        self._embedding = embedding_of([one.name for one in self._session.get_outputs()])
         self.inputs = [
-            Input(_dtype(one.type), one.shape[0] if isinstance(one.shape[0], int) else None)
+            Input(one.name, _dtype(one.type), one.shape[0] if isinstance(one.shape[0], int) else None)
             for one in self._session.get_inputs()
         ]
 
     def run(self, arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
         """One pass: arrays of N items -> (N, D) float32."""
         feeds = dict(zip(self._names, arrays, strict=True))
-        return np.asarray(self._session.run(None, feeds)[0], np.float32)
+        return np.asarray(self._session.run([self._embedding], feeds)[0], np.float32)
+
+
+def embedding_of(outputs: Sequence[str]) -> str:
+    """Return the output that is the vector: optimum's towers give hidden states as well."""
+    named = [one for one in outputs if one.endswith("_embeds")]
+    return [*named, *(one for one in outputs if one == "pooler_output"), outputs[0]][0]
 
 
 def _dtype(name: str) -> str:
@@ -238,6 +247,8 @@ class OpenvinoTower:
         )
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self.inputs = [_input(one) for one in self._model.inputs]
+        names = [min(one.get_names(), default="") for one in self._model.outputs]
+        self._embedding = names.index(embedding_of(names))
 
     def run(self, arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
         """One pass: arrays of N items -> (N, D) float32."""
@@ -246,7 +257,7 @@ class OpenvinoTower:
         except Empty:
             request = self._model.create_infer_request()
         try:
-            return np.array(request.infer(list(arrays), share_inputs=True)[0], np.float32)
+            return np.array(request.infer(list(arrays), share_inputs=True)[self._embedding], np.float32)
         finally:
             self._idle.put(request)
 
@@ -254,4 +265,4 @@ class OpenvinoTower:
 def _input(port: Any) -> Input:
     batch = port.get_partial_shape()[0]
     fixed = None if batch.is_dynamic else batch.get_length()
-    return Input(np.dtype(port.get_element_type().to_dtype()).name, fixed)
+    return Input(min(port.get_names(), default=""), np.dtype(port.get_element_type().to_dtype()).name, fixed)

@@ -24,7 +24,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from t2i_pipelines.encoders.onnx import ENDED, OnnxEncoder
+from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.onnx_folder import ENDED
 from t2i_pipelines.encoders.openai_clip import clip_like
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, read_tokenizer

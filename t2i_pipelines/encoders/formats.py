@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.encoders.checkpoints import activation_of
 from t2i_pipelines.encoders.models import ModelInfo
-from t2i_pipelines.encoders.onnx import cleaning, read_json
+from t2i_pipelines.encoders.onnx_folder import cleaning, read_json
 from t2i_pipelines.encoders.openai_clip import Details, is_openai_clip
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, openai_tokenizer, read_tokenizer

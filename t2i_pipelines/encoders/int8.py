@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines.errors import CheckpointError, MissingExtraError
+from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.types import Space
 
 NAME = "visual/model.int8.onnx"
@@ -90,12 +90,8 @@ def calibrate(tower: Path, tensors: Sequence[NDArray[np.float32]], path: Path) -
     :param tower: the fp32 tower.
     :param tensors: N images (3, S, S) float32, preprocessed; they set the ranges of activations.
     :param path: where to write it.
-    :raises MissingExtraError: If ``onnx`` is not installed.
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as err:
-        raise MissingExtraError.of("onnx", "int8") from err
+    import onnx
     from onnxruntime import quantization
 
     path.parent.mkdir(parents=True, exist_ok=True)

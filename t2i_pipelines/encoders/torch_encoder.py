@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from torch import nn
 from t2i_pipelines._towhee.locks import in_forked_child
 from t2i_pipelines.encoders.backends import choose_torch
 from t2i_pipelines.encoders.checkpoints import read_weights
+from t2i_pipelines.encoders.digest import cached_digest, digest_values
 from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.openai_clip import build_clip, build_openclip, encode_text
@@ -99,7 +99,7 @@ class TorchEncoder:
             model_name=self._model_name,
             scripts=self._info.scripts if self._info else (),
         )
-        self._space = Space(self._model_name, _digest(checkpoint), str(checkpoint.preprocess), checkpoint.dim)
+        self._space = Space(self._model_name, _digest(loaded), str(checkpoint.preprocess), checkpoint.dim)
         self._loaded = loaded
 
     @cached_property
@@ -177,10 +177,14 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
     return TorchModel(model, checkpoint, model.encode_image, partial(encode_text, model), True)
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with checkpoint.weights.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    digest.update(f"{checkpoint.details} {checkpoint.clean} {checkpoint.context_length}".encode())
-    return digest.hexdigest()
+def _digest(loaded: TorchModel) -> str:
+    checkpoint = loaded.checkpoint
+    quick = bool(
+        checkpoint.details.quick_gelu[1] if checkpoint.details else checkpoint.config.get("quick_gelu")
+    )
+    weights = (one for one in loaded.module.state_dict().values() if one.is_floating_point())
+    return cached_digest(
+        [checkpoint.weights],
+        lambda: digest_values((one.float().cpu().numpy() for one in weights), quick_gelu=quick),
+        f"{quick}",
+    )

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo
-from t2i_pipelines.encoders.onnx import FILES, OnnxEncoder, read_json
+from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.onnx_folder import FILES, read_json
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import AUTO, Compute, Encoder, Image, Matrix, Space
 

@@ -10,7 +10,8 @@ from typing import Any
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.export import load_clip
 from t2i_pipelines.encoders.models import find
-from t2i_pipelines.encoders.onnx import FILES, OnnxEncoder, read_json
+from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.onnx_folder import FILES, read_json
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, read_tokenizer
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder

@@ -10,7 +10,7 @@ from onnx_folders import immich_folder
 
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.export import export_model
-from t2i_pipelines.encoders.onnx import ENDED
+from t2i_pipelines.encoders.onnx_folder import ENDED
 from t2i_pipelines.encoders.tokenizer import by_length
 
 TEXTS = ["red", "a photo of a kitten", "one two three four five six seven", " ".join(["dog"] * 60), ""]
