@@ -165,7 +165,7 @@ def write_settings(towers: Towers, place: Path, config: Mapping[str, Any], weigh
     origin = {} if weights is None else {"exported_from": {"file": weights.name, "sha256": _sha256(weights)}}
     for path, content in {
         "config.json": {**config, **({ENDED: True} if towers.reads_ended else {}), **origin},
-        "visual/preprocess_cfg.json": {**asdict(towers.preprocess), "mode": "RGB", "fill_color": 0},
+        "visual/preprocess_cfg.json": {**asdict(towers.preprocess), "mode": "RGB"},
         "textual/tokenizer_config.json": {"pad_token": (tokenizer.padding or {}).get("pad_token")},
     }.items():
         (place / path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -38,7 +38,6 @@ WEIGHTS = {
 }
 OPENAI_VOCABULARY = 49408
 _ACTIVATIONS = {"quick_gelu": True, "gelu": False}
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 @dataclass
@@ -49,12 +48,14 @@ class Checkpoint:
     :ivar config: open_clip's model config, as far as it is known.
     :ivar details: for OpenAI's architecture; None for what only open_clip can build.
     :ivar preprocessing: open_clip's preprocessing settings, without the size where the weights tell it.
+    :ivar is_transformers: what transformers wrote beside the weights tells the preprocessing.
     """
 
     weights: Path
     config: dict[str, Any]
     details: Details | None
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    is_transformers: bool = False
 
     @property
     def dim(self) -> int:
@@ -75,6 +76,8 @@ class Checkpoint:
     def preprocess(self) -> Preprocess:
         """How an image becomes a tensor."""
         size = self.config["vision_cfg"]["image_size"]
+        if self.is_transformers and (found := Preprocess.of_folder(self.weights.parent, size)):
+            return found
         defaults = {"size": size, "mean": CLIP_MEAN, "std": CLIP_STD}
         given = {name: value for name, value in self.preprocessing.items() if value is not None}
         return Preprocess.of({**defaults, **given}, str(self.weights.parent))
@@ -232,7 +235,7 @@ def _of_transformers(weights: Path, folder: Path, info: ModelInfo | None) -> Che
         heads=(heads[0] or 12, heads[1] or 8),  # transformers' defaults
         epsilon=epsilons.pop(),
     )
-    return Checkpoint(weights, {}, details, _preprocessing(folder))
+    return Checkpoint(weights, {}, details, is_transformers=True)
 
 
 def _activation(name: str, folder: Path) -> bool:
@@ -241,24 +244,6 @@ def _activation(name: str, folder: Path) -> bool:
             f"{folder / TRANSFORMERS}: hidden_act must be {' or '.join(_ACTIVATIONS)}, got {name!r}"
         )
     return _ACTIVATIONS[name]
-
-
-def _preprocessing(folder: Path) -> dict[str, Any]:
-    """``preprocessor_config.json`` of transformers in open_clip's terms; nothing if there is none."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return {}
-    given = read_json(path)
-    size = given.get("crop_size") or given.get("size")
-    if isinstance(size, Mapping):
-        size = size.get("height") or size.get("shortest_edge")
-    return {
-        "size": size,
-        "mean": given.get("image_mean"),
-        "std": given.get("image_std"),
-        "interpolation": _RESAMPLE.get(given.get("resample", 3)),
-        "resize_mode": "shortest" if given.get("do_center_crop", True) else "squash",
-    }
 
 
 def _of_openai(path: Path, info: ModelInfo | None) -> Checkpoint:
