@@ -38,10 +38,14 @@ def immich_folder(
         "textual/tokenizer_config.json": {"pad_token": "<pad>"},
     }.items():
         (folder / path).write_text(json.dumps(content))
+    _tokenizer().save(str(folder / "textual/tokenizer.json"))
+    return folder
+
+
+def _tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "textual/tokenizer.json"))
-    return folder
+    return tokenizer
 
 
 def _spread(node_input: str, width: int, dim: int) -> list:
@@ -82,3 +86,40 @@ def _save(graph, path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def transformers_js_folder(folder: Path, *, dim: int = 3, image: bool = True, text: bool = True) -> Path:
+    """Write the towers of :func:`immich_folder` as transformers.js has them; one alone as Qdrant has it."""
+    both = image and text
+    (folder / "onnx").mkdir(parents=True, exist_ok=True)
+    if image:
+        graph = _visual("batch", dim)
+        _rename(graph, "image", "pixel_values")
+        _rename(graph, "embedding", "image_embeds")
+        # optimum's towers give hidden states as well
+        graph.output.insert(0, helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", 3]))
+        _save(graph, folder / ("onnx/vision_model.onnx" if both else "model.onnx"))
+        processor = {"crop_size": 8, "do_center_crop": True, "do_resize": True, "size": {"shortest_edge": 8}}
+        norm = {"image_mean": [0] * 3, "image_std": [1] * 3, "image_processor_type": "CLIPImageProcessor"}
+        (folder / "preprocessor_config.json").write_text(json.dumps({**processor, **norm, "resample": 3}))
+    if text:
+        graph = _textual("batch", TensorProto.INT64, True, dim)
+        _rename(graph, "text", "input_ids")
+        _rename(graph, "embedding", "text_embeds")
+        graph.input.insert(0, graph.input.pop())  # the mask first: inputs are fed by name
+        _save(graph, folder / ("onnx/text_model.onnx" if both else "model.onnx"))
+        _tokenizer().save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    text_config = {"max_position_embeddings": LENGTH}
+    config = {"model_type": "clip", "projection_dim": dim, "text_config": text_config}
+    (folder / "config.json").write_text(json.dumps({**config, "vision_config": {"image_size": 8}}))
+    return folder
+
+
+def _rename(graph, old: str, new: str) -> None:
+    for value in (*graph.input, *graph.output):
+        if value.name == old:
+            value.name = new
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]

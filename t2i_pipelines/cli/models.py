@@ -11,11 +11,12 @@ from rich.table import Table
 
 from t2i_pipelines.cli import console
 from t2i_pipelines.config.settings import DEFAULT_MODEL
-from t2i_pipelines.encoders import ModelInfo, load_encoder, models, recommend
-from t2i_pipelines.encoders.models import find
+from t2i_pipelines.encoders import ModelInfo, load_encoder, models, named, recommend
 from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.places import check
 from t2i_pipelines.encoders.quantize import quantize
-from t2i_pipelines.encoders.weights import HubEncoder, open_path
+from t2i_pipelines.encoders.registry import registered
+from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, ConfigError
 from t2i_pipelines.types import EXACT
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 
 MANY = 6
+MEGABYTE = 1e6
 
 
 def show_models(
@@ -30,24 +32,44 @@ def show_models(
         list[str] | None, typer.Option(help="Name the model that is best in this language; repeatable.")
     ] = None,
     max_ms: Annotated[float, typer.Option(help="With --language: the most that `ms` may be.")] = 20,
+    memory: Annotated[float | None, typer.Option(help="With --language: the most that `MiB` may be.")] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="With --language: a licence that you accept; repeatable.")
+    ] = None,
+    check_: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="NAME",
+            help="Say whether this model can be had here, and from where.",
+        ),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="List models without published scores, too.")] = False,
 ) -> None:
-    """List the models that are known by name, or recommend one."""
+    """List the models that are known by name, recommend one, or check whether one can be had."""
+    if check_:
+        _check(check_)
+        return
     if language:
-        console.out.print(console.plain(recommend(language, max_ms).name))
+        best = recommend(language, max_ms, memory=memory, licence=licence)
+        console.out.print(console.plain(best.name))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits 80 columns
-    for title in ("model_name", "dim", "px", "M", "ms", "Flickr", "COCO"):
-        table.add_column(title, justify="left" if title == "model_name" else "right", no_wrap=True)
+    for title in ("model_name", "dim", "px", "M", "MiB", "ms", "Flickr", "COCO"):
+        first = title == "model_name"
+        table.add_column(title, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for info in models():
-        table.add_row(*_cells(info))
+        if all_ or info.recall or info.flickr30k or info.family == "t2i":
+            table.add_row(*_cells(info))
     console.out.print(table)
     console.out.print(
         "M: millions of weights. Flickr and COCO: published text-to-image R@1 in percent.\n"
-        "ms: one pass on an AMD 7800X3D, as published by Immich.\n"
+        "MiB and ms: memory and one pass on an AMD 7800X3D, as published by Immich.\n"
         f"Default: {DEFAULT_MODEL}. t2i_mini is bundled, others are downloaded once.\n"
         "t2i_mini knows photographs of a thousand kinds of things, and what emoji draw, in five languages.\n"
         "It knows no people, places, colours or numbers of things; for those, name a CLIP of this list.\n"
-        "A path to a model's folder or file is a model_name too.",
+        "--all lists models without published scores, too. A repository of the hub (org/name), a name of\n"
+        "open_clip, Immich or OpenAI, and a path to a model's folder or file are model_names as well.",
         soft_wrap=True,
     )
 
@@ -55,13 +77,38 @@ def show_models(
 def _cells(info: ModelInfo) -> list[str]:
     spoken = info.languages
     languages = f"{len(spoken)} languages" if len(spoken) > MANY else " ".join(spoken)
+    numbers = (info.parameters, info.memory)
+    scores = (info.ms, info.flickr30k, info.coco)
     return [
-        f"{console.plain(info.name)}\n  [dim]{languages}, {info.licence}[/]",
+        f"{console.plain(info.name)}\n  [dim]{languages}, {info.licence or 'licence: see its page'}[/]",
         str(info.dim),
         str(info.resolution),
-        f"{info.parameters:.0f}",
-        *("" if value is None else f"{value:.2f}" for value in (info.ms, info.flickr30k, info.coco)),
+        *("" if value is None else f"{value:.0f}" for value in numbers),
+        *("" if value is None else f"{value:.2f}" for value in scores),
     ]
+
+
+def _check(name: str) -> None:
+    """Print where a model is and how large it is; exit with 1 where it cannot be had."""
+    info = named(name)
+    if info is None or registered(name):
+        load_encoder(name)  # says so if there is no such model
+        said = "bundled or registered" if registered(name) else "a path"
+        console.out.print(console.plain(f"{name} is here: {said}"), soft_wrap=True)
+        return
+    found = check(info)
+    size = "" if found.size is None else f", {found.size / MEGABYTE:.0f} MB"
+    if found.usable and not found.needs:
+        said = f"{found.name} is here: {found.place}{size}"
+    elif found.usable:
+        said = f"{found.name} can be had from {found.place}{size}; needs {found.needs}"
+    elif found.place:
+        said = f"{found.name} is here: {found.place}{size}; needs {found.needs}"
+    else:
+        said = f"{found.name} cannot be had here{size and f' (about{size[1:]})'}: needs {found.needs}"
+    console.out.print(console.plain(said), soft_wrap=True)
+    if not found.usable:
+        raise typer.Exit(1)
 
 
 def export(
@@ -113,13 +160,9 @@ def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
 
     :raises CheckpointError: If it is an ONNX folder already.
     """
-    encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision)
+    encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision, "torch")
     if isinstance(encoder, HubEncoder):
-        from t2i_pipelines.encoders.weights import fetch
-
-        info = find(model)
-        assert info is not None
-        encoder = open_path(fetch(info, torch_only=True), info.name, info, EXACT)
+        encoder = encoder.opened
     if not hasattr(encoder, "tokenizer"):
         raise CheckpointError(f"{model} is an ONNX folder already; there is nothing to export")
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder

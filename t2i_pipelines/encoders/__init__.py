@@ -9,6 +9,7 @@ from t2i_pipelines.encoders.registry import (
     load_encoder,
     load_space,
     model_of,
+    named,
     register_encoder,
     unload,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "load_space",
     "model_of",
     "models",
+    "named",
     "recommend",
     "register_encoder",
     "unload",

@@ -39,10 +39,10 @@ class OnnxEncoder:
         model_name: str,
         scripts: Sequence[str] = (),
         compute: Compute = EXACT,
-        texts: str | None = None,
+        texts: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.layout = read_onnx_folder(self.folder, Path(texts) if texts else None)
+        self.layout = read_onnx_folder(self.folder, texts)
         self._model_name = model_name
         self._scripts = scripts
         self._compute = compute

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from cachetools import LRUCache
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
-from t2i_pipelines.encoders.models import MODELS, SUFFIXES, ModelInfo, find
+from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo, bare, find, models
 from t2i_pipelines.encoders.vectors import CachedTexts
 from t2i_pipelines.errors import CheckpointError, UnknownModelError
 from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision, Space
@@ -68,9 +68,8 @@ def unload(model_name: str | None = None) -> None:
 
     :param model_name: as it was given to a pipeline.
     """
-    info = None if model_name is None else find(model_name)
     with _lock:
-        _unload(info.name if info else model_name)
+        _unload(None if model_name is None else _canonical(model_name))
 
 
 def _unload(name: str | None) -> None:
@@ -80,13 +79,12 @@ def _unload(name: str | None) -> None:
 
 def registered(model_name: str) -> EncoderFactory | None:
     """Return what was registered under a name, or under what that is an alias of; None if nothing was."""
-    info = find(model_name)
-    return _factories.get(info.name if info else model_name)
+    return _factories.get(_canonical(model_name))
 
 
 def known_models() -> list[str]:
     """Names that ``model_name`` takes, sorted, without aliases."""
-    return sorted({*_factories, *(info.name for info in MODELS)})
+    return sorted({*_factories, *(info.name for info in models())})
 
 
 def load_encoder(
@@ -98,7 +96,8 @@ def load_encoder(
 ) -> Encoder:
     """Return the encoder of a model; the same object each time.
 
-    :param model_name: a registered name, a name or alias of :func:`models`, or the path of a model.
+    :param model_name: a registered name; a name of :func:`models` in any spelling of open_clip, Immich,
+        OpenAI or the hub; any repository of the hub, ``org/name``; or the path of a model.
     :param checkpoint_path: the model's file or folder, in place of those of the name.
     :param device: with ``precision`` and ``backend``, see :class:`~t2i_pipelines.types.Compute`.
     :raises UnknownModelError: If the name is unknown and no path; the message lists the known.
@@ -116,8 +115,7 @@ def load(
 ) -> Loaded:
     """As :func:`load_encoder`, with the texts that the model has embedded lately."""
     place = None if checkpoint_path is None else _absolute(checkpoint_path)
-    info = find(model_name)
-    name = info.name if info else str(model_name)
+    name = _canonical(model_name)
     compute = Compute(device, precision, backend)
     key = (name, place, compute)
     with _lock:
@@ -162,18 +160,43 @@ def model_of(space: Space, checkpoint_path: str | os.PathLike[str] | None = None
 
 
 def _is_known(model_name: str) -> bool:
+    return model_name in _factories or named(model_name) is not None
+
+
+def _canonical(model_name: str) -> str:
+    """Return the name that a collection remembers: that of the table, or what was given."""
+    if model_name in _factories:
+        return model_name
+    info = named(model_name)
+    return info.name if info else bare(str(model_name))
+
+
+def named(model_name: str) -> ModelInfo | None:
+    """Return the model of a name; None where it is a path, as ``org/name`` is if such a folder is here.
+
+    :raises UnknownModelError: If the model cannot be used; says why.
+    """
     info = find(model_name)
-    return info is not None or model_name in _factories
+    if info is None or (not info.family and _is_path(model_name)):
+        return None
+    if info.refused:
+        raise UnknownModelError(f"{model_name!r} cannot be used: {info.refused}")
+    return info
+
+
+def _is_path(name: str) -> bool:
+    path = Path(_absolute(name))
+    return path.exists() or path.suffix in SUFFIXES or name.startswith(("/", "./", "../", "~"))
 
 
 def _factory_of(name: str) -> EncoderFactory:
     if name in _factories:
         return _factories[name]
-    info = find(name)
+    info = named(name)
     if info is not None:
         return lambda place, compute: _open(place, name, info, compute)
-    path = Path(_absolute(name))
-    if path.exists() or path.suffix in SUFFIXES or name.startswith(("/", "./", "../", "~")):
+    if _is_path(name):
+        path = Path(_absolute(name))
         return lambda place, compute: _open(place or str(path), path.stem, None, compute)
     raise UnknownModelError(_unknown(name))
 
@@ -192,7 +215,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _unknown(model_name: str) -> str:
-    spellings = sorted({*known_models(), *(alias for info in MODELS for alias in info.aliases)})
+    spellings = sorted({*known_models(), *(alias for info in models() for alias in info.aliases)})
     begun = [one for one in spellings if model_name and one.startswith(str(model_name))]
     close = [*begun, *difflib.get_close_matches(str(model_name), spellings, n=3, cutoff=0.3)]
     near = f"the nearest are {', '.join(list(dict.fromkeys(close))[:3])}; " if close else ""

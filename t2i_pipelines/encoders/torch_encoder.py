@@ -85,9 +85,14 @@ class TorchEncoder:
     def _load(self) -> None:
         checkpoint = read_checkpoint(self._path, self._info)
         loaded = load_model(checkpoint, self.running.device)
-        if (info := self._info) and (checkpoint.dim, checkpoint.preprocess.size) != (
-            info.dim,
-            info.resolution,
+        if (
+            (info := self._info)
+            and info.dim
+            and (checkpoint.dim, checkpoint.preprocess.size)
+            != (
+                info.dim,
+                info.resolution,
+            )
         ):
             raise CheckpointError(
                 f"{checkpoint.weights} is not {info.name}: its vectors have {checkpoint.dim} numbers and it "

@@ -7,15 +7,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_encoder, named
 from t2i_pipelines.encoders.export import load_clip
-from t2i_pipelines.encoders.models import find
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.onnx_folder import FILES, read_json
+from t2i_pipelines.encoders.places import fetch
 from t2i_pipelines.encoders.preprocess import Preprocess
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, read_tokenizer
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
-from t2i_pipelines.encoders.weights import fetch
 from t2i_pipelines.errors import CheckpointError
 from t2i_pipelines.types import EXACT
 
@@ -45,7 +44,7 @@ def open_start(model_name: str, checkpoint_path: str | Path | None) -> Start:
     :raises CheckpointError: If its files are missing, damaged, or none that can be trained.
     """
     path = _place(model_name, checkpoint_path)
-    info = find(model_name)
+    info = named(model_name)
     name = info.name if info else Path(model_name).name
     if any((path / file).is_file() for file in FILES if "/" in file):
         return _of_onnx(path, name)
@@ -57,9 +56,9 @@ def _place(model_name: str, checkpoint_path: str | Path | None) -> Path:
         return Path(checkpoint_path).expanduser()
     if model_name == "t2i_mini":
         return Path(str(files("t2i_pipelines.encoders") / "t2i_mini"))
-    info = find(model_name)
+    info = named(model_name)
     if info is not None:
-        return Path(fetch(info, torch_only=True))
+        return fetch(info, torch_only=True).path
     path = Path(model_name).expanduser()
     if not path.exists():
         load_encoder(model_name)  # says that the name is unknown, unless it was registered

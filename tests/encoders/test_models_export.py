@@ -184,9 +184,9 @@ def test_the_table_of_models_reads_well():
     done = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
     rows = {line.split()[0]: line.split()[1:] for line in done.output.splitlines() if line.strip()}
-    assert rows["model_name"] == ["dim", "px", "M", "ms", "Flickr", "COCO"]
-    assert rows["clip_vit_base_patch32"] == ["512", "224", "151", "2.26", "58.78", "30.44"]
-    assert rows["ViT-B-16-SigLIP2/webli"] == ["768", "224", "375", "5.81", "80.70", "52.10"]
+    assert rows["model_name"] == ["dim", "px", "M", "MiB", "ms", "Flickr", "COCO"]
+    assert rows["clip_vit_base_patch32"] == ["512", "224", "151", "1004", "2.26", "58.78", "30.44"]
+    assert rows["ViT-B-16-SigLIP2/webli"] == ["768", "224", "375", "3038", "5.81", "80.70", "52.10"]
     assert "en fr, MIT" in done.output
     assert "Default: clip_vit_base_patch32. t2i_mini is bundled" in done.output
     assert "t2i_mini knows photographs of a thousand kinds of things" in done.output

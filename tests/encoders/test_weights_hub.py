@@ -12,10 +12,13 @@ from huggingface_hub.utils import disable_progress_bars
 from onnx_folders import immich_folder
 
 from t2i_pipelines.encoders.models import find
-from t2i_pipelines.encoders.weights import HubEncoder, fetch, places_of
+from t2i_pipelines.encoders.onnx_folder import FILES
+from t2i_pipelines.encoders.places import fetch
+from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError
 
 B32 = find("ViT-B/32")
+REPOSITORY = B32.onnx[0]
 
 
 @pytest.fixture
@@ -23,6 +26,7 @@ def hub(tmp_path, monkeypatch):
     """A hub that has B/32 in its ONNX form, and a cache of the test's own."""
     with serving() as (hub, address):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(
@@ -30,7 +34,7 @@ def hub(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         disable_progress_bars()
-        hub.repos[B32.onnx] = immich_folder(tmp_path / "published", dim=512)
+        hub.repos[REPOSITORY] = immich_folder(tmp_path / "published", dim=512)
         (tmp_path / "published" / "README.md").write_text("not needed")
         yield hub
 
@@ -66,25 +70,25 @@ def test_users_download_once_then_use_the_cache_then_go_offline(hub, tmp_path):
 
 
 def test_only_what_is_needed_is_downloaded(hub):
-    folder = fetch(B32)
+    folder = fetch(B32).path
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {*places_of(B32)[0].wanted, "textual/tokenizer_config.json"}
+    assert names == {*FILES, "textual/tokenizer_config.json"}
 
 
 def test_a_download_that_broke_off_is_resumed(hub, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)  # it resumes at whole chunks, else of 10 MB
     hub.cut = [2000]
-    folder = fetch(B32)
+    folder = fetch(B32).path
     (asked,) = [asked for method, path, asked in hub.seen if asked and path.endswith(".onnx")]
     assert asked == "bytes=2000-"
     for name in ("visual/model.onnx", "textual/model.onnx"):
-        assert (folder / name).read_bytes() == (hub.repos[B32.onnx] / name).read_bytes()
+        assert (folder / name).read_bytes() == (hub.repos[REPOSITORY] / name).read_bytes()
 
 
 def test_a_repository_that_lacks_a_file_is_not_taken_for_the_model(hub):
-    (hub.repos[B32.onnx] / "textual/tokenizer.json").unlink()
+    (hub.repos[REPOSITORY] / "textual/tokenizer.json").unlink()
     with pytest.raises(
-        CheckpointError, match=r"immich-app/ViT-B-32__openai \(has no textual/tokenizer\.json\)"
+        CheckpointError, match=r"immich-app/ViT-B-32__openai \(it has no form that onnx runs\)"
     ):
         fetch(B32)
 
@@ -94,13 +98,16 @@ def test_no_weights_names_what_was_tried_and_three_ways_out(hub):
     with pytest.raises(CheckpointError) as caught:
         HubEncoder(B32).space  # noqa: B018
     said = str(caught.value)
-    assert "no weights for 'clip_vit_base_patch32', the default model. Tried: the cache " in said
-    assert f"(no {B32.onnx} or {B32.torch})" in said
-    assert f"{constants.ENDPOINT}/{B32.onnx} (" in said
-    assert f"{constants.ENDPOINT}/{B32.torch} (" in said
-    assert said.count(f"{constants.ENDPOINT}/{B32.torch}") == 1, "each place is named once"
+    home = os.environ["HOME"]
+    assert "no weights for 'clip_vit_base_patch32', the default model. Looked in: " in said
+    assert (
+        f"{home}/.cache/clip (no ViT-B-32.pt); the Hugging Face cache {constants.HF_HUB_CACHE} (no " in said
+    )
+    for names in (*B32.onnx, *B32.torch):
+        assert said.count(f"{constants.ENDPOINT}/{names} (") == 1, "each place is named once"
     for way_out in (
         f"Ways out: reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT; ",
+        f"on a machine with a network, run: hf download {REPOSITORY} --local-dir clip, copy the folder ",
         "checkpoint_path=",
         "model_name='t2i_mini'",
     ):
@@ -121,15 +128,15 @@ def test_the_users_token_is_sent(hub, monkeypatch):
     with pytest.raises(CheckpointError, match="no weights"):
         fetch(B32)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert fetch(B32).is_dir()
+    assert fetch(B32).path.is_dir()
 
 
 def test_after_a_failure_the_next_call_looks_again(hub):
     encoder = HubEncoder(B32)
-    published = hub.repos.pop(B32.onnx)
+    published = hub.repos.pop(REPOSITORY)
     with pytest.raises(CheckpointError, match="no weights"):
         encoder.encode_texts(["red"])
-    hub.repos[B32.onnx] = published
+    hub.repos[REPOSITORY] = published
     assert encoder.encode_texts(["red cat"])[0, :3].tolist() == [2, 4, 0]
 
 
@@ -139,8 +146,8 @@ def test_where_there_is_no_onnx_form_open_clips_files_are_taken(hub, tmp_path):
     info = find("ViT-B-16/laion2b_s34b_b88k")
     openclip_clip(tmp_path / "torch", False)
     (tmp_path / "torch" / "flax_model.msgpack").write_bytes(b"not needed")
-    hub.repos[info.torch] = tmp_path / "torch"
-    folder = fetch(info)
+    hub.repos[info.torch[0]] = tmp_path / "torch"
+    folder = fetch(info).path
     assert sorted(path.name for path in folder.iterdir()) == [
         "open_clip_config.json",
         "open_clip_model.safetensors",
