@@ -20,16 +20,18 @@ from t2i_pipelines.operators.clip import Clip
 from t2i_pipelines.operators.milvus import InCollection
 
 WAYS_OUT = (
-    "unset HF_HUB_OFFLINE once; or give a file or folder that you have, by checkpoint_path= "
-    "(--checkpoint-path); or take the small model that is bundled, by model_name='t2i_mini' "
+    "unset HF_HUB_OFFLINE once; or, on a machine with a network, run: hf download "
+    "immich-app/ViT-B-32__openai --local-dir clip, copy the folder clip here and give it by "
+    "checkpoint_path= (--checkpoint-path); or take the small model that is bundled, by model_name='t2i_mini' "
     "(--model-name t2i_mini)"
 )
-SAID = "no weights for 'clip_vit_base_patch32', the default model. Tried: the cache "
+SAID = "no weights for 'clip_vit_base_patch32', the default model. Looked in: "
 
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
     """No cache and no network; gives the models that were looked for, one entry a try."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(registry, "_loaded", {})
@@ -129,7 +131,7 @@ def test_a_source_that_is_not_there_is_told_before_the_model_is_loaded(t2i, fetc
 
 
 def test_another_model_without_weights_is_not_called_the_default(tmp_path, fetched):
-    with pytest.raises(CheckpointError, match=r"^no weights for 'clip_vit_base_patch16'\. Tried: the cache"):
+    with pytest.raises(CheckpointError, match=r"^no weights for 'clip_vit_base_patch16'\. Looked in: "):
         build_search_pipeline(uri=tmp_path / "milvus.db", model_name="ViT-B/16")("a dog")
 
 

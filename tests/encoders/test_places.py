@@ -175,7 +175,7 @@ def test_a_checkpoint_that_is_here_is_not_downloaded_in_another_form_where_torch
     with pytest.raises(
         MissingExtraError,
         match=r"is here, as a torch checkpoint \(.*ViT-B-32.pt\), and torch is not installed; run: pip "
-        r"install 't2i-pipelines\[torch\]', or download its ONNX form once: hf download immich-app/ViT-B-32__openai",
+        r"install 't2i-pipelines\[torch\]', or download its ONNX form once: hf download immich-app/ViT-B-32",
     ):
         fetch(B32)
     touch(in_hub_cache(home, "immich-app/ViT-B-32__openai"), *FILES)

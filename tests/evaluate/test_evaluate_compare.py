@@ -311,7 +311,7 @@ def test_the_published_table_agrees_with_that_of_the_models():
     for info in models():
         for dataset in ("flickr30k", "coco"):
             value = getattr(info, dataset)
-            if value is not None:
+            if value is not None and {info.name, *info.aliases} & rows.keys():
                 assert published(info.name, dataset).percent["text->image", "R@1"] == value, info.name
                 shared += 1
     assert shared >= 28
