@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from t2i_pipelines._towhee.locks import in_forked_child
+from t2i_pipelines.encoders import transformers_clip
 from t2i_pipelines.encoders.backends import choose_torch
-from t2i_pipelines.encoders.checkpoints import read_weights
-from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
+from t2i_pipelines.encoders.checkpoints import files_of, read_weights
+from t2i_pipelines.encoders.formats import Checkpoint, FamilyCheckpoint, read_checkpoint
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.openai_clip import build_clip, build_openclip, encode_text
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, by_length
@@ -168,6 +169,11 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
     """
     weights = read_weights(checkpoint.weights)
     where = str(checkpoint.weights)
+    if isinstance(checkpoint, FamilyCheckpoint):
+        built = checkpoint.build(weights).to(device)
+        images = partial(transformers_clip.encode_image, built)
+        texts = partial(transformers_clip.encode_text, built, checkpoint.masked)
+        return TorchModel(built, checkpoint, images, texts)
     if checkpoint.details is None:
         model: Any = build_openclip(checkpoint.config, weights, where).to(device)
         return TorchModel(model, checkpoint, model.encode_image, model.encode_text)
@@ -179,8 +185,9 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
 
 def _digest(checkpoint: Checkpoint) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with checkpoint.weights.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    for path in files_of(checkpoint.weights):
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
     digest.update(f"{checkpoint.details} {checkpoint.clean} {checkpoint.context_length}".encode())
     return digest.hexdigest()
