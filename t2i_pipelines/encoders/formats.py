@@ -6,12 +6,14 @@
   folders of other makers may leave it out.
 * transformers: ``config.json`` beside ``model.safetensors``, ``pytorch_model.bin`` or the index of several
   files. A CLIPModel is built as OpenAI's architecture, others by transformers itself.
+* sentence-transformers: ``modules.json`` names the folder of a CLIPModel, stored as transformers does.
 * OpenAI: one ``.pt`` file. A TorchScript archive's own source tells the activation; for a plain state dict
   the model's name must tell it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPENCLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
+OPENCLIP, TRANSFORMERS, MODULES = "open_clip_config.json", "config.json", "modules.json"
 WEIGHTS = {
     OPENCLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
     TRANSFORMERS: (
@@ -225,6 +227,8 @@ def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
     :param info: what the name says of the model, where the files leave it open.
     :raises CheckpointError: If no known way fits; the message says what was looked for.
     """
+    if (path / MODULES).is_file():
+        path = _of_sentences(path)
     folder = path if path.is_dir() else path.parent
     for config, names in WEIGHTS.items():
         if not (folder / config).is_file():
@@ -239,6 +243,22 @@ def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
         wanted = ", or ".join(f"{config} with {names[0]}" for config, names in WEIGHTS.items())
         raise CheckpointError(f"{path} holds no model: there is no {wanted}, nor the files of an ONNX folder")
     return _compared(_of_openai(path, info), info)
+
+
+def _of_sentences(folder: Path) -> Path:
+    """Return the folder of the CLIPModel that a folder of sentence-transformers is made of."""
+    try:
+        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        kinds = [str(one["type"]).rpartition(".")[2] for one in modules]
+        inner = folder / str(modules[0]["path"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as err:
+        raise CheckpointError(f"{folder / MODULES} cannot be read: {type(err).__name__} {err}") from err
+    if kinds[0] != "CLIPModel" or set(kinds[1:]) - {"Normalize"}:
+        raise CheckpointError(
+            f"{folder} holds {', '.join(kinds)}, which read texts alone; join it to the image encoder that "
+            "it was made for by t2i_pipelines.encoders.two_towers.TwoTowers"
+        )
+    return inner
 
 
 def _compared(checkpoint: Checkpoint, info: ModelInfo | None) -> Checkpoint:

@@ -133,7 +133,7 @@ class TorchEncoder:
         if not len(images):
             return np.empty((0, self.space.dim), np.float32)
         pixels = torch.from_numpy(self.model.checkpoint.preprocess.tensor(images))
-        return self._run(self.model.encode_image, pixels)
+        return run_pass(self.model.encode_image, pixels, self.running)
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
@@ -145,21 +145,22 @@ class TorchEncoder:
     def _encode(self, texts: Sequence[str]) -> Matrix:
         encode, ids = self.model.encode_text, self.tokenizer(texts)
         if not self.model.reads_ended:
-            return self._run(encode, torch.from_numpy(ids))
+            return run_pass(encode, torch.from_numpy(ids), self.running)
         vectors = np.empty((len(ids), self.space.dim), np.float32)
         for at, some in by_length(ids):
-            vectors[at] = self._run(encode, torch.from_numpy(some))
+            vectors[at] = run_pass(encode, torch.from_numpy(some), self.running)
         return vectors
 
     def cut(self, texts: Sequence[str]) -> int:
         """Return how many of the texts are longer than the model reads."""
         return self.tokenizer.cut(texts)
 
-    def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:
-        device = self.running.device
-        halves = torch.autocast(device, torch.bfloat16, enabled=self.running.precision == "bf16")
-        with torch.inference_mode(), halves:
-            return np.asarray(encode(items.to(device)).float().cpu().numpy(), np.float32)
+
+def run_pass(encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, running: Compute) -> Matrix:
+    """Return what a model gives for some items: (N, ...) -> (N, D) float32."""
+    halves = torch.autocast(running.device, torch.bfloat16, enabled=running.precision == "bf16")
+    with torch.inference_mode(), halves:
+        return np.asarray(encode(items.to(running.device)).float().cpu().numpy(), np.float32)
 
 
 def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:

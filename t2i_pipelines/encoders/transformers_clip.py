@@ -55,7 +55,9 @@ FAMILIES = {
 }
 _REFUSED = {
     "siglip2": "it is SigLIP 2's NaFlex form, which reads each image in a shape of its own, not in a square; "
-    "take a form of a fixed size, such as google/siglip2-base-patch16-256, whose model_type is 'siglip'"
+    "take a form of a fixed size, such as google/siglip2-base-patch16-256, whose model_type is 'siglip'",
+    "M-CLIP": "it reads texts alone; join it to the image encoder that it was made for by "
+    "t2i_pipelines.encoders.two_towers.TwoTowers",
 }
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 """Files of which one must be there to read texts."""
@@ -103,13 +105,14 @@ def _config(config: Mapping[str, Any], model: str, where: str) -> Any:
         raise CheckpointError(f"{where} is no config of {model}: {err}") from err
 
 
-def build(config: Mapping[str, Any], model: str, weights: Weights, where: str) -> nn.Module:
+def build(config: Mapping[str, Any], model: str, weights: Weights, where: str, **options: Any) -> nn.Module:
     """Return the module with these weights, in evaluation mode.
 
     transformers renames weights that its earlier versions named otherwise.
 
     :param model: class of transformers.
     :param where: the file of the weights, for the message.
+    :param options: further arguments of the class.
     :raises CheckpointError: With the first weight that is missing, superfluous or of another shape.
     """
     made = _config(config, model, where)
@@ -122,6 +125,7 @@ def build(config: Mapping[str, Any], model: str, weights: Weights, where: str) -
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **options,
         )
     if mismatch := _first_mismatch(module, report, weights):
         raise CheckpointError(f"{where} does not fit the model that its config calls for: {mismatch}")

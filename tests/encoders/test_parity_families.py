@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.families import FAMILIES, least_cosines
+from benchmarks.parity.families import FAMILIES
+from benchmarks.parity.samples import least_cosines
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
@@ -19,8 +20,8 @@ LEAST = 0.99999
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_small_model_gives_its_librarys_vectors(tmp_path, name):
-    _, images, texts = least_cosines(name, tmp_path, "small")
-    assert min(images, texts) >= LEAST
+    found = least_cosines(FAMILIES[name], tmp_path, "small")
+    assert min(found.images, found.texts) >= LEAST
 
 
 @pytest.fixture(scope="module")

@@ -1,78 +1,15 @@
-"""Write a model of each family with random weights, and compute its vectors by its own library.
-
-A family is a function ``(folder, size) -> Library``: it writes what is published of it into the folder
-(config, weights, tokenizer, preprocessing settings) and gives what the family's own library computes.
-``size`` is ``small``, for tests, or ``true``, the shape of a published model. Tokenizers have few tokens, the
-embeddings of true models the full number, or 60,000.
-"""
+"""Families that transformers builds, compared with its processors and models."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image as Pillow
-from PIL import ImageOps
 
+from benchmarks.parity.samples import DATA, Library, Size, write_json
 from benchmarks.peers.checkpoint import spread_out
-from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
-
-DATA = Path(__file__).parents[1] / "data"
-LANGUAGES = ("en", "es", "zh", "de", "it")
-Size = Literal["small", "true"]
-
-
-class Library(NamedTuple):
-    """A family's own library.
-
-    :ivar name: of the library, for the table.
-    :ivar images: N images as Pillow opens them -> (N, D).
-    :ivar texts: N texts -> (N, D).
-    """
-
-    name: str
-    images: Callable[[list[Any]], Any]
-    texts: Callable[[list[str]], Any]
-
-
-def sample_images(count: int = 20) -> list[bytes]:
-    """PNG files: landscape, portrait, square, of odd sides, thin, grey, with a palette, transparent."""
-    paths = [*sorted((DATA / "photographs").iterdir())[::5], *sorted((DATA / "gallery").iterdir())[::7]]
-    files = []
-    for number, path in enumerate(paths[:count]):
-        image = Pillow.open(path).convert("RGB")
-        width, height = image.size
-        image = image.crop((0, 0, width - number % 3, height - number % 5))
-        if number % 4 == 1:
-            image = image.transpose(Pillow.Transpose.ROTATE_90)
-        if number % 6 == 2:
-            image = image.resize((image.width * 2 // 3, image.height))
-        if number == 3:
-            image = ImageOps.fit(image, (301, 301))
-        if number == 4:
-            image = ImageOps.grayscale(image)
-        if number == 7:
-            image = image.convert("P")
-        if number in (6, 11):
-            image.putalpha(Pillow.linear_gradient("L").resize(image.size))
-        if number == 9:
-            image = image.crop((0, 0, image.width, 53))
-        file = io.BytesIO()
-        image.save(file, "PNG")
-        files.append(file.getvalue())
-    return files
-
-
-def sample_texts(count: int = 20) -> list[str]:
-    """Captions in five languages, by turns."""
-    with (DATA / "gallery.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [rows[n][f"caption_{LANGUAGES[n % len(LANGUAGES)]}"] for n in range(count)]
 
 
 def chinese_clip(folder: Path, size: Size) -> Library:
@@ -83,15 +20,16 @@ def chinese_clip(folder: Path, size: Size) -> Library:
     config = transformers.ChineseCLIPConfig(
         projection_dim=512 if true else 24,
         vision_config={**_vision(true, patch=16), "hidden_act": "quick_gelu"},
-        text_config={**_text(true, 21128), "pad_token_id": 0, "max_position_embeddings": 512 if true else 60},
+        text_config={
+            **text_shape(true, 21128),
+            "pad_token_id": 0,
+            "max_position_embeddings": 512 if true else 60,
+        },
     )
     model = _write(transformers.ChineseCLIPModel(config), folder)
-    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = _letters(lower=True)
-    pieces = [*marks, *letters, *(f"##{one}" for one in letters)]
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    _write_processor(folder, "ChineseCLIPFeatureExtractor", 224 if true else 32)
-    return _of_transformers(folder, model, padding=True)
+    write_vocabulary(folder)
+    write_processor(folder, "ChineseCLIPFeatureExtractor", 224 if true else 32)
+    return by_transformers(folder, model, padding=True)
 
 
 def altclip(folder: Path, size: Size) -> Library:
@@ -101,7 +39,7 @@ def altclip(folder: Path, size: Size) -> Library:
     true = size == "true"
     vision = {**_vision(true, patch=14, wide=True), "hidden_act": "quick_gelu"}
     positions = {"pad_token_id": 1, "max_position_embeddings": 514 if true else 60}
-    text = {**_text(true, 250002, wide=True), **positions, "project_dim": 768 if true else 24}
+    text = {**text_shape(true, 250002, wide=True), **positions, "project_dim": 768 if true else 24}
     if true:
         vision["num_hidden_layers"] = text["num_hidden_layers"] = 6
         text["vocab_size"] = 60000
@@ -109,9 +47,9 @@ def altclip(folder: Path, size: Size) -> Library:
         projection_dim=768 if true else 24, vision_config=vision, text_config=text
     )
     model = _write(transformers.AltCLIPModel(config), folder)
-    transformers.XLMRobertaTokenizer(vocab=_unigrams(), model_max_length=512).save_pretrained(folder)
-    _write_processor(folder, "CLIPFeatureExtractor", 224 if true else 32)
-    return _of_transformers(folder, model, padding=True)
+    transformers.XLMRobertaTokenizer(vocab=unigrams(), model_max_length=512).save_pretrained(folder)
+    write_processor(folder, "CLIPFeatureExtractor", 224 if true else 32)
+    return by_transformers(folder, model, padding=True)
 
 
 def metaclip_2(folder: Path, size: Size) -> Library:
@@ -119,16 +57,16 @@ def metaclip_2(folder: Path, size: Size) -> Library:
     import transformers
 
     true = size == "true"
-    text = {**_text(true, 60000), "max_position_embeddings": 77, "hidden_size": 512 if true else 64}
+    text = {**text_shape(true, 60000), "max_position_embeddings": 77, "hidden_size": 512 if true else 64}
     text |= {"intermediate_size": 2048 if true else 128, "num_attention_heads": 8 if true else 4}
     text |= {"projection_dim": 512 if true else 24, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     config = transformers.MetaClip2Config(
         projection_dim=512 if true else 24, vision_config=_vision(true, patch=32), text_config=text
     )
     model = _write(transformers.MetaClip2Model(config), folder)
-    transformers.XLMRobertaTokenizer(vocab=_unigrams(), model_max_length=77).save_pretrained(folder)
-    _write_processor(folder, "CLIPImageProcessorFast", 224 if true else 32)
-    return _of_transformers(folder, model, padding="max_length")
+    transformers.XLMRobertaTokenizer(vocab=unigrams(), model_max_length=77).save_pretrained(folder)
+    write_processor(folder, "CLIPImageProcessorFast", 224 if true else 32)
+    return by_transformers(folder, model, padding="max_length")
 
 
 def siglip(folder: Path, size: Size) -> Library:
@@ -138,16 +76,16 @@ def siglip(folder: Path, size: Size) -> Library:
     true = size == "true"
     config = transformers.SiglipConfig(
         vision_config=_vision(true, patch=16),
-        text_config={**_text(true, 32000), "max_position_embeddings": 64, "pad_token_id": 1},
+        text_config={**text_shape(true, 32000), "max_position_embeddings": 64, "pad_token_id": 1},
     )
     model = _write(transformers.SiglipModel(config), folder)
     _siglip_tokenizer().save(str(folder / "tokenizer.json"))
-    _write_json(
+    write_json(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "SiglipTokenizer", "pad_token": "</s>", "model_max_length": 64},
     )
     side = 224 if true else 32
-    _write_json(
+    write_json(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "SiglipImageProcessor",
@@ -157,7 +95,7 @@ def siglip(folder: Path, size: Size) -> Library:
             "image_std": [0.5] * 3,
         },
     )
-    return _of_transformers(folder, model, tokenize=_siglip_ids)
+    return by_transformers(folder, model, tokenize=_siglip_ids)
 
 
 def siglip2(folder: Path, size: Size) -> Library:
@@ -167,16 +105,16 @@ def siglip2(folder: Path, size: Size) -> Library:
     true = size == "true"
     config = transformers.SiglipConfig(
         vision_config=_vision(true, patch=16),
-        text_config={**_text(true, 60000), "max_position_embeddings": 64, "pad_token_id": 0},
+        text_config={**text_shape(true, 60000), "max_position_embeddings": 64, "pad_token_id": 0},
     )
     model = _write(transformers.SiglipModel(config), folder)
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{n:02X}>" for n in range(256)), "▁"]
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *_letters()]))}
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *letters()]))}
     tokenizer = transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=64)
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(folder)
     side = 224 if true else 32
-    _write_json(
+    write_json(
         folder / "preprocessor_config.json",
         {
             "image_processor_type": "SiglipImageProcessor",
@@ -186,7 +124,7 @@ def siglip2(folder: Path, size: Size) -> Library:
             "image_std": [0.5] * 3,
         },
     )
-    return _of_transformers(folder, model, padding="max_length", max_length=64)
+    return by_transformers(folder, model, padding="max_length", max_length=64)
 
 
 def _vision(true: bool, patch: int, wide: bool = False) -> dict[str, Any]:
@@ -196,7 +134,8 @@ def _vision(true: bool, patch: int, wide: bool = False) -> dict[str, Any]:
     return {**sizes, "image_size": 224 if true else 32, "patch_size": patch if true else 8}
 
 
-def _text(true: bool, vocabulary: int, wide: bool = False) -> dict[str, Any]:
+def text_shape(true: bool, vocabulary: int, wide: bool = False) -> dict[str, Any]:
+    """The sizes of a text tower."""
     shape = (1024, 24, 16, 4096) if wide else (768, 12, 12, 3072)
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     sizes = dict(zip(names, shape if true else (64, 2, 4, 128), strict=True))
@@ -209,22 +148,30 @@ def _write(model: Any, folder: Path) -> Any:
     return model
 
 
-def _letters(lower: bool = False) -> list[str]:
+def write_vocabulary(folder: Path) -> None:
+    """Write BERT's ``vocab.txt``, of single characters."""
+    known = letters(lower=True)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known, *(f"##{one}" for one in known)]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+
+
+def letters(lower: bool = False) -> list[str]:
     """Every character of the captions, and of English."""
     text = (DATA / "gallery.csv").read_text(encoding="utf-8") + "abcdefghijklmnopqrstuvwxyz0123456789"
     return sorted({one for one in (text.lower() if lower else text) if not one.isspace()})
 
 
-def _unigrams() -> list[tuple[str, float]]:
+def unigrams() -> list[tuple[str, float]]:
+    """XLM-RoBERTa's vocabulary, of single characters and a few words."""
     marks = ["<s>", "<pad>", "</s>", "<unk>"]
-    pieces = [*marks, "▁", *_letters(), "▁un", "▁de", "en", "er", "<mask>"]
+    pieces = [*marks, "▁", *letters(), "▁un", "▁de", "en", "er", "<mask>"]
     return [(piece, -float(number % 7 + 1)) for number, piece in enumerate(pieces)]
 
 
 def _siglip_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    pieces = ["<pad>", "</s>", "<unk>", "▁", *_letters(lower=True), "▁un", "▁de", "en", "er"]
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *letters(lower=True), "▁un", "▁de", "en", "er"]
     scores = [(piece, -float(number % 7 + 1)) for number, piece in enumerate(pieces)]
     tokenizer = Tokenizer(models.Unigram(scores, unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -247,23 +194,18 @@ def _siglip_ids(texts: list[str]) -> dict[str, Any]:
     return {"input_ids": torch.tensor(rows)}
 
 
-def _write_processor(folder: Path, kind: str, side: int) -> None:
+def write_processor(folder: Path, kind: str, side: int) -> None:
+    """Write ``preprocessor_config.json`` as CLIP's publishers do."""
     from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD
 
     key = "feature_extractor_type" if "Extractor" in kind else "image_processor_type"
     given: dict[str, Any] = {"do_center_crop": True, "do_resize": True, "do_normalize": True, "resample": 3}
     given |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     given |= {"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), "do_convert_rgb": True, key: kind}
-    _write_json(folder / "preprocessor_config.json", given)
+    write_json(folder / "preprocessor_config.json", given)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    import json
-
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-
-def _of_transformers(
+def by_transformers(
     folder: Path, model: Any, tokenize: Callable[[list[str]], Any] | None = None, **options: Any
 ) -> Library:
     """Return transformers' processor and model, the processor on Pillow."""
@@ -287,48 +229,3 @@ def _of_transformers(
         return model.get_text_features(**ids).pooler_output
 
     return Library("transformers", images, texts)
-
-
-FAMILIES: dict[str, Callable[[Path, Size], Library]] = {
-    "Chinese-CLIP": chinese_clip,
-    "AltCLIP": altclip,
-    "MetaCLIP 2": metaclip_2,
-    "SigLIP": siglip,
-    "SigLIP 2": siglip2,
-}
-
-
-def least_cosines(name: str, folder: Path, size: Size) -> tuple[str, float, float]:
-    """Write a family, and compare its library's vectors with ours.
-
-    :return: the library, the least cosine of :func:`sample_images`, and of :func:`sample_texts`.
-    """
-    from t2i_pipelines.encoders import load_encoder
-    from t2i_pipelines.images import decode
-
-    bring_in()
-    files, texts = sample_images(), sample_texts()
-    library = FAMILIES[name](folder, size)
-    with torch.inference_mode():
-        images = np.asarray(library.images([Pillow.open(io.BytesIO(one)) for one in files]))
-        wanted = np.asarray(library.texts(texts))
-    theirs, library = library.name, None  # type: ignore[assignment] # its memory
-    encoder = load_encoder(str(folder), device="cpu", precision="fp32")
-    found = np.concatenate([encoder.encode_images([decode(one)]) for one in files])
-    if max(_spread(images), _spread(wanted)) > 0.9999:
-        raise ValueError(f"two vectors of {name} are one, so that a cosine proves nothing")
-    return theirs, _least(found, images), _least(encoder.encode_texts(texts), wanted)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(vectors, np.float64)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _least(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float((_unit(ours) * _unit(theirs)).sum(1).min())
-
-
-def _spread(vectors: np.ndarray) -> float:
-    """Return the highest cosine of two different rows: parity means nothing if all rows are one."""
-    return float((_unit(vectors) @ _unit(vectors).T - 2 * np.eye(len(vectors))).max())
