@@ -6,12 +6,14 @@ TorchScript archive          OpenAI's ``.pt``. Its zip holds code and a pickle; 
                              run, and the pickle is read by an unpickler that knows tensors,
                              dictionaries and plain attributes, and refuses everything else
 other ``.pt, .pth, .bin``    ``torch.load(weights_only=True)``
+``*.index.json``             the files that it lists, beside it, each as above
 ===========================  ==============================================================
 """
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
 import warnings
@@ -26,6 +28,9 @@ import torch
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 
 Weights = dict[str, torch.Tensor]
+
+INDEX = ".index.json"
+"""How the name of a file ends that lists the weights of several files."""
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -46,7 +51,9 @@ def read_weights(path: Path) -> Weights:
     :raises CheckpointError: If it is truncated, is no checkpoint, or holds more than data.
     """
     try:
-        found = _read(path)
+        found: Mapping[str, Any] = {}
+        for file in files_of(path):
+            found = {**found, **_read(file)}
     except (CheckpointError, MissingExtraError):
         raise
     except Exception as err:  # zipfile, pickle, safetensors and torch each have their own
@@ -60,6 +67,25 @@ def read_weights(path: Path) -> Weights:
     if not weights:
         raise CheckpointError(f"{path} holds no weights")
     return weights
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights: those that an index lists, or the file itself.
+
+    :raises CheckpointError: If an index lists none, or one that is missing or in another folder.
+    """
+    if not path.name.endswith(INDEX):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise CheckpointError(f"{path} is no index of weights: {type(err).__name__} {err}") from err
+    for name in names:
+        if Path(name).name != name or not path.with_name(name).is_file():
+            raise CheckpointError(f"{path} lists {name!r}, which is not beside it")
+    if not names:
+        raise CheckpointError(f"{path} lists no files")
+    return [path.with_name(name) for name in names]
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -60,6 +60,12 @@ def _histogram(values: NDArray[Any]) -> NDArray[np.int64]:
     return counts
 
 
+def digest_module(module: Any, *, quick_gelu: bool = False) -> str:
+    """Return the digest of a torch module's weights."""
+    weights = (one for one in module.state_dict().values() if one.is_floating_point())
+    return digest_values((one.float().cpu().numpy() for one in weights), quick_gelu=quick_gelu)
+
+
 def digest_onnx(image_tower: Path, text_tower: Path) -> str:
     """Return the digest of two ONNX towers, which may keep weights in files of their own.
 

@@ -4,37 +4,54 @@
   ``quick_gelu``, the model's name tells it; without a name it is GELU, open_clip's default, and a warning
   is logged. open_clip's own upload writes ``quick_gelu`` for OpenAI's weights (``push_to_hf_hub.py``), but
   folders of other makers may leave it out.
-* transformers: ``config.json`` (CLIPModel) beside ``model.safetensors``
+* transformers: ``config.json`` beside ``model.safetensors``, ``pytorch_model.bin`` or the index of several
+  files. A CLIPModel is built as OpenAI's architecture, others by transformers itself.
+* sentence-transformers: ``modules.json`` names the folder of a CLIPModel, stored as transformers does.
 * OpenAI: one ``.pt`` file. A TorchScript archive's own source tells the activation; for a plain state dict
   the model's name must tell it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from t2i_pipelines.encoders.checkpoints import activation_of
+from t2i_pipelines.encoders.checkpoints import INDEX, Weights, activation_of
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.onnx_folder import cleaning, read_json
 from t2i_pipelines.encoders.openai_clip import Details, is_openai_clip
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, openai_tokenizer, read_tokenizer
+from t2i_pipelines.encoders.transformers_clip import (
+    Family,
+    build,
+    complete,
+    family_of,
+    text_tokenizer,
+    vector_length,
+)
 from t2i_pipelines.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
-OPENCLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
+OPENCLIP, TRANSFORMERS, MODULES = "open_clip_config.json", "config.json", "modules.json"
 WEIGHTS = {
     OPENCLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
-    TRANSFORMERS: ("model.safetensors", "pytorch_model.bin"),
+    TRANSFORMERS: (
+        "model.safetensors",
+        "pytorch_model.bin",
+        f"model.safetensors{INDEX}",
+        f"pytorch_model.bin{INDEX}",
+    ),
 }
 OPENAI_VOCABULARY = 49408
 _ACTIVATIONS = {"quick_gelu": True, "gelu": False}
@@ -137,12 +154,81 @@ class Checkpoint:
         }
 
 
+@dataclass
+class FamilyCheckpoint(Checkpoint):
+    """One stored model that transformers builds.
+
+    :ivar family: how it is built and fed.
+    """
+
+    family: Family | None = None
+
+    @property
+    def _family(self) -> Family:
+        assert self.family is not None
+        return self.family
+
+    @cached_property
+    def _complete(self) -> dict[str, Any]:
+        return complete(self.config, self._family.model, str(self.weights.parent / TRANSFORMERS))
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return vector_length(self._complete)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the text tower has room for."""
+        text = self._complete["text_config"]
+        positions = int(text["max_position_embeddings"])
+        # RoBERTa numbers positions from behind the id of padding on
+        return positions - (text["pad_token_id"] + 1 if self.config["model_type"] == "altclip" else 0)
+
+    @property
+    def clean(self) -> str:
+        """How texts are cleaned: by the tokenizer itself."""
+        return "none"
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes a tensor."""
+        size, usual = self._complete["vision_config"]["image_size"], self._family.processor
+        found = Preprocess.of_folder(self.weights.parent, size, usual)
+        return found or Preprocess.of_processor({}, str(self.weights.parent), size, usual)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return text_tokenizer(self.weights.parent, self.context_length, pads=self._family.pads)
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the folder's tokenizer, padded as the family's texts are.
+
+        :raises CheckpointError: If there is none.
+        """
+        return self._tokenizer
+
+    @property
+    def masked(self) -> int | None:
+        """The id of padding, where the text tower must not see it."""
+        return None if self._family.pads else int((self._tokenizer.padding or {})["pad_id"])
+
+    def build(self, weights: Weights) -> nn.Module:
+        """Return the module with these weights.
+
+        :raises CheckpointError: With the first weight that does not fit.
+        """
+        return build(self._complete, self._family.model, weights, str(self.weights))
+
+
 def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
     """Find out how a file or folder stores a model; reads the configs, not the weights.
 
     :param info: what the name says of the model, where the files leave it open.
     :raises CheckpointError: If no known way fits; the message says what was looked for.
     """
+    if (path / MODULES).is_file():
+        path = _of_sentences(path)
     folder = path if path.is_dir() else path.parent
     for config, names in WEIGHTS.items():
         if not (folder / config).is_file():
@@ -157,6 +243,22 @@ def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
         wanted = ", or ".join(f"{config} with {names[0]}" for config, names in WEIGHTS.items())
         raise CheckpointError(f"{path} holds no model: there is no {wanted}, nor the files of an ONNX folder")
     return _compared(_of_openai(path, info), info)
+
+
+def _of_sentences(folder: Path) -> Path:
+    """Return the folder of the CLIPModel that a folder of sentence-transformers is made of."""
+    try:
+        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        kinds = [str(one["type"]).rpartition(".")[2] for one in modules]
+        inner = folder / str(modules[0]["path"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as err:
+        raise CheckpointError(f"{folder / MODULES} cannot be read: {type(err).__name__} {err}") from err
+    if kinds[0] != "CLIPModel" or set(kinds[1:]) - {"Normalize"}:
+        raise CheckpointError(
+            f"{folder} holds {', '.join(kinds)}, which read texts alone; join it to the image encoder that "
+            "it was made for by t2i_pipelines.encoders.two_towers.TwoTowers"
+        )
+    return inner
 
 
 def _compared(checkpoint: Checkpoint, info: ModelInfo | None) -> Checkpoint:
@@ -214,11 +316,9 @@ def _quick_gelu(cfg: Mapping[str, Any], folder: Path, info: ModelInfo | None) ->
 
 def _of_transformers(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpoint:
     stored = read_json(folder / TRANSFORMERS)
-    if stored.get("model_type") != "clip":
-        raise CheckpointError(
-            f"{folder / TRANSFORMERS} is of a {stored.get('model_type')!r} model; of transformers' models "
-            "only 'clip' is supported, of others take open_clip's files"
-        )
+    if stored.get("model_type") != "clip" or "auto_map" in stored:
+        family = family_of(stored, str(folder / TRANSFORMERS))
+        return FamilyCheckpoint(weights, stored, None, is_transformers=True, family=family)
     towers = [stored.get("vision_config") or {}, stored.get("text_config") or {}]
     quick = tuple(_activation(one.get("hidden_act", "quick_gelu"), folder) for one in towers)
     heads = tuple(one.get("num_attention_heads") for one in towers)

@@ -239,7 +239,7 @@ def build_openclip(model_cfg: Mapping[str, Any], weights: Weights, where: str) -
     :raises MissingExtraError: If open_clip is not installed, or cannot be imported.
     :raises CheckpointError: With the first weight that is missing, superfluous or of another shape.
     """
-    open_clip = _import()
+    open_clip = import_extra("open_clip")
     cfg = copy.deepcopy(dict(model_cfg))
     if "multimodal_cfg" in cfg:
         raise CheckpointError(f"{where} is a CoCa model, which writes captions; it is not supported")
@@ -262,13 +262,20 @@ def _without_scale(weights: Mapping[str, Any]) -> Weights:
     return {name: value for name, value in weights.items() if name not in ("logit_scale", "logit_bias")}
 
 
-def _import() -> Any:
+def import_extra(name: str) -> Any:
+    """Import open_clip or transformers.
+
+    :raises MissingExtraError: If it is not installed, or a torchvision of another torch keeps it out.
+    """
     try:
-        return importlib.import_module("open_clip")
+        found = importlib.import_module(name)
+        if name == "transformers":  # it imports lazily: this is where it needs torchvision, if that is there
+            importlib.import_module("transformers.image_utils")
+        return found
     except ModuleNotFoundError as err:
         raise MissingExtraError.of(err.name, "openclip") from err
     except RuntimeError as err:  # torchvision, when it was built for another torch
         raise MissingExtraError(
-            f"open_clip needs a torchvision that fits your torch, and yours does not ({err}); for a CPU "
+            f"{name} needs a torchvision that fits your torch, and yours does not ({err}); for a CPU "
             "torch run: pip install torchvision --index-url https://download.pytorch.org/whl/cpu"
         ) from err

@@ -177,6 +177,35 @@ def read_tokenizer(path: Path, context_length: int | None = None, pad_token: str
     return tokenizer
 
 
+def set_length(
+    tokenizer: Tokenizer, length: int, pad_token: str, *, pads: bool = True, side: str = "right"
+) -> None:
+    """Let a tokenizer cut texts to a length, and pad them to it, or to the longest of a batch.
+
+    :param side: where padding goes: ``left`` or ``right``.
+    """
+    tokenizer.enable_padding(
+        length=length if pads else None,
+        pad_id=tokenizer.token_to_id(pad_token),
+        pad_token=pad_token,
+        direction=side,
+    )
+    tokenizer.enable_truncation(max_length=length)
+
+
+def canonical(tokenizer: Tokenizer) -> Tokenizer:
+    """Let a tokenizer first lower texts and drop punctuation and double spaces, as SigLIP's first does."""
+    from tokenizers import Regex, normalizers
+
+    marks = Regex(r"[!-/:-@\[-`{-~]")
+    steps = [normalizers.Lowercase(), normalizers.Replace(marks, ""), normalizers.Replace(Regex(r"\s+"), " ")]
+    steps.append(normalizers.Strip())
+    if tokenizer.normalizer is not None:
+        steps.append(tokenizer.normalizer)
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
+
+
 @cache
 def openai_tokenizer(context_length: int = CONTEXT_LENGTH) -> Tokenizer:
     """CLIP's byte-pair encoding, from the merges that ``towhee.models`` ships; padded with 0 as OpenAI does.

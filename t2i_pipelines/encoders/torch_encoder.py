@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from t2i_pipelines._towhee.locks import in_forked_child
+from t2i_pipelines.encoders import transformers_clip
 from t2i_pipelines.encoders.backends import choose_torch
-from t2i_pipelines.encoders.checkpoints import read_weights
-from t2i_pipelines.encoders.digest import cached_digest, digest_values
-from t2i_pipelines.encoders.formats import Checkpoint, read_checkpoint
+from t2i_pipelines.encoders.checkpoints import files_of, read_weights
+from t2i_pipelines.encoders.digest import cached_digest, digest_module
+from t2i_pipelines.encoders.formats import Checkpoint, FamilyCheckpoint, read_checkpoint
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.openai_clip import build_clip, build_openclip, encode_text
 from t2i_pipelines.encoders.tokenizer import TextTokenizer, by_length
@@ -137,7 +138,7 @@ class TorchEncoder:
         if not len(images):
             return np.empty((0, self.space.dim), np.float32)
         pixels = torch.from_numpy(self.model.checkpoint.preprocess.tensor(images))
-        return self._run(self.model.encode_image, pixels)
+        return run_pass(self.model.encode_image, pixels, self.running)
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
@@ -149,21 +150,22 @@ class TorchEncoder:
     def _encode(self, texts: Sequence[str]) -> Matrix:
         encode, ids = self.model.encode_text, self.tokenizer(texts)
         if not self.model.reads_ended:
-            return self._run(encode, torch.from_numpy(ids))
+            return run_pass(encode, torch.from_numpy(ids), self.running)
         vectors = np.empty((len(ids), self.space.dim), np.float32)
         for at, some in by_length(ids):
-            vectors[at] = self._run(encode, torch.from_numpy(some))
+            vectors[at] = run_pass(encode, torch.from_numpy(some), self.running)
         return vectors
 
     def cut(self, texts: Sequence[str]) -> int:
         """Return how many of the texts are longer than the model reads."""
         return self.tokenizer.cut(texts)
 
-    def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:
-        device = self.running.device
-        halves = torch.autocast(device, torch.bfloat16, enabled=self.running.precision == "bf16")
-        with torch.inference_mode(), halves:
-            return np.asarray(encode(items.to(device)).float().cpu().numpy(), np.float32)
+
+def run_pass(encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, running: Compute) -> Matrix:
+    """Return what a model gives for some items: (N, ...) -> (N, D) float32."""
+    halves = torch.autocast(running.device, torch.bfloat16, enabled=running.precision == "bf16")
+    with torch.inference_mode(), halves:
+        return np.asarray(encode(items.to(running.device)).float().cpu().numpy(), np.float32)
 
 
 def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
@@ -173,6 +175,11 @@ def load_model(checkpoint: Checkpoint, device: str = "cpu") -> TorchModel:
     """
     weights = read_weights(checkpoint.weights)
     where = str(checkpoint.weights)
+    if isinstance(checkpoint, FamilyCheckpoint):
+        built = checkpoint.build(weights).to(device)
+        images = partial(transformers_clip.encode_image, built)
+        texts = partial(transformers_clip.encode_text, built, checkpoint.masked)
+        return TorchModel(built, checkpoint, images, texts)
     if checkpoint.details is None:
         model: Any = build_openclip(checkpoint.config, weights, where).to(device)
         return TorchModel(model, checkpoint, model.encode_image, model.encode_text)
@@ -187,9 +194,5 @@ def _digest(loaded: TorchModel) -> str:
     quick = bool(
         checkpoint.details.quick_gelu[1] if checkpoint.details else checkpoint.config.get("quick_gelu")
     )
-    weights = (one for one in loaded.module.state_dict().values() if one.is_floating_point())
-    return cached_digest(
-        [checkpoint.weights],
-        lambda: digest_values((one.float().cpu().numpy() for one in weights), quick_gelu=quick),
-        f"{quick}",
-    )
+    compute = partial(digest_module, loaded.module, quick_gelu=quick)
+    return cached_digest(files_of(checkpoint.weights), compute, f"{quick}")

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo
+from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo, find
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.onnx_folder import is_onnx_folder
 from t2i_pipelines.encoders.places import Kind, fetch
@@ -70,6 +70,22 @@ def open_path(
     return TorchEncoder(str(path), model_name, info, compute)
 
 
+def open_model(info: ModelInfo, compute: Compute = AUTO) -> LoadedEncoder:
+    """Return the encoder of a model of the table or the hub, from its files on this machine or downloaded.
+
+    :raises CheckpointError: If there is no way to the files, or they are of another model.
+    :raises MissingExtraError: If they need what is not installed.
+    """
+    found = fetch(info, compute=compute)
+    if not info.image_tower or found.kind == "onnx":
+        return open_path(found.path, info.name, info, compute, kind=found.kind, texts=found.texts)
+    from t2i_pipelines.encoders.two_towers import TextTower, TwoTowers
+
+    image = find(info.image_tower)
+    assert image is not None
+    return TwoTowers(info.name, HubEncoder(image, compute), TextTower(found.path, info.name, compute))
+
+
 class HubEncoder:
     """A model of the table. Its files are looked for, and downloaded, when they are first needed."""
 
@@ -87,11 +103,7 @@ class HubEncoder:
         """
         with self._lock:
             if self._opened is None:
-                info, compute = self._info, self._compute
-                found = fetch(info, compute=compute)
-                self._opened = open_path(
-                    found.path, info.name, info, compute, kind=found.kind, texts=found.texts
-                )
+                self._opened = open_model(self._info, self._compute)
             return self._opened
 
     @property

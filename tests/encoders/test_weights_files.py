@@ -211,7 +211,10 @@ def test_an_activation_that_nothing_tells_is_not_guessed(folder, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"model_type": "siglip"}, "is of a 'siglip' model; of transformers' models only 'clip'"),
+        (
+            {"model_type": "blip"},
+            "is of a 'blip' model, which is not supported: known are clip, chinese_clip",
+        ),
         ({"text_config": {"hidden_act": "relu"}}, "hidden_act must be quick_gelu or gelu, got 'relu'"),
         ({"text_config": {"eos_token_id": 7}}, "texts end at token 7 of 49408"),
         ({"text_config": {"layer_norm_eps": 0.1}}, "the towers' layer_norm_eps differ"),
