@@ -107,7 +107,7 @@ class TextTower:
 
     @property
     def digest(self) -> str:
-        """Hex digest of the weights."""
+        """Hex digest of the weights, and of how their outputs are pooled."""
         return self._tower.digest
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
@@ -176,8 +176,12 @@ def _load(parts: _Parts, model_name: str, device: str) -> _Loaded:
         dim = encode(torch.tensor([[pad + 1]], device=device)).shape[1]
     except RuntimeError as err:  # a layer of another width
         raise CheckpointError(f"{parts.where}: the layers do not fit one another: {err}") from err
-    digest = cached_digest(parts.files, partial(digest_module, encode))
-    return _Loaded(TextTokenizer(tokenizer, model_name=model_name), encode, dim, digest)
+    activations = " ".join(name for _, _, name in parts.layers)
+    weights = cached_digest(parts.files, partial(digest_module, encode))
+    digest = hashlib.blake2b(
+        f"{weights} {parts.pooling} {parts.longest} {activations}".encode(), digest_size=16
+    )
+    return _Loaded(TextTokenizer(tokenizer, model_name=model_name), encode, dim, digest.hexdigest())
 
 
 def is_text_tower(folder: Path) -> bool:
