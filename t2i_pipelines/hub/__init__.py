@@ -6,6 +6,7 @@ It registers operators of this library under the hub's names, with the hub's arg
 * ``ops.image_text_embedding.clip``, with ``get_op().supported_model_names()`` and ``get_op().train()``
 * ``ops.towhee.np_normalize``
 * ``ops.ann_insert.milvus_client``, ``ops.ann_search.milvus_client``, and both as ``osschat_milvus``
+* ``ops.ann_insert.faiss_index``, ``ops.ann_search.faiss_index``
 
 With them, Towhee's own ``AutoPipes.pipeline()`` of ``text_image_embedding``, ``insert_milvus`` and
 ``search_milvus`` run, too. A name that you register yourself is yours, before the import or after it:
@@ -17,6 +18,7 @@ call it, is ``towhee``.
 """
 
 from t2i_pipelines._towhee.door import known_operator, name_dc2, register
+from t2i_pipelines.hub.faiss import FaissInsert, FaissSearch
 from t2i_pipelines.hub.milvus import (
     MilvusClientInsert,
     MilvusClientSearch,
@@ -30,6 +32,8 @@ OPERATORS = {
     "image-decode/cv2-rgb": Cv2Rgb,
     "image-text-embedding/clip": HubClip,
     "towhee/np-normalize": NpNormalize,
+    "ann-insert/faiss-index": FaissInsert,
+    "ann-search/faiss-index": FaissSearch,
     "ann-insert/milvus-client": MilvusClientInsert,
     "ann-search/milvus-client": MilvusClientSearch,
     "ann-insert/osschat-milvus": OsschatMilvusInsert,
