@@ -2,7 +2,7 @@
 
 It registers operators of this library under the hub's names, with the hub's arguments and results:
 
-* ``ops.image_decode.cv2``, ``ops.image_decode.cv2_rgb``
+* ``ops.image_decode``, ``ops.image_decode.cv2``, ``ops.image_decode.cv2_rgb``
 * ``ops.image_text_embedding.clip``, with ``get_op().supported_model_names()`` and ``get_op().train()``
 * ``ops.towhee.np_normalize``
 * ``ops.ann_insert.milvus_client``, ``ops.ann_search.milvus_client``, and both as ``osschat_milvus``
@@ -28,6 +28,8 @@ from t2i_pipelines.hub.milvus import (
 from t2i_pipelines.hub.operators import Cv2, Cv2Rgb, HubClip, NpNormalize, harden_every_output
 
 OPERATORS = {
+    "image-decode": Cv2,  # ops.image_decode()
+    "towhee/image-decode": Cv2,
     "image-decode/cv2": Cv2,
     "image-decode/cv2-rgb": Cv2Rgb,
     "image-text-embedding/clip": HubClip,

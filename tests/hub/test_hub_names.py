@@ -14,6 +14,8 @@ from t2i_pipelines.errors import ConfigError, QueryError, UnknownOperatorError
 pytest_plugins = ["old_notebooks"]
 
 NAMES = {
+    "image-decode",
+    "towhee/image-decode",
     "image-decode/cv2",
     "image-decode/cv2-rgb",
     "image-text-embedding/clip",
