@@ -13,11 +13,11 @@ With them, Towhee's own ``AutoPipes.pipeline()`` of ``text_image_embedding``, ``
 the import passes it by, and a later registration takes the place of an earlier one, as ever.
 
 From the import on, ``.output()`` closes every pipeline by :func:`t2i_pipelines.harden`: the tutorials'
-own pipelines are deep enough to hang once some thousand rows flow. And ``towhee.dc2``, as older notebooks
-call it, is ``towhee``.
+own pipelines are deep enough to hang once some thousand rows flow. ``towhee.triton_client.Client`` runs, with
+the extra ``triton``. And ``towhee.dc2``, as older notebooks call it, is ``towhee``.
 """
 
-from t2i_pipelines._towhee.door import known_operator, name_dc2, register
+from t2i_pipelines._towhee.door import known_operator, mend_triton_client, name_dc2, register
 from t2i_pipelines.hub.faiss import FaissInsert, FaissSearch
 from t2i_pipelines.hub.milvus import (
     MilvusClientInsert,
@@ -47,5 +47,6 @@ for _name, _operator in OPERATORS.items():
         register(name=_name)(_operator)
 harden_every_output()
 name_dc2()
+mend_triton_client()
 
 __all__ = ["OPERATORS"]
