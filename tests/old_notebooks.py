@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+import towhee
 from towhee.runtime.operator_manager import OperatorRegistry
 
 from t2i_pipelines._towhee.door import AutoConfig, AutoPipes, Pipeline
@@ -14,11 +15,14 @@ from t2i_pipelines._towhee.door import AutoConfig, AutoPipes, Pipeline
 def forgotten():
     """Undo, at the end of the block, what the import and registrations have changed."""
     output, registered = Pipeline.output, dict(OperatorRegistry.REGISTRY)
+    triton_client, finders = towhee.triton_client, list(sys.meta_path)
     pipes, configs = dict(AutoPipes._PIPES_DEF), dict(AutoConfig._REGISTERED_CONFIG)
     try:
         yield
     finally:
         Pipeline.output = output
+        towhee.triton_client = triton_client
+        sys.meta_path[:] = finders
         for kept, now in (
             (registered, OperatorRegistry.REGISTRY),
             (pipes, AutoPipes._PIPES_DEF),

@@ -14,6 +14,7 @@ What goes wrong at run time is cured in :mod:`t2i_pipelines._towhee.hardening`.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import html
@@ -22,9 +23,11 @@ import importlib.util
 import logging
 import subprocess
 import sys
+import threading
 import types
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Coroutine
 from logging.handlers import BufferingHandler
 from types import ModuleType, UnionType
 from typing import Any
@@ -125,6 +128,7 @@ __all__ = [
     "build_triton_models",
     "clip_models",
     "known_operator",
+    "mend_triton_client",
     "name_dc2",
     "operator_class",
     "ops",
@@ -162,6 +166,76 @@ def operator_class(name: str, tag: str = "main") -> Any:
 def name_dc2() -> None:
     """Let ``from towhee.dc2 import pipe, ops`` work, as Towhee was called in part before 1.1."""
     sys.modules.setdefault("towhee.dc2", sys.modules["towhee"])
+
+
+def mend_triton_client() -> None:
+    """Let ``towhee.triton_client.Client`` run in scripts and in notebooks. Once.
+
+    Towhee's opens its session outside an event loop, which ``aiohttp`` refuses, and waits for answers on the
+    loop of the calling thread, which in a notebook is running already.
+    """
+    towhee = sys.modules["towhee"]
+    if not isinstance(towhee.triton_client, _TritonClient):
+        towhee.triton_client = _TritonClient(towhee.triton_client)  # type: ignore[attr-defined]
+
+
+class _TritonClient(ModuleType):
+    """The module ``towhee.triton_client``, which needs the extra ``triton`` when it is first used."""
+
+    def __init__(self, theirs: ModuleType) -> None:
+        super().__init__(theirs.__name__)
+        self._theirs = theirs
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what Python looks for in every module
+            raise AttributeError(name)
+        needed = ("tritonclient", "aiohttp", "geventhttpclient")
+        if any(importlib.util.find_spec(one) is None for one in needed):
+            raise MissingExtraError.of("tritonclient[http]", "triton")
+        found = getattr(self._theirs, name)
+        if name == "Client":
+            self.Client = found = _with_its_own_loop(found)
+        return found
+
+
+def _with_its_own_loop(base: Any) -> type:
+    class Client(base):  # type: ignore[misc]
+        """Towhee's client, on an event loop in a thread of its own."""
+
+        _end = staticmethod(lambda: None)
+
+        def __init__(self, url: str, model_name: str = "pipeline") -> None:
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=_run, args=(loop,), name="triton-client", daemon=True).start()
+            wait = functools.partial(_wait, loop)
+            self._loop = types.SimpleNamespace(run_until_complete=wait)
+            self._model_name = model_name
+            self._client = wait(_open_triton(url))
+            self._end = weakref.finalize(self, _close_triton, self._client, loop)
+
+        def close(self) -> None:
+            """Close the connection; a second time does nothing."""
+            self._end()
+
+    return Client
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+
+async def _open_triton(url: str) -> Any:
+    return importlib.import_module("tritonclient.http.aio").InferenceServerClient(url)
+
+
+def _close_triton(client: Any, loop: asyncio.AbstractEventLoop) -> None:
+    _wait(loop, client.close())
+    loop.call_soon_threadsafe(loop.stop)
 
 
 def _unknown(kind: str, name: str) -> str:

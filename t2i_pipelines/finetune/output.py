@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 
 from t2i_pipelines.encoders.export import export_model
 from t2i_pipelines.encoders.formats import OPENCLIP, WEIGHTS
@@ -24,7 +25,11 @@ from t2i_pipelines.finetune.start import Start
 from t2i_pipelines.types import EXACT
 
 REPORT, ONNX = "finetune.json", "onnx"
-FILES = (OPENCLIP, WEIGHTS[OPENCLIP][0], "tokenizer.json", "tokenizer_config.json", REPORT, ONNX)
+BESIDE = (OPENCLIP, "tokenizer.json", "tokenizer_config.json")
+"""What a reader of the weights needs beside them."""
+FILES = (*BESIDE, WEIGHTS[OPENCLIP][0], REPORT, ONNX)
+STEP, STEP_WEIGHTS = "checkpoint-", "pytorch_model.bin"
+"""Names that Hugging Face's trainer gives, see :func:`write_step`."""
 
 
 def make_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -41,12 +46,13 @@ def make_room(folder: Path, *, resume: bool, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found = {one.name for one in folder.iterdir()}
     is_ours = found & {REPORT, store.NAME, store.NEW}
-    if others := sorted(found - {*FILES, store.NAME, store.NEW} if is_ours else found):
+    steps = {one.parent.name for one in folder.glob(f"{STEP}*/{STEP_WEIGHTS}") if is_ours}
+    if others := sorted(found - {*FILES, *steps, store.NAME, store.NEW} if is_ours else found):
         raise ConfigError(
             f"output_dir={str(folder)!r} holds {others[0]!r}, which is not of fine-tuning; name a new folder"
         )
     is_finished = (folder / REPORT).exists()
-    for name in FILES:  # of a finished run, or of one that was killed while it wrote
+    for name in (*FILES, *steps):  # of a finished run, or of one that was killed while it wrote
         _remove(folder / name)
     if is_finished or not resume:
         _remove(folder / store.NAME)
@@ -64,6 +70,20 @@ def write_model(start: Start, weights: Mapping[str, Any], folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
     save_file(tensors, folder / WEIGHTS[OPENCLIP][0])
+
+
+def write_step(folder: Path, steps: int) -> Path:
+    """Write the model once more, where Hugging Face's trainer would have put the last step's.
+
+    :param folder: with what :func:`write_model` wrote.
+    :return: ``checkpoint-N/pytorch_model.bin``, which ``checkpoint_path`` takes.
+    """
+    place = folder / f"{STEP}{steps}"
+    place.mkdir(exist_ok=True)
+    for name in BESIDE:
+        shutil.copyfile(folder / name, place / name)
+    torch.save(load_file(folder / WEIGHTS[OPENCLIP][0]), place / STEP_WEIGHTS)
+    return place / STEP_WEIGHTS
 
 
 def export(folder: Path, name: str) -> Path:

@@ -261,13 +261,17 @@ class HubClip(Clip):
     ) -> FinetuneResult:
         """Fine-tune this model by :func:`t2i_pipelines.finetune.finetune`, with the names of Hugging Face.
 
-        See :mod:`t2i_pipelines.hub.operators`. The result's ``path`` is what ``checkpoint_path`` takes;
-        the operator itself stays as it is.
+        ``checkpoint_path`` takes the result's ``path``, and ``checkpoint-N/pytorch_model.bin`` in it, which
+        notebooks read; N is the number of steps. Both are the best weights. The operator stays as it is.
 
         :raises ConfigError: If an argument is unknown or wrong, or there is no ``train_file``.
         """
         pairs, arguments = finetune_arguments(data_args, training_args or {}, model_args or {})
-        return finetune(pairs, **self._start, **arguments)
+        result = finetune(pairs, **self._start, **arguments)
+        from t2i_pipelines.finetune.output import write_step
+
+        write_step(result.path, result.steps)
+        return result
 
 
 def device_of(device: str | int | None) -> Device:

@@ -29,6 +29,9 @@ def clip(modality="image", **more):
 @pytest.mark.parametrize(
     ("operator", "mode", "pixel"),
     [
+        (lambda: ops.image_decode(), "BGR", ORANGE[::-1]),
+        (lambda: ops.image_decode("rgb"), "RGB", ORANGE),
+        (lambda: ops.towhee.image_decode(), "BGR", ORANGE[::-1]),
         (lambda: ops.image_decode.cv2(), "BGR", ORANGE[::-1]),
         (lambda: ops.image_decode.cv2("BGR"), "BGR", ORANGE[::-1]),
         (lambda: ops.image_decode.cv2("rgb"), "RGB", ORANGE),
@@ -62,7 +65,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path):
 def test_vectors_are_not_normalised_and_see_the_right_colours(tmp_path):
     path = str(paint(tmp_path / "orange.png", ORANGE))
     expected = np.array(ORANGE, np.float32) / 255
-    for decode in (ops.image_decode.cv2(), ops.image_decode.cv2("rgb")):
+    for decode in (ops.image_decode(), ops.image_decode.cv2(), ops.image_decode.cv2("rgb")):
         p = pipe.input("path").map("path", "img", decode).map("img", "vec", clip()).output("vec")
         (vec,) = p(path).get()
         assert type(vec) is np.ndarray

@@ -2,12 +2,17 @@
 
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from conftest import paint
+from conftest import COLOURS, paint
 from towhee import ops
+from tuning import QUICK, coloured, small_clip
 
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.finetune import output
 
 pytest_plugins = ["old_notebooks"]
 
@@ -36,6 +41,9 @@ TRAINING = {
 MODEL = {"freeze_vision_model": False, "freeze_text_model": False, "cache_dir": "./cache"}
 
 
+RESULT = SimpleNamespace(path="folder", steps=5000)
+
+
 @pytest.fixture
 def finetuned(hub, monkeypatch):
     """What ``finetune`` is called with."""
@@ -43,9 +51,10 @@ def finetuned(hub, monkeypatch):
 
     def finetune(pairs, **arguments):
         calls.append((pairs, arguments))
-        return "the result"
+        return RESULT
 
     monkeypatch.setattr(hub.operators, "finetune", finetune)
+    monkeypatch.setattr(output, "write_step", lambda folder, steps: None)
     return calls
 
 
@@ -55,7 +64,7 @@ def clip_op(**more):
 
 def test_the_tutorials_arguments_are_those_of_finetune(finetuned):
     result = clip_op().train(data_args=DATA, training_args=TRAINING, model_args=MODEL)
-    assert result == "the result"
+    assert result is RESULT
     assert finetuned == [
         (
             "/tmp/train.json",
@@ -157,6 +166,32 @@ def test_what_changes_nothing_is_logged(finetuned, caplog):
         "data_args: data_dir, dataset_config_name, image_mean, image_std, max_seq_length ch"
     )
     assert model == "model_args: cache_dir changes nothing here"
+
+
+@pytest.mark.slow
+def test_the_checkpoint_that_notebooks_load_has_the_weights_of_the_result(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = [{"image_path": path, "caption": words} for path, words in coloured(tmp_path / "images")]
+    Path("train.json").write_text(json.dumps(pairs))
+    start, clip = str(small_clip(tmp_path / "start")), ops.image_text_embedding.clip
+    options = {"export": False, "learning_rate": QUICK["learning_rate"], "overwrite_output_dir": True}
+
+    def train(steps):
+        arguments = {**options, "per_device_train_batch_size": 8, "max_steps": steps, "output_dir": "./out"}
+        return clip(model_name=start, modality="text").get_op().train({"train_file": "train.json"}, arguments)
+
+    for steps in (2, 3):
+        result = train(steps)
+        (folder,) = Path("out").glob("checkpoint-*")
+        assert folder.name == f"checkpoint-{steps}", "that of the run before is gone"
+    red = np.full((32, 32, 3), COLOURS["red"], np.uint8)
+    for modality, item in (("text", "a red image"), ("image", red)):
+        loaded = clip(start, modality, checkpoint_path="./out/checkpoint-3/pytorch_model.bin")(item)
+        assert np.array_equal(loaded, clip(str(result.path), modality)(item))
+        assert not np.array_equal(loaded, clip(start, modality)(item))
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ConfigError, match="holds 'checkpoint-3', which is not of fine-tuning"):
+        train(3)
 
 
 @pytest.mark.slow
