@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import glob
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
+from tempfile import SpooledTemporaryFile
 from typing import Protocol
+from weakref import finalize
 
 from t2i_pipelines.errors import MissingExtraError, SourceError, cause
 from t2i_pipelines.images import folder, parquet, remote, tables, webdataset
@@ -21,7 +24,7 @@ from t2i_pipelines.images.record import Listing, brief, path_key, record_of, ref
 from t2i_pipelines.images.tables import plain_name
 from t2i_pipelines.types import Record, Skipped
 
-__all__ = ["count", "distinct_records", "path_key", "records"]
+__all__ = ["count", "distinct_records", "listed", "path_key", "records"]
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _AT_ONCE = 16
@@ -86,6 +89,8 @@ def records(
 
 def _has_no_repeats(source: object) -> bool:
     """Return whether each row has a path of its own: folders and globs list each file once."""
+    if isinstance(source, Listed):
+        return True
     if not isinstance(source, (str, os.PathLike)):
         return False
     address = os.fsdecode(os.fspath(source))
@@ -134,13 +139,65 @@ def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
     :raises SourceError: As :func:`records` does.
     """
     if not isinstance(source, (str, os.PathLike)):
-        return len(source) if isinstance(source, (list, tuple)) else None
+        return len(source) if isinstance(source, (list, tuple, Listed)) else None
     address = _address(source)
     if (reader := _reader(address)) and not os.path.isdir(address):
         return None if _names_many(address) else reader.count(address)
     if scheme(address):
         return 1 if is_http(address) else None
     return sum(1 for _ in _rows(address, Listing.of(exclude)))
+
+
+_IN_MEMORY = 16 << 20
+_AT_A_TIME = 1000
+
+
+class Listed:
+    """A local folder or glob that is listed once, also where it is counted before it is read.
+
+    The paths wait in memory up to 16 MiB, beyond that in a temporary file.
+
+    :raises SourceError: If there is no image; all but the first is listed later.
+    """
+
+    def __init__(self, source: object, exclude: Sequence[str] = ()) -> None:
+        self._source, self._listing = source, Listing.of(exclude)
+        self._rows = _rows(source, self._listing)
+        self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed with the object
+        finalize(self, self._file.close)
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+    def __len__(self) -> int:
+        while rows := list(islice(self._rows, _AT_A_TIME)):
+            pickle.dump(rows, self._file)
+            self._count += len(rows)
+        return self._count
+
+    def rows(self, skipped: Skipped) -> Iterator[object]:
+        """Yield the paths, and add what the listing skipped to a run's account."""
+        count = len(self)
+        skipped.update(self._listing.skipped)
+        self._file.seek(0)
+        for _ in range(0, count, _AT_A_TIME):
+            yield from pickle.load(self._file)
+
+
+def listed(source: object, *, exclude: Sequence[str] = ()) -> object:
+    """Return a source to be counted and then read; a local folder or glob as :class:`Listed`.
+
+    A local table is checked; a list, an iterator or what is remote is returned as it is.
+
+    :raises SourceError: If there is nothing to read.
+    """
+    if not isinstance(source, (str, os.PathLike)) or scheme(_address(source)):
+        return source
+    if _has_no_repeats(source):
+        return Listed(source, exclude)
+    next(records(source, exclude=exclude))
+    return source
 
 
 def shards(source: str | os.PathLike[str]) -> list[str]:
@@ -173,6 +230,8 @@ def is_table(item: object) -> bool:
 def _rows(source: object, listing: Listing) -> Iterator[object]:
     if isinstance(source, (str, os.PathLike)):
         return _rows_at(_address(source), listing)
+    if isinstance(source, Listed):
+        return source.rows(listing.skipped)
     if isinstance(source, (Mapping, Record)):
         return iter([source])
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):

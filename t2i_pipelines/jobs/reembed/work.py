@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, Ledger, aliases, check_exists, open_collection, schema
 from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.rows import FIELDS as OWN
@@ -26,7 +24,7 @@ from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
 from t2i_pipelines.images.packed import find
 from t2i_pipelines.jobs.sync.plan import STAMP_FIELDS, Inventory
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import STATUSES, InsertReport
 from t2i_pipelines.types import Encoder, Outcome, Record, Space, content_of
 
@@ -350,9 +348,8 @@ class Work:
             return False
         records = to_embed(self.old, self.new, self._account, only_new)
         if (first := next(records, None)) is not None:
-            steps = insert_steps(pipe.input("source"), **self._settings)
-            steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: self._account.tell(Outcome(*row)))
-            harden(steps.output())(chain([first], records))
+            given = insert_arguments(*checked(self._settings))
+            run_insert(chain([first], records), given, self._account.tell)
         return True
 
     def _delete(self, ids: list[str]) -> None:

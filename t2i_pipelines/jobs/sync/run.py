@@ -9,8 +9,6 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.encoders import load_space
@@ -31,7 +29,7 @@ from t2i_pipelines.jobs.sync.plan import (
     preview,
 )
 from t2i_pipelines.operators.milvus import SkipUnchanged
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert, shows_settings
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Outcome, Record, Skipped, Stopwatch, log, log_failure
 
@@ -130,9 +128,7 @@ def sync(
                 raise DeletionRefusedError(refusal)
             report.note = report.note or refusal
         if waiting and not dry_run:
-            steps = insert_steps(pipe.input("source"), **settings)
-            steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row)))
-            harden(steps.output())(_with_twins(plan.work(), Twins(inventory)))
+            run_insert(_with_twins(plan.work(), Twins(inventory)), insert_arguments(target, chosen), tell)
     with clock.busy("delete"):
         _delete(collection, inventory, tell, dry_run)
     fields = {"counts": dict(report.counts), "seconds": report.seconds, "stages": report.stages}
