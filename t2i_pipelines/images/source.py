@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import glob
 import os
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from tempfile import SpooledTemporaryFile
 from typing import Protocol
-from weakref import finalize
 
 from t2i_pipelines.errors import MissingExtraError, SourceError, cause
 from t2i_pipelines.images import folder, parquet, remote, tables, webdataset
 from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
-from t2i_pipelines.images.packed import Ids, PackedDict
 from t2i_pipelines.images.record import Listing, brief, path_key, record_of, refused
+from t2i_pipelines.images.scratch import Scratch, Spill
 from t2i_pipelines.images.tables import plain_name
 from t2i_pipelines.types import Record, Skipped
 
@@ -104,7 +101,7 @@ def distinct_records(
 
     Of several rows with one path, or one ``id``, the first counts, since one primary key holds one image. A
     later row of the same image is ``skipped``: a further caption, for example. One of another image fails,
-    for it is not stored. Takes 32 bytes a row of a table, a tar or a list, and nothing for folders and globs.
+    for it is not stored. The ids of a table, a tar or a list are kept, beyond 64 MiB in a temporary file.
     """
     skipped = Skipped() if skipped is None else skipped
     found = records(source, exclude=exclude, skipped=skipped)
@@ -112,14 +109,13 @@ def distinct_records(
 
 
 def _without_repeats(found: Iterator[Record], skipped: Skipped) -> Iterator[Record]:
-    ids, paths = Ids(), PackedDict()
+    paths = Scratch("CREATE TABLE paths (id TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID")
     for record in found:
         if record.id:
-            key, path = ids.pack(record.id), ids.pack(path_key(record.path))
-            earlier = paths.get(key)
-            if earlier is None:
-                paths[key] = path
-            elif earlier == path:
+            earlier = paths.ask("SELECT path FROM paths WHERE id = ?", record.id)
+            if not earlier:
+                paths.ask("INSERT INTO paths VALUES (?, ?)", record.id, record.path)
+            elif earlier == [(record.path,)]:
                 record.skip("an earlier row has the same image; give each row an `id` to store all of them")
                 skipped.add("repeated rows", record.reason)
             else:
@@ -148,7 +144,6 @@ def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
     return sum(1 for _ in _rows(address, Listing.of(exclude)))
 
 
-_IN_MEMORY = 16 << 20
 _AT_A_TIME = 1000
 
 
@@ -163,26 +158,21 @@ class Listed:
     def __init__(self, source: object, exclude: Sequence[str] = ()) -> None:
         self._source, self._listing = source, Listing.of(exclude)
         self._rows = _rows(source, self._listing)
-        self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed with the object
-        finalize(self, self._file.close)
-        self._count = 0
+        self._waiting = Spill()
 
     def __repr__(self) -> str:
         return repr(self._source)
 
     def __len__(self) -> int:
         while rows := list(islice(self._rows, _AT_A_TIME)):
-            pickle.dump(rows, self._file)
-            self._count += len(rows)
-        return self._count
+            self._waiting.add(rows)
+        return len(self._waiting)
 
     def rows(self, skipped: Skipped) -> Iterator[object]:
-        """Yield the paths, and add what the listing skipped to a run's account."""
-        count = len(self)
+        """Return the paths, and add what the listing skipped to a run's account."""
+        len(self)
         skipped.update(self._listing.skipped)
-        self._file.seek(0)
-        for _ in range(0, count, _AT_A_TIME):
-            yield from pickle.load(self._file)
+        return iter(self._waiting)
 
 
 def listed(source: object, *, exclude: Sequence[str] = ()) -> object:

@@ -9,7 +9,7 @@ import pytest
 from conftest import paint
 
 from t2i_pipelines.errors import SourceError
-from t2i_pipelines.images import count, distinct_records, folder, listed, records, source
+from t2i_pipelines.images import count, distinct_records, folder, listed, records, scratch
 from t2i_pipelines.types import Skipped
 
 
@@ -222,7 +222,7 @@ def test_what_is_counted_and_then_read_is_listed_once(tmp_path, monkeypatch, wan
 def test_a_listing_that_waits_is_kept_in_little_memory(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(source, "_IN_MEMORY", 10_000)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 10_000)
     monkeypatch.setattr(folder, "folder_rows", lambda *_: (f"{tmp_path}/{at}.png" for at in range(20_500)))
     tracemalloc.start()
     once = listed(tmp_path)
