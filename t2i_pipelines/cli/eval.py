@@ -18,7 +18,7 @@ from t2i_pipelines.evaluate import Evaluation, compare, compare_to_published, ev
 from t2i_pipelines.evaluate.index import OnProgress
 from t2i_pipelines.evaluate.metrics import check_metric
 from t2i_pipelines.evaluate.publications import check_protocol
-from t2i_pipelines.evaluate.report import Grid, grid
+from t2i_pipelines.evaluate.report import Grid
 from t2i_pipelines.evaluate.table import METRIC
 
 Source = Annotated[
@@ -137,8 +137,7 @@ def _show(
         told |= {"published": [one.as_dict() for one in beside]} if beside else {}
         typer.echo(jsonlib.dumps(told, ensure_ascii=False))
     else:
-        for one in [table.grid] if len(found) > 1 else [grid(found[0])]:
-            show_grid(one)
+        show_grid(table.grid if len(found) > 1 else found[0].grid)
         for comparison in beside:
             show_grid(comparison.grid)
     if html:
@@ -153,9 +152,10 @@ def _show(
 def show_grid(shown: Grid) -> None:
     """Print a table and its notes."""
     table = Table(title=console.plain(shown.title), title_justify="left", box=None, pad_edge=False)
-    for number, name in enumerate(shown.head):
-        table.add_column(console.plain(name), justify="right" if number else "left", no_wrap=not number)
-    for row in shown.rows:
+    table.add_column("", no_wrap=True)
+    for name in shown.table.columns:
+        table.add_column(console.plain(name), justify="right")
+    for row in shown.table.itertuples():
         table.add_row(*map(console.plain, row))
     console.out.print(table)
     for note in shown.notes:

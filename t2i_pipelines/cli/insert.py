@@ -9,18 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import Report, Source, takes
 from t2i_pipelines.config.settings import Decoding, Inserting, Model
 from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.images import count, is_remote, records
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps
+from t2i_pipelines.images import count, listed
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
-from t2i_pipelines.types import Outcome
 
 Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]
 Address = Annotated[
@@ -70,15 +67,12 @@ def _way(ray: bool, ray_address: str, bulk: str) -> Callable[..., int]:
 def insert_here(source: str, report: Path | None, **settings: Any) -> int:
     """Insert with a progress bar; return the number of failures."""
     exclude = settings.get("exclude", ())
-    if not is_remote(source):
-        next(records(source, exclude=exclude))  # a source that is not there ends the run here
-    _open_model(settings)
-    with console.progress_bar(count(source, exclude=exclude)) as tally:
+    images = listed(source, exclude=exclude)  # a source that is not there ends the run here
+    target, chosen = checked(settings)
+    _open_model(target)
+    with console.progress_bar(count(images, exclude=exclude)) as tally:
         console.say_at_interrupt(tally.interrupted)
-        steps = insert_steps(pipe.input("source"), **settings)
-        # a lambda, since Towhee deep-copies any other callable with all that it holds
-        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: tally(Outcome(*row)))
-        harden(counted.output())(source)
+        run_insert(images, insert_arguments(target, chosen), tally)
     console.show_report(tally.report, report)
     return tally.report.counts["failed"]
 
@@ -99,11 +93,9 @@ def _insert_by(run: Callable[..., InsertReport]) -> Callable[..., int]:
     return insert
 
 
-def _open_model(settings: dict[str, Any]) -> None:
+def _open_model(model: Model) -> None:
     """Load the model, or end here: without one there is no use in walking through a large folder."""
-    target, _ = checked(settings)
-    settings |= {"model_name": target.model_name, "checkpoint_path": target.checkpoint_path}
-    encoder = load_encoder(*target.lookup)
+    encoder = load_encoder(*model.lookup)
     encoder.space  # noqa: B018 - loads
     if running := getattr(encoder, "running", None):
-        console.err.print(f"{console.plain(str(settings['model_name']))} runs by {running}")
+        console.err.print(f"{console.plain(str(model.model_name))} runs by {running}")

@@ -9,7 +9,7 @@ import typer
 from t2i_pipelines.cli import console
 from t2i_pipelines.cli.options import Report, Source, takes
 from t2i_pipelines.config.settings import Decoding, Inserting, Model
-from t2i_pipelines.images import count
+from t2i_pipelines.images import count, listed
 from t2i_pipelines.jobs.sync import sync
 from t2i_pipelines.pipelines.report import InsertReport
 
@@ -33,9 +33,10 @@ def run(
         console.say_at_interrupt(lambda: console.show_interruption(done))
         sync(source, report=done, dry_run=True, progress=console.show_change, force=force, **settings)
     else:
-        with console.progress_bar(count(source, exclude=settings["exclude"]), "syncing") as tally:
+        images = listed(source, exclude=settings["exclude"])
+        with console.progress_bar(count(images, exclude=settings["exclude"]), "syncing") as tally:
             console.say_at_interrupt(tally.interrupted)
             done = tally.report
-            sync(source, report=done, progress=lambda outcome: tally.show(), force=force, **settings)
+            sync(images, report=done, progress=lambda outcome: tally.show(), force=force, **settings)
     console.show_report(done, report)
     raise typer.Exit(1 if done.counts["failed"] else 0)

@@ -175,17 +175,23 @@ class Catalog:
         _, entry = self.connection.entries.get(self.name, (0.0, None))
         return entry.real_name if entry is not None else self.name
 
+    def remembered(self) -> Entry | None:
+        """Return the collection as last looked up; None if it was not found, or may have changed since."""
+        since, entry = self.connection.entries.get(self.name, (0.0, None))
+        fresh = not self.connection.address.is_shared or time.monotonic() - since < RECHECK
+        return entry if fresh else None
+
     def ready(self) -> Entry | None:
         """Return the collection, loaded, or None.
 
         Asks the database only if it must, and waits for a new index.
         """
         while True:
-            remembered = self._remembered()
+            remembered = self.remembered()
             if remembered is not None:
                 return remembered
             with self.connection.kept_open(), self.connection.loading:
-                if (remembered := self._remembered()) is not None:
+                if (remembered := self.remembered()) is not None:
                     return remembered
                 entry = self.find()
                 before = self.connection.entries.get(self.name)
@@ -205,7 +211,7 @@ class Catalog:
             time.sleep(A_LOOK)
 
     def create(self, space: Space, storage: Storage) -> None:
-        """Make the collection with its index, and load it. Another may be first.
+        """Make the collection with its index, load it, and remember it. Another may be first.
 
         :raises ConfigError: If this Milvus cannot store one like this.
         """
@@ -226,9 +232,12 @@ class Catalog:
                 # apart from it: together they wait half a second for the index, and load one replica
                 self._make_index(space, index_type)
                 self._call("load_collection", SLOW, **schema.load_arguments(storage))
+                self.connection.entries[self.name] = (time.monotonic(), self.find())
+                return
             except StoreError:
                 if self.find() is None:
                     raise
+        self.ready()  # another made it, and may not have finished
 
     def load(self, entry: Entry | None = None) -> None:
         """Load the collection, which a server's restart and each opening of Milvus Lite undo.
@@ -374,11 +383,6 @@ class Catalog:
         return schema.ladder(
             is_lite=connection.is_lite(self.timeout), version=connection.version(self.timeout)
         )
-
-    def _remembered(self) -> Entry | None:
-        since, entry = self.connection.entries.get(self.name, (0.0, None))
-        fresh = not self.connection.address.is_shared or time.monotonic() - since < RECHECK
-        return entry if fresh else None
 
     def _index_type(self, name: str = "") -> str:
         names = self._call("list_indexes", self.timeout, name)

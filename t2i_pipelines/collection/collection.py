@@ -5,9 +5,11 @@ Open a collection by its settings, and close what was opened.
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
@@ -62,6 +64,7 @@ class Collection:
         self.catalog = Catalog(connection, collection_name, timeout)
         self._wanted: Space | None = None
         self._asked_columns: set[str] = set()
+        self._block = threading.local()
 
     def __repr__(self) -> str:
         return f"Collection({self.name!r} at {self.connection.address})"
@@ -81,12 +84,23 @@ class Collection:
 
         :raises ModelMismatchError: If it is there for another model.
         """
-        self.connection.join(self)
-        entry = self.catalog.ready()
+        entry = self.entry()
         if entry is not None:
             schema.check_same(entry.space, space, self.where)
             self._wanted = space
         return entry is not None
+
+    @contextmanager
+    def looked_up(self) -> Iterator[None]:
+        """Look the collection up once for all calls of this thread within the block."""
+        if hasattr(self._block, "entry"):
+            yield
+            return
+        self._block.entry = self.entry()
+        try:
+            yield
+        finally:
+            del self._block.entry
 
     def space(self) -> Space | None:
         """Return what its vectors mean, None if there is no collection."""
@@ -322,7 +336,13 @@ class Collection:
         :param of_model: refuse a collection of another model than :meth:`verify` has seen.
         """
         self.connection.join(self)
-        entry = self.catalog.ready()
+        if hasattr(self._block, "entry"):
+            entry = self.catalog.remembered()
+            if entry is None and self._block.entry is not None:  # dropped, closed, or too long ago
+                entry = self.catalog.ready()
+            self._block.entry = entry
+        else:
+            entry = self.catalog.ready()
         if of_model and entry is not None and self._wanted is not None:
             schema.check_same(entry.space, self._wanted, self.where)
         return entry

@@ -26,7 +26,7 @@ from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.evaluate.metrics import Metric
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
 from t2i_pipelines.evaluate.reading import DEFAULT, read_pairs
-from t2i_pipelines.evaluate.report import Evaluation, Grid, as_html
+from t2i_pipelines.evaluate.report import Evaluation, Grid, Tabular
 from t2i_pipelines.evaluate.run import evaluate
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Line:
 
 
 @dataclass(frozen=True, repr=False)
-class PublishedComparison:
+class PublishedComparison(Tabular):
     """Published figures beside measured ones. Made by :func:`compare_to_published`.
 
     :ivar tolerance: points within which they agree.
@@ -152,35 +152,18 @@ class PublishedComparison:
     @property
     def grid(self) -> Grid:
         """The table as people read it."""
-        rows = [
-            [
-                f"{line.direction} {line.measured.name}",
-                f"{line.published:.2f}",
-                f"{100 * line.measured.value:.2f}",
-                f"{line.difference:+.2f}",
-                "" if abs(line.difference) <= self.tolerance else "differs",
-            ]
-            for line in self.lines
-        ]
+        found = self.to_pandas()
+        points = {name: found[name].map("{:.2f}".format) for name in ("published", "measured")}
+        table = found.assign(**points, points=found.difference.map("{:+.2f}".format))
+        table[""] = found.agrees.map({True: "", False: "differs"})
+        table = table.set_index(found.direction + " " + found.metric)[[*points, "points", ""]]
         protocol = PROTOCOLS[self.published.dataset]
         notes = [
             f"published: {self.published.model}, {self.published.source}; {protocol.title}, Karpathy's test "
             "split, every caption a query, any of an image's captions right",
             f"{'agrees' if self.agrees else 'differs'}, at a tolerance of {self.tolerance:g} points",
         ]
-        return Grid(
-            f"{self.evaluation.label}, per cent", ["", "published", "measured", "points", ""], rows, notes
-        )
-
-    def __str__(self) -> str:
-        return str(self.grid)
-
-    def __repr__(self) -> str:
-        return str(self.grid)
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows: the table."""
-        return as_html([self.grid])
+        return Grid(f"{self.evaluation.label}, per cent", table, notes)
 
 
 def published(model_name: str, dataset: str) -> Published:

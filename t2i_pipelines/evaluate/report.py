@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,43 +37,39 @@ class Grid:
     """A table as people read it.
 
     :ivar title: what it is about.
-    :ivar head: names of the columns; the first is that of the rows' names.
-    :ivar rows: cells, as long as the head.
+    :ivar table: cells as text; its index has the rows' names.
     :ivar notes: lines below.
     """
 
     title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    table: pd.DataFrame
     notes: Sequence[str] = ()
 
     def __str__(self) -> str:
         """Columns side by side, the first to the left and the others to the right."""
-        table = [self.head, *self.rows]
-        widths = [max(len(row[at]) for row in table) for at in range(len(self.head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if not at else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        ]
+        # pandas leaves two spaces between cells, and one where a head is the longest
+        widths = [len(name) + 1 for name in self.table.columns]
+        lines = [line.rstrip() for line in self.table.to_string(col_space=widths).splitlines()]
         return "\n".join([self.title, *lines, *self.notes])
 
 
-def grid(evaluation: Evaluation) -> Grid:
-    """Return the figures of an evaluation: a row for each, a column for each way of asking."""
-    columns = {way: direction.metrics for way, direction in evaluation.directions.items()}
-    if evaluation.index is not None:
-        columns[f"through {evaluation.index.index}"] = evaluation.index.metrics
-    rows = [
-        [name, *(shown(metrics[name]) if name in metrics else "" for metrics in columns.values())]
-        for name in METRICS
-        if any(name in metrics for metrics in columns.values())
-    ]
-    running = f" by {evaluation.running}" if evaluation.running else ""
-    title = printable(f"{evaluation.label}{running}, on {evaluation.pairs}")
-    return Grid(title, ["", *columns], rows, notes(evaluation))
+class Tabular(ABC):
+    """Figures that are shown as a table, as text and in a notebook."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> Grid:
+        """The table as people read it."""
+
+    def __str__(self) -> str:
+        return str(self.grid)
+
+    def __repr__(self) -> str:
+        return str(self.grid)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table."""
+        return fragment(TEMPLATE, grids=[self.grid], figure="", views=[])
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -106,24 +103,6 @@ def few(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def text(evaluation: Evaluation) -> str:
-    """See :meth:`Evaluation.__str__`."""
-    return str(grid(evaluation))
-
-
-def html(evaluation: Evaluation) -> str:
-    """See :meth:`Evaluation._repr_html_`."""
-    return as_html([grid(evaluation)])
-
-
-def as_html(grids: Sequence[Grid], figure: str = "") -> str:
-    """Return a part of a page with tables.
-
-    :param figure: an image as a data URI; empty without one.
-    """
-    return fragment(TEMPLATE, grids=grids, figure=figure, views=[])
-
-
 def save_page(
     evaluations: Sequence[Evaluation],
     path: str | os.PathLike[str],
@@ -135,95 +114,25 @@ def save_page(
 
     :param grids: tables above those of the evaluations.
     """
-    tables = [*grids, *map(grid, evaluations)]
-    missed = evaluations[0].misses if len(evaluations) == 1 and _has_misses(evaluations[0]) else []
+    tables = [*grids, *(one.grid for one in evaluations)]
+    missed = (
+        evaluations[0].misses if len(evaluations) == 1 and TEXT_TO_IMAGE in evaluations[0].directions else []
+    )
     views = [view(hits, None, None) for hits in missed]
     return save(path, page(TEMPLATE, title, window="Evaluation", grids=tables, figure=figure, views=views))
 
 
-def _has_misses(evaluation: Evaluation) -> bool:
-    return "text->image" in evaluation.directions
+def without_nan(value: Any) -> Any:
+    """Return a value of JSON's types, with None for NaN, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def frame(evaluation: Evaluation) -> pd.DataFrame:
-    """See :meth:`Evaluation.to_pandas`."""
-    import pandas as pd
-
-    rows = [
-        (way, "exact", *_row(metric), direction.queries)
-        for way, direction in evaluation.directions.items()
-        for metric in direction.metrics.values()
-    ]
-    if (index := evaluation.index) is not None:
-        queries = len(index.per_query["R@1"])
-        metrics = [*index.metrics.values(), index.recall]
-        rows += [("text->image", index.index, *_row(metric), queries) for metric in metrics]
-    columns = ["direction", "search", "metric", "value", "low", "high", "queries"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def as_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """See :meth:`Evaluation.as_dict`."""
-    speed, index, space = evaluation.speed, evaluation.index, evaluation.space
-    pairs = evaluation.pairs
-    return {
-        "label": evaluation.label,
-        "model_name": evaluation.model_name,
-        "running": evaluation.running,
-        "weights": space.weights if space else None,
-        "pairs": {
-            "name": pairs.name,
-            "digest": pairs.digest,
-            "texts": len(pairs.texts),
-            "images": len(pairs.images),
-            "dataset": pairs.dataset,
-            "split": pairs.split,
-        },
-        "confidence": evaluation.confidence,
-        "directions": {
-            way: {"queries": one.queries, "metrics": _metrics(one.metrics.values())}
-            for way, one in evaluation.directions.items()
-        },
-        "speed": speed
-        and {
-            "queries_a_second": _number(speed.queries_a_second),
-            "ms_a_query": _number(speed.ms_a_query),
-            "encode_ms": _number(speed.encode_ms),
-            "search_ms": _number(speed.search_ms),
-        },
-        "index": index
-        and {
-            "index": index.index,
-            "uri": index.uri,
-            "collection_name": index.collection_name,
-            "rows": index.rows,
-            "missing": list(index.missing),
-            "metrics": _metrics([*index.metrics.values(), index.recall]),
-            "queries_a_second": _number(index.queries_a_second),
-            "search_ms": _number(index.search_ms),
-        },
-        "cut": evaluation.cut,
-        "failed": [
-            {"path": one.path, "stage": getattr(one.reason, "stage", ""), "reason": str(one.reason)}
-            for one in evaluation.failed
-        ],
-    }
-
-
-def _metrics(metrics: Any) -> dict[str, Any]:
-    return {
-        one.name: {"value": _number(one.value), "low": _number(one.low), "high": _number(one.high)}
-        for one in metrics
-    }
-
-
-def _row(metric: Metric) -> tuple[str, float, float, float]:
-    return metric.name, metric.value, metric.low, metric.high
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return None if math.isnan(value) else value
+def _metrics(metrics: Iterable[Metric]) -> dict[str, Any]:
+    return {one.name: {"value": one.value, "low": one.low, "high": one.high} for one in metrics}
 
 
 def worst(pairs: Pairs, direction: Direction, count: int, shown: int) -> ManyHits:
@@ -290,7 +199,7 @@ class Speed:
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation:
+class Evaluation(Tabular):
     """How well a model finds the right images of some pairs. Made by :func:`evaluate`.
 
     :ivar label: what it is called in tables.
@@ -362,21 +271,75 @@ class Evaluation:
         :return: columns ``direction``, ``search`` (``exact``, or the type of the index), ``metric``,
             ``value``, ``low``, ``high`` (float64; shares 0 to 1, ranks from 1) and ``queries``.
         """
-        return frame(self)
+        import pandas as pd
+
+        figures: list[tuple[str, str, Iterable[Metric], int]] = [
+            (way, "exact", one.metrics.values(), one.queries) for way, one in self.directions.items()
+        ]
+        if (index := self.index) is not None:
+            queries = len(index.per_query["R@1"])
+            figures.append((TEXT_TO_IMAGE, index.index, [*index.metrics.values(), index.recall], queries))
+        rows = [
+            (way, search, one.name, one.value, one.low, one.high, queries)
+            for way, search, metrics, queries in figures
+            for one in metrics
+        ]
+        columns = ["direction", "search", "metric", "value", "low", "high", "queries"]
+        return pd.DataFrame(rows, columns=columns)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but single queries, of JSON's types; what is not a number is None."""
-        return as_dict(self)
+        speed, index, pairs = self.speed, self.index, self.pairs
+        told = {
+            "label": self.label,
+            "model_name": self.model_name,
+            "running": self.running,
+            "weights": self.space.weights if self.space else None,
+            "pairs": {
+                "name": pairs.name,
+                "digest": pairs.digest,
+                "texts": len(pairs.texts),
+                "images": len(pairs.images),
+                "dataset": pairs.dataset,
+                "split": pairs.split,
+            },
+            "confidence": self.confidence,
+            "directions": {
+                way: {"queries": one.queries, "metrics": _metrics(one.metrics.values())}
+                for way, one in self.directions.items()
+            },
+            "speed": speed and {**asdict(speed), "ms_a_query": speed.ms_a_query},
+            "index": index
+            and {
+                "index": index.index,
+                "uri": index.uri,
+                "collection_name": index.collection_name,
+                "rows": index.rows,
+                "missing": index.missing,
+                "metrics": _metrics([*index.metrics.values(), index.recall]),
+                "queries_a_second": index.queries_a_second,
+                "search_ms": index.search_ms,
+            },
+            "cut": self.cut,
+            "failed": [
+                {"path": one.path, "stage": getattr(one.reason, "stage", ""), "reason": str(one.reason)}
+                for one in self.failed
+            ],
+        }
+        return without_nan(told)  # type: ignore[no-any-return]
 
-    def __str__(self) -> str:
-        return text(self)
+    @property
+    def grid(self) -> Grid:
+        """The figures: a row for each, a column for each way of asking; and what failed."""
+        import pandas as pd
 
-    def __repr__(self) -> str:
-        return text(self)
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows: the figures as a table, and what failed."""
-        return html(self)
+        columns = {way: direction.metrics for way, direction in self.directions.items()}
+        if self.index is not None:
+            columns[f"through {self.index.index}"] = self.index.metrics
+        cells = {way: {one.name: shown(one) for one in found.values()} for way, found in columns.items()}
+        table = pd.DataFrame(cells).reindex(METRICS).dropna(how="all").fillna("")
+        running = f" by {self.running}" if self.running else ""
+        return Grid(printable(f"{self.label}{running}, on {self.pairs}"), table, notes(self))
 
     def save_html(self, path: str | os.PathLike[str], title: str = "") -> Path:
         """Write a page that needs nothing else: the figures, and the worst misses with their images.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 from t2i_pipelines.evaluate.metrics import METRICS, Bootstrap, Metric, check_metric, shown
 from t2i_pipelines.evaluate.pairs import AnyPairs, Pairs
-from t2i_pipelines.evaluate.report import Evaluation, Grid, as_html, few, save_page
+from t2i_pipelines.evaluate.report import Evaluation, Grid, Tabular, few, save_page, without_nan
 from t2i_pipelines.evaluate.run import evaluate
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Row:
     index_recall: Metric | None = None
 
 
-class EvaluationTable:
+class EvaluationTable(Tabular):
     """Evaluations of the same pairs, compared. Made by :func:`compare` and :func:`evaluate_many`.
 
     :ivar evaluations: what is compared.
@@ -112,7 +112,7 @@ class EvaluationTable:
     def as_dict(self) -> dict[str, Any]:
         """Return all evaluations, the differences and the Pareto front, of JSON's types."""
         differences = {
-            row.label: {"value": one.value, "low": _or_none(one.low), "high": _or_none(one.high)}
+            row.label: without_nan({"value": one.value, "low": one.low, "high": one.high})
             for row, one in zip(self.rows, self.differences, strict=True)
             if one is not None
         }
@@ -137,39 +137,28 @@ class EvaluationTable:
     @property
     def grid(self) -> Grid:
         """The table as people read it."""
+        import pandas as pd
+
         names = [name for name in METRICS if name in SHOWN or name == self.metric]
-        head = ["", *names, f"{self.metric} to the first", "index recall", "ms", "queries/s", ""]
         rows = [
-            [
-                row.label,
-                *(_cell(row.metrics.get(name)) for name in names),
-                "" if difference is None else _points(difference),
-                "" if row.index_recall is None else f"{row.index_recall.value:.3f}",
-                "" if np.isnan(row.ms_a_query) else few(row.ms_a_query),
-                "" if np.isnan(row.queries_a_second) else f"{row.queries_a_second:,.0f}",
-                "Pareto" if row.label in self.pareto else "",
-            ]
+            {
+                **{name: _cell(row.metrics.get(name)) for name in names},
+                f"{self.metric} to the first": "" if difference is None else _points(difference),
+                "index recall": "" if row.index_recall is None else f"{row.index_recall.value:.3f}",
+                "ms": "" if np.isnan(row.ms_a_query) else few(row.ms_a_query),
+                "queries/s": "" if np.isnan(row.queries_a_second) else f"{row.queries_a_second:,.0f}",
+                "": "Pareto" if row.label in self.pareto else "",
+            }
             for row, difference in zip(self.rows, self.differences, strict=True)
         ]
+        table = pd.DataFrame(rows, index=[row.label for row in self.rows])
         confidence = self.evaluations[0].confidence
         notes = [
             f"shares in per cent; to the first: points of {self.metric}, with {100 * confidence:g} % "
             "intervals of the paired bootstrap",
             f"Pareto: nothing else is as fast and has as high a {self.metric}",
         ]
-        filled = [at for at, _ in enumerate(head) if at == 0 or any(row[at] for row in rows)]
-        head, rows = [head[at] for at in filled], [[row[at] for at in filled] for row in rows]
-        return Grid(str(self.evaluations[0].pairs), head, rows, notes)
-
-    def __str__(self) -> str:
-        return str(self.grid)
-
-    def __repr__(self) -> str:
-        return str(self.grid)
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows: the table."""
-        return as_html([self.grid])
+        return Grid(str(self.evaluations[0].pairs), table.loc[:, (table != "").any()], notes)
 
     def save_html(self, path: str | os.PathLike[str], title: str = "") -> Path:
         """Write a page that needs nothing else: the table, the plot if matplotlib is there, each evaluation.
@@ -288,10 +277,6 @@ def _points(metric: Metric) -> str:
         return shown(metric)
     ends = "" if np.isnan(metric.low) else f" ({100 * metric.low:+.1f} to {100 * metric.high:+.1f})"
     return f"{100 * metric.value:+.1f}{ends}"
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 ON_FRONT, BEHIND = "#3f7df0", "#8a8f98"

@@ -5,7 +5,7 @@ from t2i_pipelines.images.decode import checked_array, decode, image_suffixes, p
 from t2i_pipelines.images.isolate import decode_isolated
 from t2i_pipelines.images.read import digest, read
 from t2i_pipelines.images.record import brief
-from t2i_pipelines.images.source import count, distinct_records, path_key, records
+from t2i_pipelines.images.source import count, distinct_records, listed, path_key, records
 
 __all__ = [
     "brief",
@@ -17,6 +17,7 @@ __all__ = [
     "distinct_records",
     "image_suffixes",
     "is_remote",
+    "listed",
     "normal",
     "path_key",
     "pixels_of",

@@ -10,18 +10,18 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, islice
 from typing import Protocol
 
 from t2i_pipelines.errors import MissingExtraError, SourceError, cause
 from t2i_pipelines.images import folder, parquet, remote, tables, webdataset
 from t2i_pipelines.images.address import is_http, is_pattern, name_of, normal, scheme
-from t2i_pipelines.images.packed import Ids, PackedDict
 from t2i_pipelines.images.record import Listing, brief, path_key, record_of, refused
+from t2i_pipelines.images.scratch import Scratch, Spill
 from t2i_pipelines.images.tables import plain_name
 from t2i_pipelines.types import Record, Skipped
 
-__all__ = ["count", "distinct_records", "path_key", "records"]
+__all__ = ["count", "distinct_records", "listed", "path_key", "records"]
 
 _TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _AT_ONCE = 16
@@ -86,6 +86,8 @@ def records(
 
 def _has_no_repeats(source: object) -> bool:
     """Return whether each row has a path of its own: folders and globs list each file once."""
+    if isinstance(source, Listed):
+        return True
     if not isinstance(source, (str, os.PathLike)):
         return False
     address = os.fsdecode(os.fspath(source))
@@ -99,7 +101,7 @@ def distinct_records(
 
     Of several rows with one path, or one ``id``, the first counts, since one primary key holds one image. A
     later row of the same image is ``skipped``: a further caption, for example. One of another image fails,
-    for it is not stored. Takes 32 bytes a row of a table, a tar or a list, and nothing for folders and globs.
+    for it is not stored. The ids of a table, a tar or a list are kept, beyond 64 MiB in a temporary file.
     """
     skipped = Skipped() if skipped is None else skipped
     found = records(source, exclude=exclude, skipped=skipped)
@@ -107,14 +109,13 @@ def distinct_records(
 
 
 def _without_repeats(found: Iterator[Record], skipped: Skipped) -> Iterator[Record]:
-    ids, paths = Ids(), PackedDict()
+    paths = Scratch("CREATE TABLE paths (id TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID")
     for record in found:
         if record.id:
-            key, path = ids.pack(record.id), ids.pack(path_key(record.path))
-            earlier = paths.get(key)
-            if earlier is None:
-                paths[key] = path
-            elif earlier == path:
+            earlier = paths.ask("SELECT path FROM paths WHERE id = ?", record.id)
+            if not earlier:
+                paths.ask("INSERT INTO paths VALUES (?, ?)", record.id, record.path)
+            elif earlier == [(record.path,)]:
                 record.skip("an earlier row has the same image; give each row an `id` to store all of them")
                 skipped.add("repeated rows", record.reason)
             else:
@@ -134,13 +135,59 @@ def count(source: object, *, exclude: Sequence[str] = ()) -> int | None:
     :raises SourceError: As :func:`records` does.
     """
     if not isinstance(source, (str, os.PathLike)):
-        return len(source) if isinstance(source, (list, tuple)) else None
+        return len(source) if isinstance(source, (list, tuple, Listed)) else None
     address = _address(source)
     if (reader := _reader(address)) and not os.path.isdir(address):
         return None if _names_many(address) else reader.count(address)
     if scheme(address):
         return 1 if is_http(address) else None
     return sum(1 for _ in _rows(address, Listing.of(exclude)))
+
+
+_AT_A_TIME = 1000
+
+
+class Listed:
+    """A local folder or glob that is listed once, also where it is counted before it is read.
+
+    The paths wait in memory up to 16 MiB, beyond that in a temporary file.
+
+    :raises SourceError: If there is no image; all but the first is listed later.
+    """
+
+    def __init__(self, source: object, exclude: Sequence[str] = ()) -> None:
+        self._source, self._listing = source, Listing.of(exclude)
+        self._rows = _rows(source, self._listing)
+        self._waiting = Spill()
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+    def __len__(self) -> int:
+        while rows := list(islice(self._rows, _AT_A_TIME)):
+            self._waiting.add(rows)
+        return len(self._waiting)
+
+    def rows(self, skipped: Skipped) -> Iterator[object]:
+        """Return the paths, and add what the listing skipped to a run's account."""
+        len(self)
+        skipped.update(self._listing.skipped)
+        return iter(self._waiting)
+
+
+def listed(source: object, *, exclude: Sequence[str] = ()) -> object:
+    """Return a source to be counted and then read; a local folder or glob as :class:`Listed`.
+
+    A local table is checked; a list, an iterator or what is remote is returned as it is.
+
+    :raises SourceError: If there is nothing to read.
+    """
+    if not isinstance(source, (str, os.PathLike)) or scheme(_address(source)):
+        return source
+    if _has_no_repeats(source):
+        return Listed(source, exclude)
+    next(records(source, exclude=exclude))
+    return source
 
 
 def shards(source: str | os.PathLike[str]) -> list[str]:
@@ -173,6 +220,8 @@ def is_table(item: object) -> bool:
 def _rows(source: object, listing: Listing) -> Iterator[object]:
     if isinstance(source, (str, os.PathLike)):
         return _rows_at(_address(source), listing)
+    if isinstance(source, Listed):
+        return source.rows(listing.skipped)
     if isinstance(source, (Mapping, Record)):
         return iter([source])
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):

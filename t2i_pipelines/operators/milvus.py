@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -79,6 +80,14 @@ class InCollection(Operator):
             return self.collection
         return open_collection(**{**self.target.place, "collection_name": name})
 
+    @contextmanager
+    def looked_up(self, *, beside: bool = True) -> Iterator[Collection]:
+        """Yield the collection of the model as :meth:`answering` does, looked up once for the block."""
+        with self.collection.looked_up():
+            collection = self.answering(beside=beside)
+            with collection.looked_up():
+                yield collection
+
 
 class SkipUnchanged(InCollection):
     """``ops.t2i.skip_unchanged``: skip files that are stored and unchanged.
@@ -104,10 +113,10 @@ class SkipUnchanged(InCollection):
         return batch
 
     def _look_up(self, pending: list[Record], space: Space) -> None:
-        collection = self.answering(beside=False)
-        if not collection.verify(space):
-            return
-        ledger = collection.ledger([record.id for record in pending])
+        with self.looked_up(beside=False) as collection:
+            if not collection.verify(space):
+                return
+            ledger = collection.ledger([record.id for record in pending])
         for record in pending:
             if stored := ledger.get(record.id):
                 record.stored_digest = stored.digest
@@ -146,12 +155,13 @@ class MilvusInsert(InCollection, ItemOperator):
 
     def work(self, batch: Batch) -> None:
         """Insert what has not ended, and settle what waits for the vectors."""
-        self.fill(batch.unfinished)
-        for record in batch:
-            if record.twins is not None:
-                record.twins.settle(record)
-        if batch.last:
-            self.answering(beside=False).finish()
+        with self.looked_up(beside=False) as collection:
+            self.fill(batch.unfinished)
+            for record in batch:
+                if record.twins is not None:
+                    record.twins.settle(record)
+            if batch.last:
+                collection.finish()
 
     def many(self, items: Sequence[Any]) -> list[Any]:
         """N rows -> N ids.
@@ -160,26 +170,26 @@ class MilvusInsert(InCollection, ItemOperator):
         :raises VectorError: If a vector does not fit the collection.
         """
         rows = [_row(item) for item in items]
-        collection = self.answering(beside=False)
-        collection.prepare(self.space)
-        collection.upsert(rows)
+        with self.looked_up(beside=False) as collection:
+            collection.prepare(self.space)
+            collection.upsert(rows)
         return [row["id"] for row in rows]
 
     def fill(self, records: list[Record]) -> None:
         """Insert the records of a batch, in one call where all are sound."""
         if not records:
             return
-        collection = self.answering(beside=False)
-        collection.prepare(self.space)
-        for record in records:
-            record.stage = "insert"
-        _dedupe_batch(records)
-        self._take_over([record for record in records if record.twin is not None], collection)
-        sound = [record for record in records if record.status is None]
-        try:
-            collection.upsert([_row_of(record) for record in sound])
-        except (VectorError, ConfigError):
-            self._insert_singly(sound, collection)
+        with self.looked_up(beside=False) as collection:
+            collection.prepare(self.space)
+            for record in records:
+                record.stage = "insert"
+            _dedupe_batch(records)
+            self._take_over([record for record in records if record.twin is not None], collection)
+            sound = [record for record in records if record.status is None]
+            try:
+                collection.upsert([_row_of(record) for record in sound])
+            except (VectorError, ConfigError):
+                self._insert_singly(sound, collection)
         for record in sound:
             if record.status is None:
                 record.finish()
@@ -322,14 +332,15 @@ class MilvusSearch(InCollection):
                 return
 
     def _find(self, matrix: Matrix, queries: Sequence[Any], options: SearchOptions) -> list[Hits]:
-        collection = self.answering()
-        rows = collection.search(matrix, options) if collection.verify(self.space) else [[] for _ in matrix]
-        found = [
-            Hits(hits, query=query, options=options, again=self._again(vector, query))
-            for hits, query, vector in zip(rows, queries, matrix, strict=True)
-        ]
-        if self._rated:
-            rate(found, matrix, options, collection, lambda: load_encoder(*self.target.lookup))
+        with self.looked_up() as collection:
+            there = collection.verify(self.space)
+            rows = collection.search(matrix, options) if there else [[] for _ in matrix]
+            found = [
+                Hits(hits, query=query, options=options, again=self._again(vector, query))
+                for hits, query, vector in zip(rows, queries, matrix, strict=True)
+            ]
+            if self._rated:
+                rate(found, matrix, options, collection, lambda: load_encoder(*self.target.lookup))
         return found
 
     def _again(self, vector: Vector, query: Any) -> Again:

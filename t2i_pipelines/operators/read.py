@@ -67,8 +67,8 @@ class ReadQuery(InCollection):
 
     def _stored(self, operands: list[Like]) -> list[Vector]:
         ids = list(dict.fromkeys(one.id for one in operands))
-        collection = self.answering()
-        rows = collection.rows(ids, ["vector"]) if collection.verify(self.space) else {}
+        with self.looked_up() as collection:
+            rows = collection.rows(ids, ["vector"]) if collection.verify(self.space) else {}
         if unknown := [id for id in ids if id not in rows]:
             name, uri = self.target.collection_name, self.target.uri
             raise QueryError(f"no image has the id {unknown[0]!r} in collection {name!r} at {uri}")

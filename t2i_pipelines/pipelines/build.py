@@ -26,6 +26,7 @@ from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding, Settings, Tar
 from t2i_pipelines.encoders import load_encoder, model_of
 from t2i_pipelines.errors import ConfigError, StoreError
 from t2i_pipelines.operators.search import AS_STORED
+from t2i_pipelines.types import Outcome
 
 OUTCOME_COLUMNS = ("path", "id", "status", "reason")
 
@@ -86,7 +87,20 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     :return: the pipeline, with columns ``path``, ``id``, ``status`` and ``reason``, one row an input. Close
         it by ``harden(....output(...))``.
     """
-    given = insert_arguments(settings)
+    return _outcome_steps(p, insert_arguments(*checked(settings)), source)
+
+
+def run_insert(source: object, given: dict[str, dict[str, Any]], tell: Callable[[Outcome], object]) -> None:
+    """Insert a source, and call ``tell`` with each outcome as soon as it is known.
+
+    :param given: see :func:`insert_arguments`.
+    """
+    steps = _outcome_steps(pipe.input("source"), given, "source")
+    # a lambda, since Towhee deep-copies any other callable with all that it holds
+    harden(steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row))).output())(source)
+
+
+def _outcome_steps(p: Pipeline, given: dict[str, dict[str, Any]], source: str) -> Pipeline:
     return (
         vector_steps(p, given, source=source)
         .map("batch", "batch", ops.t2i.milvus_insert(**given["milvus_insert"]))
@@ -139,9 +153,8 @@ def search_steps(
     )
 
 
-def insert_arguments(settings: Any) -> dict[str, dict[str, Any]]:
-    """Return what each operator of inserting is made with, by its name, in order; refuses what is wrong."""
-    target, chosen = checked(settings)
+def insert_arguments(target: Target, chosen: Settings) -> dict[str, dict[str, Any]]:
+    """Return the arguments of each operator of inserting, by its name, in order, from :func:`checked`."""
     on_error = {"on_error": chosen.on_error}
     return {
         "read_source": {"batch_size": chosen.batch_size, "exclude": tuple(chosen.exclude), **on_error},

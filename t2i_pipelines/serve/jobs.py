@@ -7,12 +7,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
@@ -126,10 +125,8 @@ class Jobs:
                 self._metrics.insert_seconds.labels(stage).inc(seconds)
 
     def _insert(self, job: Job) -> None:
-        steps = insert_steps(pipe.input("source"), **{**self._settings, "refresh": job.refresh})
-        # a lambda, since Towhee deep-copies any other callable with all that it holds
-        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: self._take(job, Outcome(*row)))
-        harden(counted.output())(job.records(job.skipped))
+        given = insert_arguments(*checked({**self._settings, "refresh": job.refresh}))
+        run_insert(job.records(job.skipped), given, partial(self._take, job))
 
     def _take(self, job: Job, outcome: Outcome) -> None:
         job.take(outcome)

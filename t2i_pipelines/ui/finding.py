@@ -7,19 +7,16 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from typing import Any
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.config.search import check_filter
 from t2i_pipelines.errors import QueryError, SourceError
-from t2i_pipelines.images import count
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.images import count, listed
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.pipelines.searcher import Asked, Searcher
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.query import Img, Like
 from t2i_pipelines.search.render import name_of
 from t2i_pipelines.search.view import Part, parts
-from t2i_pipelines.types import Outcome
 
 MOST = 50
 """Hits of one page of results."""
@@ -187,19 +184,17 @@ def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:
     source = source.strip()
     if not source:
         raise SourceError("name a folder, a glob, a table or an image to insert")
-    run = Run(source, count(source))
-    Thread(target=_go, args=(run, settings), name="t2i-ui-insert", daemon=True).start()
+    images = listed(source, exclude=settings.get("exclude", ()))
+    run = Run(source, count(images))
+    Thread(target=_go, args=(run, images, settings), name="t2i-ui-insert", daemon=True).start()
     while not run.ended.wait(EVERY):
         yield run
     yield run
 
 
-def _go(run: Run, settings: dict[str, Any]) -> None:
+def _go(run: Run, images: object, settings: dict[str, Any]) -> None:
     try:
-        steps = insert_steps(pipe.input("source"), **settings)
-        # a lambda, since Towhee deep-copies any other callable with all that it holds
-        counted = steps.map(OUTCOME_COLUMNS, (), lambda *row: run.report.add(Outcome(*row)))
-        harden(counted.output())(run.source)
+        run_insert(images, insert_arguments(*checked(settings)), run.report.add)
     except Exception as err:
         run.error = err
     finally:

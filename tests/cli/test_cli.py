@@ -25,7 +25,9 @@ from web import serving
 from t2i_pipelines import cli, close
 from t2i_pipelines.cli import console, demo
 from t2i_pipelines.collection import open_collection
+from t2i_pipelines.config import Settings
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.images import folder
 
 
 @pytest.fixture
@@ -81,6 +83,22 @@ def test_a_source_whose_length_nobody_knows_is_inserted_and_refreshed(t2i, pictu
     os.utime(changing, ns=(was.st_atime_ns, was.st_mtime_ns))
     assert "1 unchanged" in t2i("insert", changing, *COLOUR)[2]
     assert "1 updated" in t2i("insert", changing, "--refresh", *COLOUR)[2]
+
+
+@pytest.mark.parametrize("command", ["insert", "sync"])
+def test_a_folder_is_listed_once_and_the_settings_are_checked_once(t2i, pictures, monkeypatch, command):
+    (pictures / "sub").mkdir()
+    (pictures / "red.png").rename(pictures / "sub" / "red.png")
+    entries, seen = folder._entries, []
+    monkeypatch.setattr(folder, "_entries", lambda path: (seen.append(Path(path).name), entries(path))[1])
+    of, checks = Settings.of.__func__, []
+    monkeypatch.setattr(
+        Settings, "of", classmethod(lambda cls, **given: (checks.append(1), of(cls, **given))[1])
+    )
+    code, _, err = t2i(command, "pictures", *COLOUR)
+    assert (code, "7 images: 7 inserted, 0 unchanged, 0 failed" in err) == (0, True)
+    assert sorted(seen) == ["pictures", "sub"]
+    assert len(checks) == 1
 
 
 def test_failures_are_listed_and_exit_with_1(t2i, pictures):

@@ -14,18 +14,18 @@ from t2i_pipelines.collection.catalog import Catalog
 from t2i_pipelines.collection.schema import build_params, depth
 from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.config.storage import Storage, check_supported
-from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError
 from t2i_pipelines.operators.milvus import MilvusInsert
 
 WHERE = "http://milvus:19530"
 
 
 class Server:
-    """A connection to a server of some version that notes what it is asked for."""
+    """A connection to a server of some version that notes what it is asked for, and finds no collection."""
 
     def __init__(self, version, nodes=1):
         self.address, self.entries, self.nodes, self.calls = SimpleNamespace(path=None), {}, nodes, []
-        self._version = version
+        self._version, self.renamed, self.generations = version, {}, {}
         self.loading = SimpleNamespace(__enter__=lambda: None)
         self.kept_open = nullcontext
 
@@ -36,6 +36,8 @@ class Server:
         return self._version
 
     def call(self, method, *args, doing, timeout, **kwargs):
+        if method == "describe_collection":
+            raise CollectionNotFoundError(doing)
         self.calls.append((method, args, kwargs))
         return SimpleNamespace(num_available_node=self.nodes)
 

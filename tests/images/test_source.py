@@ -9,7 +9,8 @@ import pytest
 from conftest import paint
 
 from t2i_pipelines.errors import SourceError
-from t2i_pipelines.images import count, records
+from t2i_pipelines.images import count, distinct_records, folder, listed, records, scratch
+from t2i_pipelines.types import Skipped
 
 
 def names(source) -> list[str]:
@@ -191,6 +192,60 @@ def test_a_tree_is_walked_in_the_memory_of_one_folder(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100_000
+
+
+@pytest.mark.parametrize("wanted", ["", "/**/*.png"])
+def test_what_is_counted_and_then_read_is_listed_once(tmp_path, monkeypatch, wanted):
+    for name in ("b.png", "a.png", "sub/c.png", "sub/drafts/d.png", "sub/e.mp4"):
+        paint(tmp_path / name, "red") if name.endswith("png") else (tmp_path / name).touch()
+    entries, seen = folder._entries, []
+    monkeypatch.setattr(folder, "_entries", lambda path: (seen.append(path), entries(path))[1])
+    once = listed(f"{tmp_path}{wanted}", exclude=["drafts"])
+    assert tmp_path / "sub" not in map(Path, seen), "all but the first image is listed later"
+    assert count(once) == 3
+    (tmp_path / "later.png").touch()
+    skipped = Skipped()
+    for _ in range(2):
+        assert [Path(one.path).name for one in distinct_records(once, skipped=skipped)] == [
+            "a.png",
+            "b.png",
+            "c.png",
+        ]
+    once_seen = seen.copy()
+    seen.clear()
+    assert len(list(records(f"{tmp_path}{wanted}", exclude=["drafts"]))) == 4
+    assert once_seen == seen
+    assert skipped.counts["drafts", "excluded folder"] == 2
+    assert repr(once) == repr(f"{tmp_path}{wanted}")
+
+
+def test_a_listing_that_waits_is_kept_in_little_memory(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(scratch, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(folder, "folder_rows", lambda *_: (f"{tmp_path}/{at}.png" for at in range(20_500)))
+    tracemalloc.start()
+    once = listed(tmp_path)
+    assert len(once) == sum(1 for _ in once.rows(Skipped())) == 20_500
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 600_000
+    assert len(once) == 20_500
+
+
+def test_what_is_not_there_is_refused_before_it_is_counted(tmp_path):
+    (tmp_path / "list.csv").write_text("name\na.png\n")
+    for wrong, message in [
+        (tmp_path / "nowhere", "no such folder or file"),
+        (f"{tmp_path}/*.png", "no file matches the glob"),
+        (tmp_path / "list.csv", "path"),
+    ]:
+        with pytest.raises(SourceError, match=message):
+            listed(wrong)
+    rows = iter(["a.png"])
+    assert listed(rows) is rows
+    assert next(rows) == "a.png"
+    assert listed("http://127.0.0.1:1/a.csv") == "http://127.0.0.1:1/a.csv"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from t2i_pipelines.jobs.ray.work import (
     rounds,
     unpacked,
 )
-from t2i_pipelines.pipelines.build import insert_arguments
+from t2i_pipelines.pipelines.build import checked, insert_arguments
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Batch, Record, Stopwatch
 
@@ -34,7 +34,7 @@ SERVER = {"uri": "http://127.0.0.1:19530", "model_name": "colour"}
 def flow(**settings) -> Flow:
     import ray
 
-    return Flow.of(insert_arguments({**SERVER, **settings}), ray)
+    return Flow.of(insert_arguments(*checked({**SERVER, **settings})), ray)
 
 
 def read(part: Part, **settings) -> list[Shipment]:

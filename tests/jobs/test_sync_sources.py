@@ -12,7 +12,7 @@ from t2i_pipelines import InsertReport, sync
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.images import records
-from t2i_pipelines.jobs.sync.plan import Spill
+from t2i_pipelines.images.scratch import Spill
 
 
 @pytest.fixture

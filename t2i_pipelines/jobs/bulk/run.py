@@ -95,7 +95,7 @@ def insert_bulk(
             if outcome.status not in ("inserted", "updated") or outcome.id not in last.waiting:
                 tell(outcome)
 
-        steps = vector_steps(pipe.input("source"), insert_arguments(settings))
+        steps = vector_steps(pipe.input("source"), insert_arguments(target, chosen))
         steps = steps.map("batch", "batch", last).flat_map("batch", OUTCOME_COLUMNS, ops.t2i.outcomes())
         harden(steps.map(OUTCOME_COLUMNS, (), lambda *row: tell_unless_waiting(*row)).output())(source)
         with clock.busy("insert"):

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -231,6 +231,10 @@ class Shipment:
         """Make the collection, unless it is there."""
         self._collection.prepare(space)
         self._space = space
+
+    def looked_up(self) -> AbstractContextManager[None]:
+        """Look the collection up once for all calls of this thread within the block."""
+        return self._collection.looked_up()
 
     def rows(self, ids: Sequence[str], fields: Sequence[str]) -> dict[str, Row]:
         """These fields of those ids that are stored."""

@@ -17,7 +17,7 @@ from t2i_pipelines.errors import ClusterError, ConfigError, MissingExtraError, S
 from t2i_pipelines.images import brief
 from t2i_pipelines.jobs.ray.flow import Arrivals, Flow, Workers
 from t2i_pipelines.jobs.ray.work import rounds
-from t2i_pipelines.pipelines.build import insert_arguments
+from t2i_pipelines.pipelines.build import checked, insert_arguments
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Outcome, Stopwatch, log
 
@@ -162,9 +162,9 @@ def run(
     settings: Mapping[str, Any],
 ) -> InsertReport:
     """Return what :func:`t2i_pipelines.jobs.ray.insert_distributed` says."""
-    given = insert_arguments(settings)
-    target = given["milvus_insert"]["target"]
-    _check_uri(target.uri)
+    target, chosen = checked(settings)
+    given = insert_arguments(target, chosen)
+    _check_uri(str(target.uri))
     pool = None if encoders is None else _pool(encoders)
     check_whole_number("writers", writers, MOST)
     check_whole_number("readers", readers, MOST)

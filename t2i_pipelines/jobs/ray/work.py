@@ -20,7 +20,7 @@ from t2i_pipelines.images.address import scheme
 from t2i_pipelines.images.record import brief, record_of, refused
 from t2i_pipelines.images.source import is_table, shards
 from t2i_pipelines.operators import OPERATORS
-from t2i_pipelines.pipelines.build import insert_arguments, shows_settings
+from t2i_pipelines.pipelines.build import checked, insert_arguments, shows_settings
 from t2i_pipelines.types import Batch, Matrix, Record, Vector
 
 RECORDS_A_PART = 4096
@@ -280,7 +280,7 @@ def embed_batch(batch: B, *, column: str = "path", **settings: Unpack[SettingsAr
     :raises ConfigError: If a setting is wrong, or the batch has no such column.
     :raises CheckpointError: If the model's files are missing.
     """
-    given = insert_arguments({**settings, "on_error": "record"})
+    given = insert_arguments(*checked({**settings, "on_error": "record"}))
     values = _column(batch, column)
     ids = _column(batch, "id") if "id" in _names(batch) else [None] * len(values)
     records = [_record(value, id, column) for value, id in zip(values, ids, strict=True)]

@@ -2,7 +2,7 @@
 
 ::
 
-    old collection -> rows -> Record -> insert_steps -> new collection      all, then what changed meanwhile
+    old collection -> rows -> Record -> run_insert -> new collection      all, then what changed meanwhile
     counts, self-search, recall on pairs -> the alias is moved -> what changed until then
 
 :func:`roll_back` switches it back, and :func:`drop_old` deletes its earlier targets.

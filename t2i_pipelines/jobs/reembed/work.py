@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, Ledger, aliases, check_exists, open_collection, schema
 from t2i_pipelines.collection.catalog import Entry
 from t2i_pipelines.collection.rows import FIELDS as OWN
@@ -24,9 +21,8 @@ from t2i_pipelines.config.settings import Target
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
-from t2i_pipelines.images.packed import find
-from t2i_pipelines.jobs.sync.plan import STAMP_FIELDS, Inventory
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, insert_steps
+from t2i_pipelines.jobs.sync.plan import STAMP_FIELDS, Inventory, described
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import STATUSES, InsertReport
 from t2i_pipelines.types import Encoder, Outcome, Record, Space, content_of
 
@@ -152,63 +148,72 @@ OPEN = 0
 FAILED = STATUSES.index("failed") + 1
 
 
-class Account:
-    """What became of each row, at 41 bytes a row, twice that while the collection is looked at again.
+class Account(Inventory):
+    """The rows of the old collection, and what became of each.
+
+    A row is ``todo`` if it is new or changed since the look before, ``stored`` if the new collection has it.
 
     :param report: takes the outcomes; that of a row which is done again takes the place of the one before.
-    :ivar rows: of the old collection when it was last looked at.
-    :ivar todo: (N,) of these, those that are new or changed since the time before.
+    :ivar stored: how many rows the new collection has.
     """
 
     def __init__(self, report: InsertReport, progress: Callable[[Outcome], object] | None) -> None:
-        self.rows = Inventory([])
-        self.todo: NDArray[np.bool_] = np.empty(0, np.bool_)
+        super().__init__([])
+        for column in ("todo", "look", "stored"):
+            self.ask(f"ALTER TABLE rows ADD COLUMN {column} INTEGER DEFAULT 0")
+        self._looks = self.stored = 0
         self._report, self._progress = report, progress
-        self._lock = threading.Lock()
+        self._turn = threading.Lock()
 
-    def look(self, rows: Inventory) -> list[str]:
-        """Take a new look; gives the ids that are gone since the last one."""
-        before, self.rows = self.rows, rows
-        places = find(before.keys, rows.keys)
-        known = places >= 0
-        rows.states[known] = before.states[places[known]]
-        same = known.copy()
-        same[known] = (before.stamps[places[known]] == rows.stamps[known]) & (
-            before.contents[places[known]] == rows.contents[known]
-        )
-        self.todo = ~same | (rows.states == OPEN)
-        gone = find(rows.keys, before.keys) < 0
-        self._gone = {before.ids.unpack(key): int(state) for key, state in _pairs(before, gone)}
+    def look(self, pages: Iterable[list[Any]]) -> list[str]:
+        """Take a new look at the old collection; return the ids that are gone since the last one."""
+        self._looks += 1
+        for page in pages:
+            self.each(
+                f"INSERT INTO rows (id, stamp, content, todo, look) VALUES (?, ?, ?, 1, {self._looks})"
+                " ON CONFLICT (id) DO UPDATE SET todo = stamp != excluded.stamp"
+                f" OR content != excluded.content OR state = {OPEN},"
+                " stamp = excluded.stamp, content = excluded.content, look = excluded.look",
+                map(described, page),
+            )
+        self._gone = dict(self.ask("SELECT id, state FROM rows WHERE look < ?", self._looks))
+        self.ask("DELETE FROM rows WHERE look < ?", self._looks)
         return list(self._gone)
 
-    def ids_to_do(self, many: int) -> Iterator[list[str]]:
-        """Yield the ids of these rows, ``many`` at a time."""
-        places = np.flatnonzero(self.todo)
-        for start in range(0, len(places), many):
-            yield [self.rows.ids.unpack(key) for key in self.rows.keys[places[start : start + many]]]
+    def compare(self, pages: Iterable[list[Any]]) -> list[str]:
+        """Take a look at the new collection; return the ids that the old one lacks."""
+        self.ask("UPDATE rows SET stored = 0")
+        self.stored, extra = 0, []
+        for page in pages:
+            ids = [row["id"] for row in page]
+            self.each("UPDATE rows SET stored = 1 WHERE id = ?", ((id,) for id in ids))
+            extra += sorted(set(ids) - self.of(ids).keys())
+            self.stored += len(ids)
+        return extra
 
-    def is_to_do(self, ids: Sequence[str]) -> list[bool]:
-        """For each id whether it is one of them; what came after the last look is not."""
-        return [place >= 0 and bool(self.todo[place]) for place in self.rows.places(ids)]
+    def sample(self, many: int) -> list[str]:
+        """Return the ids of some stored rows, the same each time."""
+        count = self.count("stored")
+        places = ", ".join(map(str, random.Random(0).sample(range(1, count + 1), min(many, count))))
+        numbered = "SELECT id, row_number() OVER (ORDER BY id) AS place FROM rows WHERE stored"
+        return [id for (id,) in self.ask(f"SELECT id FROM ({numbered}) WHERE place IN ({places})")]
 
     def tell(self, outcome: Outcome) -> None:
         """Take the outcome of a row. Thread-safe."""
-        with self._lock:
-            place = int(self.rows.places([outcome.id])[0])
-            state = self._gone.pop(outcome.id, OPEN) if place < 0 else int(self.rows.states[place])
+        with self._turn:
+            known = self.ask("SELECT state FROM rows WHERE id = ?", outcome.id)
+            state = known[0][0] if known else self._gone.pop(outcome.id, OPEN)
             if state != OPEN:
                 self._take_back(outcome.id, state)
-            if place >= 0:
-                self.rows.states[place] = STATUSES.index(outcome.status) + 1
+            self.mark([(STATUSES.index(outcome.status) + 1, outcome.id)])
             self._report.add(outcome)
         if self._progress is not None:
             self._progress(outcome)
 
-    def missing(self, stored: Inventory) -> tuple[int, int]:
+    def missing(self) -> tuple[int, int]:
         """Return how many rows the new collection lacks: those that failed, and others."""
-        absent = find(stored.keys, self.rows.keys) < 0
-        failed = int(np.count_nonzero(absent & (self.rows.states == FAILED)))
-        return failed, int(np.count_nonzero(absent)) - failed
+        failed = self.count(f"NOT stored AND state = {FAILED}")
+        return failed, self.count("NOT stored") - failed
 
     def _take_back(self, id: str, state: int) -> None:
         report = self._report
@@ -216,10 +221,6 @@ class Account:
         report.rows[:] = [one for one in report.rows if one.id != id]
         if state == FAILED:
             report.failed[:] = [one for one in report.failed if one.id != id]
-
-
-def _pairs(rows: Inventory, chosen: NDArray[np.bool_]) -> Iterator[tuple[bytes, int]]:
-    return zip(rows.keys[chosen], rows.states[chosen], strict=True)
 
 
 FIELDS = ("path", *Ledger._fields, "$meta")
@@ -267,15 +268,15 @@ def _chosen(old: Collection, account: Account) -> Iterator[list[dict[str, Any]]]
     found = aliases.entry_of(old)
     key = found.storage.partition_key if found is not None else None
     fields = FIELDS if key is None else (*FIELDS, key)
-    if account.todo.sum() <= FEW * len(account.rows):
-        for ids in account.ids_to_do(ROWS_AT_ONCE):
+    if account.count("todo") <= FEW * len(account):
+        for ids in account.ids("todo", ROWS_AT_ONCE):
             yield list(old.rows(ids, fields).values())
         return
     for page in old.scan(fields):
         for start in range(0, len(page), ROWS_AT_ONCE):
             some = page[start : start + ROWS_AT_ONCE]
-            chosen = account.is_to_do([row["id"] for row in some])
-            yield [row for row, is_chosen in zip(some, chosen, strict=True) if is_chosen]
+            chosen = account.of([row["id"] for row in some], "todo")
+            yield [row for row in some if row["id"] in chosen]
 
 
 PASSES = 10
@@ -306,10 +307,7 @@ class Work:
         self.new.verify(space)
         self._look()
         self._embed()
-        known = self._account.rows
-        stored = self._stored()
-        extra = find(known.keys, stored.keys) < 0
-        self._delete([stored.ids.unpack(key) for key in stored.keys[extra]])
+        self._delete(self._compare())
         for _ in range(PASSES):
             if not self.catch_up():
                 return
@@ -327,32 +325,31 @@ class Work:
 
     def check(self, encoder: Encoder, pairs: Pairs | None, target: Target) -> Checks:
         """Compare the collections."""
-        stored = self._stored()
-        failed, lost = self._account.missing(stored)
-        chosen = random.Random(0).sample(range(len(stored)), min(SAMPLE, len(stored)))
-        ids = [stored.ids.unpack(stored.keys[number]) for number in chosen]
+        self._compare()
+        account = self._account
+        failed, lost = account.missing()
+        ids = account.sample(SAMPLE)
         found = find_themselves(self.new, ids)
         measured = None
         if pairs is not None:
             measured = recall(pairs, self.new, encoder, self.old, _old_model(self.old, target))
-        return Checks(len(self._account.rows), len(stored), failed, lost, len(ids), found, measured)
+        return Checks(len(account), account.stored, failed, lost, len(ids), found, measured)
 
     def _look(self) -> list[str]:
         with self.report.clocks[0].busy("scan"), aliases.newest(self.old):
-            return self._account.look(Inventory(self.old.scan(STAMP_FIELDS)))
+            return self._account.look(self.old.scan(STAMP_FIELDS))
 
-    def _stored(self) -> Inventory:
+    def _compare(self) -> list[str]:
         with aliases.newest(self.new):
-            return Inventory(self.new.scan(STAMP_FIELDS))
+            return self._account.compare(self.new.scan(()))
 
     def _embed(self, only_new: bool = False) -> bool:
-        if not self._account.todo.any():
+        if not self._account.count("todo"):
             return False
         records = to_embed(self.old, self.new, self._account, only_new)
         if (first := next(records, None)) is not None:
-            steps = insert_steps(pipe.input("source"), **self._settings)
-            steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: self._account.tell(Outcome(*row)))
-            harden(steps.output())(chain([first], records))
+            given = insert_arguments(*checked(self._settings))
+            run_insert(chain([first], records), given, self._account.tell)
         return True
 
     def _delete(self, ids: list[str]) -> None:

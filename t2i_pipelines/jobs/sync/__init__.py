@@ -4,7 +4,7 @@
 
     collection -> Inventory ─┐
     source -> records -> Plan ─┬─ unchanged, or failed
-                               ├─ new, changed -> insert_steps, with Twins that share vectors
+                               ├─ new, changed -> run_insert, with Twins that share vectors
                                └─ gone -> deleted, last
 """
 

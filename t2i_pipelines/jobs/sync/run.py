@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any, Unpack
 
-import numpy as np
-
-from t2i_pipelines._towhee.door import pipe
-from t2i_pipelines._towhee.hardening import harden
 from t2i_pipelines.collection import Collection, open_collection
 from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.encoders import load_space
 from t2i_pipelines.errors import DeletionRefusedError, SourceError
 from t2i_pipelines.images import brief, distinct_records
 from t2i_pipelines.images.address import scheme
-from t2i_pipelines.images.packed import SIZE, Packed
 from t2i_pipelines.images.record import kind_of
+from t2i_pipelines.images.scratch import Spill
 from t2i_pipelines.jobs.sync.plan import (
     FAILED,
-    GONE,
     STAMP_FIELDS,
     Inventory,
     Plan,
-    Spill,
     Twins,
     content_key,
     preview,
 )
 from t2i_pipelines.operators.milvus import SkipUnchanged
-from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, checked, insert_steps, shows_settings
+from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert, shows_settings
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.types import Outcome, Record, Skipped, Stopwatch, log, log_failure
 
@@ -70,8 +63,8 @@ def sync(
     been. Then new and changed images are stored, and only when they are, rows are deleted. So a run
     that is killed at any time loses nothing, and the next run ends where that one would have.
 
-    Memory: 41 to 49 bytes a stored row, twice that for a moment; about 48 bytes a new image; a row or
-    a CSV's line with an ``id`` of its own 200 more; and the failures, all of which the report keeps.
+    Memory: up to 64 MiB for the stored rows and 16 MiB for the new and changed images, beyond that temporary
+    files; and the failures, all of which the report keeps.
 
     :param source: as for :func:`~t2i_pipelines.build_insert_pipeline`: all that the collection shall hold.
     :param force: delete any number of rows. Without it, no more than a fifth of the stored rows, where a
@@ -104,35 +97,31 @@ def sync(
     with clock.busy("scan"):
         collection.verify(space)
         inventory = Inventory(collection.scan(STAMP_FIELDS))
-    with closing(Spill()) as waiting:
-        plan = Plan(inventory, waiting, chosen.refresh)
-        nameless = 0
-        with clock.busy("compare"):
-            for record in plan.read(distinct_records(source, exclude=chosen.exclude, skipped=clock.skipped)):
-                if record.status == "failed":
-                    if chosen.on_error == "raise":
-                        raise SourceError(record.reason)
-                    log_failure(record.path, record.id, record.stage, record.reason)
-                nameless += not record.id
-                tell(record.outcome)
-        if not force:
-            report.note = _keep_all(inventory, nameless) if nameless else ""
-            report.note = report.note or _keep_skipped(collection, inventory, clock.skipped)
-        too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
-        if dry_run or too_many:
-            found = preview(
-                plan.work(), SkipUnchanged(target=target, refresh=chosen.refresh), Twins(inventory)
-            )
-            with clock.busy("preview"):
-                contents = _contents(found, tell if dry_run else None)
-            refusal = _refusal(inventory, contents) if too_many else ""
-            if refusal and not dry_run:
-                raise DeletionRefusedError(refusal)
-            report.note = report.note or refusal
-        if waiting and not dry_run:
-            steps = insert_steps(pipe.input("source"), **settings)
-            steps = steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row)))
-            harden(steps.output())(_with_twins(plan.work(), Twins(inventory)))
+    waiting = Spill()
+    plan = Plan(inventory, waiting, chosen.refresh)
+    nameless = 0
+    with clock.busy("compare"):
+        for record in plan.read(distinct_records(source, exclude=chosen.exclude, skipped=clock.skipped)):
+            if record.status == "failed":
+                if chosen.on_error == "raise":
+                    raise SourceError(record.reason)
+                log_failure(record.path, record.id, record.stage, record.reason)
+            nameless += not record.id
+            tell(record.outcome)
+    if not force:
+        report.note = _keep_all(inventory, nameless) if nameless else ""
+        report.note = report.note or _keep_skipped(collection, inventory, clock.skipped)
+    too_many = not force and inventory.gone() > MOST_DELETED * len(inventory)
+    if dry_run or too_many:
+        found = preview(plan.work(), SkipUnchanged(target=target, refresh=chosen.refresh), Twins(inventory))
+        with clock.busy("preview"):
+            contents = _contents(found, tell if dry_run else None)
+        refusal = _refusal(inventory, contents) if too_many else ""
+        if refusal and not dry_run:
+            raise DeletionRefusedError(refusal)
+        report.note = report.note or refusal
+    if waiting and not dry_run:
+        run_insert(_with_twins(plan.work(), Twins(inventory)), insert_arguments(target, chosen), tell)
     with clock.busy("delete"):
         _delete(collection, inventory, tell, dry_run)
     fields = {"counts": dict(report.counts), "seconds": report.seconds, "stages": report.stages}
@@ -143,7 +132,7 @@ def sync(
 def _keep_all(inventory: Inventory, nameless: int) -> str:
     """Delete nothing, since the source was not understood as a whole; the note that says so."""
     gone = inventory.gone()
-    inventory.states[inventory.states == GONE] = FAILED
+    inventory.keep_all()
     if not gone:
         return ""
     return (
@@ -166,7 +155,7 @@ def _keep_skipped(collection: Collection, inventory: Inventory, skipped: Skipped
         some = [
             id for id, row in rows.items() if kind_of(row["path"]) in kinds and _may_be_there(row["path"])
         ]
-        inventory.states[inventory.places(some)] = FAILED
+        inventory.mark((FAILED, id) for id in some)
         kept += len(some)
     if not kept:
         return ""
@@ -187,18 +176,18 @@ def _with_twins(waiting: Iterator[Record], twins: Twins) -> Iterator[Record]:
         yield record
 
 
-def _contents(found: Iterator[Record], tell: Callable[[Outcome], None] | None) -> Packed:
+def _contents(found: Iterator[Record], tell: Callable[[Outcome], None] | None) -> list[bytes]:
     """Return the contents of the new and changed files."""
-    contents = bytearray()
+    contents = []
     for record in found:
         if tell is not None:
             tell(record.outcome)
         if record.status != "failed":
-            contents += content_key(record.digest)
-    return np.frombuffer(contents, f"S{SIZE}")
+            contents.append(content_key(record.digest))
+    return contents
 
 
-def _refusal(inventory: Inventory, contents: Packed) -> str:
+def _refusal(inventory: Inventory, contents: list[bytes]) -> str:
     """Return why so many deletions are refused; empty where enough of the rows have only moved."""
     stored = len(inventory)
     lost = inventory.gone() - inventory.moved(contents)
