@@ -16,6 +16,9 @@ WORDS ?= $(firstword $(wildcard data/words/objects.csv ../shared/words/objects.c
 TINY ?= $(firstword $(wildcard data/tinyimagenet/train.tar.gz ../shared/tinyimagenet/train.tar.gz))
 GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 
+# not from the environment, as images set it: each worker, and each process of a test, would compile all modules anew
+export PYTHONDONTWRITEBYTECODE :=
+
 # make t ROOM=search  the tests of one room, a folder of tests/
 .PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
 

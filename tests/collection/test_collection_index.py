@@ -170,6 +170,7 @@ def test_a_switch_that_was_cut_short_is_finished_by_the_next_one(store, monkeypa
         with pytest.raises(KeyboardInterrupt):
             store.flush()
     assert index_type(store) == ""
+    monkeypatch.setattr(catalog, "BEING_MADE", 0.2)
     store.catalog.forget()
     check(store, 310)
     assert index_type(store) == "FLAT"

@@ -137,7 +137,7 @@ def test_diversity_chooses_what_differs_from_what_was_chosen(find):
 
 
 def test_many_queries_are_each_chosen_for(prepared):
-    queries = random_units(20, seed=3)
+    queries = random_units(8, seed=3)
     for options in ({"collapse": 0.5}, {"group_by": "album"}, {"diversity": 0.5}, {"offset": 3}):
         together = prepared.search(queries, limit=5, **options)
         for query, hits in zip(queries, together, strict=True):

@@ -355,11 +355,12 @@ def test_a_collection_that_others_made_is_left_alone(milvus_backend):
     connection.call("drop_collection", "foreign", doing="drop", timeout=60)
 
 
-def test_a_collection_whose_maker_died_before_the_index_is_finished(absent):
+def test_a_collection_whose_maker_died_before_the_index_is_finished(absent, monkeypatch):
     from pymilvus import MilvusClient
 
-    from t2i_pipelines.collection import schema
+    from t2i_pipelines.collection import catalog, schema
 
+    monkeypatch.setattr(catalog, "BEING_MADE", 0.2)
     connection = absent.connection
     half = schema.creation(MilvusClient, SPACE, is_lite=connection.is_lite(30))
     connection.call("create_collection", ABSENT, doing="make", timeout=60, **half)

@@ -41,39 +41,58 @@ OUTSIDE = [
 ]  # fmt: skip
 
 
+def set_traps(root, secret):
+    """Make links in the root that lead out of it."""
+    (root / "link").symlink_to(secret.parent)
+    (root / "magenta-link.png").symlink_to(secret)
+
+
 @pytest.fixture
 def traps(pictures, secret):
     """Links in the root that lead out of it."""
-    (pictures / "link").symlink_to(secret.parent)
-    (pictures / "magenta-link.png").symlink_to(secret)
+    set_traps(pictures, secret)
     return secret
 
 
+@pytest.fixture(scope="module")
+def trapped(tmp_path_factory):
+    """A service with such links, which tests leave as it was, and the image that they lead to."""
+    folder = tmp_path_factory.mktemp("served")
+    secret = paint(folder / "private" / "magenta.png", "magenta")
+    root = paint(folder / "pictures" / "red.png", "red").parent
+    set_traps(root, secret)
+    with serving(folder, roots=[root]) as client:
+        yield client, secret
+
+
 @pytest.mark.parametrize("source", OUTSIDE)
-def test_nothing_outside_the_roots_is_inserted(http, traps, source):
-    source = source.format(outside=traps)
+def test_nothing_outside_the_roots_is_inserted(trapped, source):
+    http, secret = trapped
+    source = source.format(outside=secret)
     assert "it begins with the name of a folder that is served: pictures" in problem(
         http.post("/v1/insert", json={"source": source}), 422, "invalid_query"
     )
 
 
 @pytest.mark.parametrize("place", OUTSIDE)
-def test_nothing_outside_the_roots_is_read_for_a_query(http, traps, place, monkeypatch):
-    monkeypatch.chdir(traps.parent)  # were it read from here, magenta.png would be a file
-    place = place.format(outside=traps)
+def test_nothing_outside_the_roots_is_read_for_a_query(trapped, place, monkeypatch):
+    http, secret = trapped
+    monkeypatch.chdir(secret.parent)  # were it read from here, magenta.png would be a file
+    place = place.format(outside=secret)
     for line in (place, f"./{place}", f'./"{place}"', "magenta.png"):
         answer = http.post("/v1/search", json={"expression": line})
         said = answer.json().get("detail", "")
         assert answer.status_code in (200, 403, 422), answer.text
-        assert str(traps.parent) not in said.replace(str(traps), "")  # which the client wrote
+        assert str(secret.parent) not in said.replace(str(secret), "")  # which the client wrote
 
 
 @pytest.mark.parametrize("place", OUTSIDE)
-def test_no_query_opens_or_decodes_a_file_outside_the_roots(http, traps, place, monkeypatch):
-    monkeypatch.chdir(traps.parent)
+def test_no_query_opens_or_decodes_a_file_outside_the_roots(trapped, place, monkeypatch):
+    http, secret = trapped
+    monkeypatch.chdir(secret.parent)
     reader = http.app.state.service.reader
     monkeypatch.setattr(reader, "_decode", None)  # whatever is read would be decoded
-    place = place.format(outside=traps)
+    place = place.format(outside=secret)
     for line in (place, f"./{place}", f'./"{place}"', "magenta.png", "red + magenta.png"):
         with suppress(QueryError, Refusal):
             query = reader.query(Asked(expression=line))

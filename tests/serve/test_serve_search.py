@@ -4,20 +4,39 @@ import base64
 import json
 
 import pytest
+from conftest import memory_uri, paint_colours
 from serving import names, problem, search, serving
 
 from t2i_pipelines import Searcher, build_insert_pipeline
 from t2i_pipelines.errors import StoreUnavailableError
+from t2i_pipelines.testing import forget_memory
 
 
-@pytest.fixture
-def http(tmp_path, pictures, settings):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def pictures(folder):
+    return paint_colours(folder / "pictures")
+
+
+@pytest.fixture(scope="module")
+def settings(folder):
+    yield {"uri": memory_uri(folder), "model_name": "colour"}
+    forget_memory(memory_uri(folder))
+
+
+@pytest.fixture(scope="module")
+def http(folder, pictures, settings):
+    """A service that tests ask, and leave as it was."""
     rows = [
         {"path": str(path), "colour": path.stem, "year": 2000 + n}
         for n, path in enumerate(sorted(pictures.iterdir()))
     ]
     build_insert_pipeline(**settings)(rows)
-    with serving(tmp_path, roots=[pictures]) as client:
+    with serving(folder, roots=[pictures]) as client:
         yield client
 
 

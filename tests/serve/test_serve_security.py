@@ -45,9 +45,11 @@ def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused(key):
     assert key not in str(err.value)
 
 
-@pytest.fixture
-def locked(tmp_path, pictures):
-    with serving(tmp_path, roots=[pictures], host="0.0.0.0", api_key=KEY, client=ELSEWHERE) as client:
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """A service that wants the key; tests ask it, and leave it as it was."""
+    folder = tmp_path_factory.mktemp("locked")
+    with serving(folder, roots=[folder], host="0.0.0.0", api_key=KEY, client=ELSEWHERE) as client:
         yield client
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-import gradio
 import httpx
 import pytest
 from conftest import paint
@@ -17,7 +16,6 @@ from conftest import paint
 from t2i_pipelines import Searcher, build_insert_pipeline, testing
 from t2i_pipelines.errors import ConfigError, MissingExtraError, QueryError
 from t2i_pipelines.ui import EXAMPLES, build_ui, finding, markup
-from t2i_pipelines.ui.app import Latest
 from t2i_pipelines.ui.finding import Finder, Wanted
 
 assert testing
@@ -60,6 +58,8 @@ def names(found):
 
 
 def test_it_is_gradio_blocks_of_a_searcher_or_of_settings(settings):
+    import gradio
+
     assert isinstance(build_ui(Searcher(**settings)), gradio.Blocks)
     assert isinstance(build_ui(**settings), gradio.Blocks)
     with pytest.raises(ConfigError, match="give a searcher or settings, not both; got limit, uri as well"):
@@ -279,6 +279,10 @@ def test_an_error_that_is_not_ours_is_logged_and_not_shown(settings, monkeypatch
 
 
 def test_an_answer_that_is_overtaken_is_not_shown(filled):
+    import gradio
+
+    from t2i_pipelines.ui.app import Latest
+
     page = build_ui(**filled)
     ask, again = (next(fn.fn for fn in page.fns.values() if fn.name == name) for name in ("_ask", "_again"))
     latest = Latest()

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from t2i_pipelines.ui.serving import Gate
-
 
 def status(path, host="127.0.0.1:7860", origin=None, kind="http"):
     """What a request for ``path`` is answered with; 200 is what got through."""
+    from t2i_pipelines.ui.serving import Gate
+
     sent = []
 
     async def app(scope, receive, send):
