@@ -174,11 +174,23 @@ def test_vectors_that_do_not_fit_are_refused(filled, dimension, vector, words):
 
 
 def test_rows_of_two_dimensions_are_refused_before_anything_is_written(folder):
-    insert_into(folder, None)(np.ones(3), "x")
     insert = insert_into(folder, None)
     insert(np.ones(3), "x")
     with pytest.raises(VectorError, match=r"has shape \(2,\), the collection holds \(3,\)"):
         insert(np.ones(2), "y")
+    assert not folder.exists()
+
+
+def test_the_folder_is_the_one_that_was_meant_when_the_pipeline_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    here, home = insert_into("./faiss"), insert_into("~/faiss")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for insert in (here, home):
+        insert(VECTORS[0], "a")
+        insert.flush()
+    assert sorted(path.parent.parent.name for path in tmp_path.rglob("index.bin")) == ["home", tmp_path.name]
 
 
 def test_another_dimension_than_the_files_have_is_refused(filled):
