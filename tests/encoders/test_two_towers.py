@@ -101,14 +101,20 @@ def modules(text, *kinds):
             lambda t: torch.save({"linear.weight": torch.zeros(64, 9)}, t / "2_Dense/pytorch_model.bin"),
             "the layers do not fit one another",
         ),
-        (lambda t: torch.save({"x": torch.zeros(1)}, t / "2_Dense/pytorch_model.bin"), r"linear\.weight is missi"),
+        (
+            lambda t: torch.save({"x": torch.zeros(1)}, t / "2_Dense/pytorch_model.bin"),
+            r"linear\.weight is missi",
+        ),
         (lambda t: (t / "2_Dense/pytorch_model.bin").unlink(), r"2_Dense has no weights: none of"),
         (
             lambda t: change(t / "0_Transformer/sentence_bert_config.json", do_lower_case=True),
             r"sentence_bert_config\.json: do_lower_case is not supported",
         ),
         (lambda t: change(t / "0_Transformer/config.json", model_type="t5"), "type 't5' is not supported"),
-        (lambda t: change(t / "0_Transformer/config.json", auto_map={}), "'distilbert' needs code of its own"),
+        (
+            lambda t: change(t / "0_Transformer/config.json", auto_map={}),
+            "'distilbert' needs code of its own",
+        ),
         (
             lambda t: change(t / "0_Transformer/config.json", n_layers=3),
             r"model\.safetensors does not fit .*: transformer\.layer\.2\..* is missing",
