@@ -110,12 +110,17 @@ class LoadedEncoder(Encoder, Protocol):
 
 
 def open_path(
-    path: str | Path, model_name: str, info: ModelInfo | None = None, compute: Compute = AUTO
+    path: str | Path,
+    model_name: str,
+    info: ModelInfo | None = None,
+    compute: Compute = AUTO,
+    pair: str | None = None,
 ) -> LoadedEncoder:
     """Return the encoder of a model on disk; weights are read when they are first used.
 
     :param path: an ONNX folder, a folder with open_clip's or transformers' files, or a checkpoint file.
     :param info: the model that it should be.
+    :param pair: open_clip's name of it, where it has no config: see ``formats.read_checkpoint``.
     :raises CheckpointError: If there is nothing, or a model of other sizes.
     :raises MissingExtraError: If it needs torch, and torch is not installed.
     """
@@ -137,7 +142,7 @@ def open_path(
         )
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 
-    return TorchEncoder(str(path), model_name, info, compute)
+    return TorchEncoder(str(path), model_name, info, compute, pair)
 
 
 class HubEncoder:
