@@ -7,24 +7,26 @@
 * transformers: ``config.json`` beside ``model.safetensors``, ``pytorch_model.bin`` or the index of several
   files. A CLIPModel is built as OpenAI's architecture, others by transformers itself.
 * sentence-transformers: ``modules.json`` names the folder of a CLIPModel, stored as transformers does.
+* open_clip, weights alone: the caller names the model, and open_clip has the config, as of MobileCLIP.
 * OpenAI: one ``.pt`` file. A TorchScript archive's own source tells the activation; for a plain state dict
   the model's name must tell it.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.encoders.checkpoints import INDEX, Weights, activation_of
-from t2i_pipelines.encoders.models import ModelInfo
+from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo
 from t2i_pipelines.encoders.onnx_folder import cleaning, read_json
-from t2i_pipelines.encoders.openai_clip import Details, is_openai_clip
+from t2i_pipelines.encoders.openai_clip import Details, import_extra, is_openai_clip
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, openai_tokenizer, read_tokenizer
 from t2i_pipelines.encoders.transformers_clip import (
@@ -221,10 +223,12 @@ class FamilyCheckpoint(Checkpoint):
         return build(self._complete, self._family.model, weights, str(self.weights))
 
 
-def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
+def read_checkpoint(path: Path, info: ModelInfo | None, pair: str | None = None) -> Checkpoint:
     """Find out how a file or folder stores a model; reads the configs, not the weights.
 
     :param info: what the name says of the model, where the files leave it open.
+    :param pair: open_clip's name of the model, where there is no config: ``MobileCLIP-S1``, or with the tag
+        of the weights ``MobileCLIP-S1/datacompdr``.
     :raises CheckpointError: If no known way fits; the message says what was looked for.
     """
     if (path / MODULES).is_file():
@@ -239,6 +243,8 @@ def read_checkpoint(path: Path, info: ModelInfo | None) -> Checkpoint:
             continue
         read = _of_openclip if config == OPENCLIP else _of_transformers
         return _compared(read(found, folder, info), info)
+    if pair is not None:
+        return _compared(_of_pair(_weights_of(path), pair), info)
     if path.is_dir():
         wanted = ", or ".join(f"{config} with {names[0]}" for config, names in WEIGHTS.items())
         raise CheckpointError(f"{path} holds no model: there is no {wanted}, nor the files of an ONNX folder")
@@ -288,16 +294,67 @@ def _of_openclip(weights: Path, folder: Path, info: ModelInfo | None) -> Checkpo
     try:
         cfg = dict(stored["model_cfg"])
         ours = is_openai_clip(cfg)
-        vision, text = cfg["vision_cfg"], cfg["text_cfg"]
+        _ = cfg["vision_cfg"], cfg["text_cfg"]
     except (KeyError, TypeError, AttributeError) as err:
         raise CheckpointError(f"{folder / OPENCLIP} is no open_clip config: it has no {err}") from err
-    details = None
-    if ours:
-        quick = _quick_gelu(cfg, folder, info)
-        head = vision.get("head_width", 64)
-        width = vision["width"] * (32 if isinstance(vision["layers"], list) else 1)
-        details = Details(quick_gelu=(quick, quick), heads=(width // head, text.get("heads")))
+    details = _details(cfg, _quick_gelu(cfg, folder, info)) if ours else None
     return Checkpoint(weights, cfg, details, dict(stored.get("preprocess_cfg", {})))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6]) or "none"
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _details(cfg: Mapping[str, Any], quick: bool) -> Details | None:
+    """Return what OpenAI's architecture needs beside the weights; None for what only open_clip can build."""
+    if not is_openai_clip(cfg):
+        return None
+    vision = cfg["vision_cfg"]
+    head = vision.get("head_width", 64)
+    width = vision["width"] * (32 if isinstance(vision["layers"], list) else 1)
+    return Details(quick_gelu=(quick, quick), heads=(width // head, cfg["text_cfg"].get("heads")))
+
+
+def _weights_of(path: Path) -> Path:
+    """Return the one file of weights in a folder, or the file itself.
+
+    :raises CheckpointError: If there are several, or none.
+    """
+    if not path.is_dir():
+        return path
+    found = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(one.name for one in found) or f"no {', '.join(SUFFIXES)}"
+        raise CheckpointError(f"{path} has {names}: give the file of the weights itself")
+    return found[0]
+
+
+def _of_pair(weights: Path, pair: str) -> Checkpoint:
+    """Take the config and the preprocessing settings that open_clip itself has for a name and tag."""
+    open_clip = import_extra("open_clip")
+    name, _, tag = pair.partition("/")
+    tag = tag.lower().replace("-", "_")
+    cfg = open_clip.get_model_config(name)
+    if cfg is None:
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
+        raise CheckpointError(f"open_clip knows no model {name!r}; the nearest are {', '.join(near)}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag and tag not in tags:
+        raise CheckpointError(f"open_clip knows no weights {tag!r} of {name}; known are {_some(tags)}")
+    keys = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")
+    told = {one: open_clip.get_pretrained_cfg(name, one) for one in ([tag] if tag else tags)}
+    settings = [{key: given.get(key) for key in keys} for given in told.values()]
+    if any(one != settings[0] for one in settings):
+        raise CheckpointError(
+            f"the weights of {name} differ in preprocessing or activation: say which, as in "
+            f"{name}/{tags[0]}; known are {_some(tags)}"
+        )
+    preprocessing = dict(settings[0]) if settings else {}
+    quick = bool(preprocessing.pop("quick_gelu", False) or cfg.get("quick_gelu", False))
+    if quick:
+        cfg["quick_gelu"] = True
+    return Checkpoint(weights, cfg, _details(cfg, quick), preprocessing)
 
 
 def _quick_gelu(cfg: Mapping[str, Any], folder: Path, info: ModelInfo | None) -> bool:

@@ -98,6 +98,12 @@ class ModelInfo:
             return ""
         return "fast" if self.ms <= FAST else "medium" if self.ms <= MEDIUM else "slow"
 
+    @property
+    def pair(self) -> str | None:
+        """open_clip's name of a model that only open_clip can build: architecture and tag."""
+        is_pair = self.family and "/" in self.name and self.quick_gelu is None
+        return self.name if is_pair else None
+
 
 @cache
 def _table() -> tuple[ModelInfo, ...]:

@@ -58,12 +58,19 @@ class TorchEncoder:
     :param path: a checkpoint file, or the folder that it is in.
     :param info: the model that it should be; sizes that differ are refused.
     :param compute: where it is run, and with which numbers.
+    :param pair: see :func:`~t2i_pipelines.encoders.formats.read_checkpoint`.
     """
 
     def __init__(
-        self, path: str, model_name: str, info: ModelInfo | None = None, compute: Compute = EXACT
+        self,
+        path: str,
+        model_name: str,
+        info: ModelInfo | None = None,
+        compute: Compute = EXACT,
+        pair: str | None = None,
     ) -> None:
         self._path = Path(path)
+        self._pair = pair
         self._model_name = model_name
         self._info = info
         self._compute = compute
@@ -84,7 +91,7 @@ class TorchEncoder:
             return self._loaded
 
     def _load(self) -> None:
-        checkpoint = read_checkpoint(self._path, self._info)
+        checkpoint = read_checkpoint(self._path, self._info, self._pair)
         loaded = load_model(checkpoint, self.running.device)
         if (
             (info := self._info)

@@ -37,6 +37,7 @@ def open_path(
     *,
     kind: Kind | None = None,
     texts: Path | None = None,
+    pair: str | None = None,
 ) -> LoadedEncoder:
     """Return the encoder of a model on disk; weights are read when they are first used.
 
@@ -44,6 +45,8 @@ def open_path(
     :param info: the model that it should be.
     :param kind: which of its files to take, where a folder has both; None prefers ONNX.
     :param texts: the folder of the text tower, where it has one of its own.
+    :param pair: open_clip's name of it, where it has no config and ``info`` does not tell: see
+        ``formats.read_checkpoint``.
     :raises CheckpointError: If there is nothing, or a model of other sizes.
     :raises MissingExtraError: If it needs torch, and torch is not installed.
     """
@@ -67,7 +70,7 @@ def open_path(
         )
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 
-    return TorchEncoder(str(path), model_name, info, compute)
+    return TorchEncoder(str(path), model_name, info, compute, pair or (info.pair if info else None))
 
 
 def open_model(info: ModelInfo, compute: Compute = AUTO) -> LoadedEncoder:
