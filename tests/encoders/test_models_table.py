@@ -156,3 +156,10 @@ def test_an_unknown_name_lists_the_known_and_says_that_a_path_would_do():
 def test_a_path_that_is_not_there_is_said_to_be_a_path(path):
     with pytest.raises(CheckpointError, match=r"no file or folder at /.*none"):
         load_encoder(path)
+
+
+def test_only_models_that_open_clip_alone_can_build_have_a_pair():
+    assert find("apple/MobileCLIP-S1-OpenCLIP").pair == "MobileCLIP-S1/datacompdr"
+    assert [find(name).pair for name in ("ViT-B/32", "ViT-B-32/laion2b_e16", "t2i_mini", "org/any")] == [
+        None
+    ] * 4

@@ -63,7 +63,7 @@ def test_a_name_and_weights_are_a_model(named, pair, quick, module):
     pixels = torch.from_numpy(encoder.model.checkpoint.preprocess.tensor(PICTURES))
     with torch.inference_mode():
         images, texts = model.encode_image(pixels), model.encode_text(open_clip.tokenize(TEXTS))
-    found = open_path(named / "any.pt", "m", None, clips_exact(), pair)
+    found = open_path(named / "any.pt", "m", None, clips_exact(), pair=pair)
     assert cosines(found.encode_images(PICTURES), images).min() >= LEAST
     assert cosines(found.encode_texts(TEXTS), texts).min() >= LEAST
 
