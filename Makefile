@@ -20,7 +20,7 @@ GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 export PYTHONDONTWRITEBYTECODE :=
 
 # make t ROOM=search  the tests of one room, a folder of tests/
-.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-serve notebooks screenshots wheel clean
+.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -98,6 +98,10 @@ bench-ingest: $(TEST)
 
 bench-search: $(TEST)
 	$(BIN)/python -m benchmarks.search $(if $(PHOTOS),--photos $(PHOTOS))
+
+# on a machine with a GPU
+bench-gpu: $(TEST)
+	$(BIN)/python -m benchmarks.gpu
 
 bench-serve: $(TEST)
 	$(BIN)/python -m benchmarks.serve

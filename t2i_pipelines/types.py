@@ -213,7 +213,7 @@ KEPT = "; what was stored of it before is kept"
 
 OnError: TypeAlias = Literal["record", "raise"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Backend: TypeAlias = Literal["auto", "onnxruntime", "openvino", "torch"]
 
 
@@ -224,7 +224,7 @@ class Compute:
     It does not change what vectors mean: one collection may be filled in bf16 and searched in fp32.
 
     :ivar device: ``auto``, ``cpu`` or ``cuda``.
-    :ivar precision: ``auto``, ``fp32``, ``bf16`` or ``int8``; ``auto`` is never int8.
+    :ivar precision: ``auto``, ``fp32``, ``bf16``, ``fp16`` (GPUs) or ``int8``; ``auto`` is fp32 or bf16.
     :ivar backend: ``auto``, ``onnxruntime``, ``openvino`` or ``torch``.
     """
 

@@ -29,7 +29,7 @@ Source = Annotated[
     ),
 ]
 Models = Annotated[list[str] | None, typer.Option(help="Name or path of a model; several are compared.")]
-Precisions = Annotated[list[str] | None, typer.Option(help="auto, fp32, bf16, int8; several are compared.")]
+Precisions = Annotated[list[str] | None, typer.Option(help="auto, fp32, bf16, fp16 or int8; repeatable.")]
 Backends = Annotated[
     list[str] | None, typer.Option(help="auto, onnxruntime, openvino, torch; several are compared.")
 ]

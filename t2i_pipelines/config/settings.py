@@ -92,8 +92,8 @@ class Model(Checked):
     device: Device = setting("auto", "auto, cpu or cuda.", one_of(Device))
     precision: Precision = setting(
         "auto",
-        "auto, fp32, bf16, or int8, which `t2i quantize` prepares. ``auto`` is bf16 where that is fast, else "
-        "fp32.",
+        "auto, fp32, bf16, fp16 (GPUs), or int8, which `t2i quantize` prepares. ``auto`` is bf16 where that "
+        "is fast, else fp32.",
         one_of(Precision),
     )
     backend: Backend = setting(

@@ -76,6 +76,11 @@ def choose_onnx(wanted: Compute) -> Compute:
             "backend='torch' runs torch checkpoints, and this model is an ONNX folder; "
             "say backend='auto', 'onnxruntime' or 'openvino'"
         )
+    if wanted.precision == "fp16":
+        raise ConfigError(
+            "precision='fp16' is for torch checkpoints on a GPU, and this model is an ONNX folder, which is "
+            "run in the numbers that its file has; say precision='auto', or backend='torch'"
+        )
     device = _onnx_device(wanted)
     backend = wanted.backend
     if backend == "auto":
@@ -117,7 +122,7 @@ def _openvino_precision(wanted: Precision) -> Precision:
 def choose_torch(wanted: Compute) -> Compute:
     """Return how to run a torch checkpoint, without any ``auto``.
 
-    On a GPU, and in bf16, where there is either.
+    On a GPU, and in bf16, where there is either. fp16 is taken only if it was asked for.
 
     :raises ConfigError: If what was asked for does not go together, or the machine lacks it.
     """
@@ -138,6 +143,8 @@ def choose_torch(wanted: Compute) -> Compute:
     if wanted.device == "cuda" and not cuda:
         raise ConfigError("device='cuda', but torch finds no GPU; say device='auto' or 'cpu'")
     device: Device = "cuda" if cuda and wanted.device != "cpu" else "cpu"
+    if wanted.precision == "fp16" and device == "cpu":
+        raise ConfigError("precision='fp16' is for GPUs; say precision='auto', 'bf16' or 'fp32' on a CPU")
     native = torch.cuda.is_bf16_supported() if device == "cuda" else _cpu_has_bf16(torch)
     if wanted.precision == "bf16" and not native:
         raise _no_bf16(f"this {'GPU' if device == 'cuda' else 'CPU'} has no instructions for it")

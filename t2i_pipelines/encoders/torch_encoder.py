@@ -170,7 +170,8 @@ class TorchEncoder:
 
 def run_pass(encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, running: Compute) -> Matrix:
     """Return what a model gives for some items: (N, ...) -> (N, D) float32."""
-    halves = torch.autocast(running.device, torch.bfloat16, enabled=running.precision == "bf16")
+    dtype = torch.float16 if running.precision == "fp16" else torch.bfloat16
+    halves = torch.autocast(running.device, dtype, enabled=running.precision != "fp32")
     with torch.inference_mode(), halves:
         return np.asarray(encode(items.to(running.device)).float().cpu().numpy(), np.float32)
 

@@ -218,7 +218,7 @@ def test_the_command_says_how_the_model_runs_and_refuses_what_it_cannot(pictures
     done = CliRunner().invoke(app, ["insert", str(pictures), *place, "--backend", "onnxruntime"])
     assert (done.exit_code, "t2i_mini runs by onnxruntime on cpu, fp32" in done.stderr) == (0, True)
     refused = CliRunner().invoke(app, ["insert", str(pictures), *place, "--precision", "fp8"])
-    assert "precision must be one of 'auto', 'fp32', 'bf16', 'int8', got 'fp8'" in str(refused.exception)
+    assert "precision must be one of 'auto', 'fp32', 'bf16', 'fp16', 'int8', got 'fp8'" in str(refused.exception)
 
 
 @pytest.mark.slow
@@ -251,3 +251,14 @@ os.kill(os.getpid(), signal.SIGINT)
 def test_a_signal_is_handled_after_openvino_models_are_gone():
     done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+def test_fp16_is_for_torch_on_a_gpu(monkeypatch):
+    with pytest.raises(ConfigError, match="precision='fp16' is for GPUs; say precision='auto', 'bf16' or"):
+        choose_torch(Compute("cpu", "fp16"))
+    with pytest.raises(ConfigError, match="is for torch checkpoints on a GPU.*say precision='auto', or"):
+        choose_onnx(Compute("cuda", "fp16"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    assert choose_torch(Compute("auto", "fp16")) == Compute("cuda", "fp16", "torch")
+    assert choose_torch(Compute()).precision == "bf16"
