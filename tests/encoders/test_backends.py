@@ -218,7 +218,9 @@ def test_the_command_says_how_the_model_runs_and_refuses_what_it_cannot(pictures
     done = CliRunner().invoke(app, ["insert", str(pictures), *place, "--backend", "onnxruntime"])
     assert (done.exit_code, "t2i_mini runs by onnxruntime on cpu, fp32" in done.stderr) == (0, True)
     refused = CliRunner().invoke(app, ["insert", str(pictures), *place, "--precision", "fp8"])
-    assert "precision must be one of 'auto', 'fp32', 'bf16', 'fp16', 'int8', got 'fp8'" in str(refused.exception)
+    assert "precision must be one of 'auto', 'fp32', 'bf16', 'fp16', 'int8', got 'fp8'" in str(
+        refused.exception
+    )
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Every name that people know a CLIP by finds it: open_clip's, Immich's, OpenAI's, the hub's and paths."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from t2i_pipelines.encoders import load_encoder, named
@@ -151,3 +154,12 @@ def test_a_model_that_cannot_work_says_why(name, why):
 def test_a_tag_that_a_known_architecture_does_not_have_is_unknown_and_not_looked_for_on_the_hub():
     with pytest.raises(UnknownModelError, match="'ViT-B-32/laion3b'; the nearest are ViT-B-32/laion"):
         load_encoder("ViT-B-32/laion3b")
+
+
+def test_every_name_of_the_documented_table_is_known():
+    table = Path("docs/models.md").read_text(encoding="utf-8").partition("## Places")[0]
+    rows = [line.rpartition("| ")[2] for line in table.splitlines() if line.startswith("| ")]
+    names = [name for row in rows[2:] for name in re.findall("`([^`]+)`", row) if name[0] not in "./~"]
+    assert len(names) >= 17
+    for name in names:
+        assert find(name).family or find(name).name == name, name
