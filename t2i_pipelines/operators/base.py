@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from t2i_pipelines._towhee.door import SharedType
 from t2i_pipelines.images import is_remote
-from t2i_pipelines.images.read import Ahead
+from t2i_pipelines.images.files import Ahead
 from t2i_pipelines.types import Batch, OnError, Outcome, Reason, Record, Stage, log_failure
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from t2i_pipelines.images import path_key, records, scratch
 from t2i_pipelines.images.scratch import Spill
-from t2i_pipelines.jobs.sync.plan import GONE, PENDING, UNCHANGED, Inventory, Twins, preview, stamp
+from t2i_pipelines.jobs.sync import GONE, PENDING, UNCHANGED, Inventory, Twins, preview, stamp
 from t2i_pipelines.operators.milvus import SkipUnchanged
 from t2i_pipelines.types import Record
 

@@ -21,7 +21,7 @@ from t2i_pipelines.config.settings import Target
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
-from t2i_pipelines.jobs.sync.plan import STAMP_FIELDS, Inventory, described
+from t2i_pipelines.jobs.sync import STAMP_FIELDS, Inventory, described
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import STATUSES, InsertReport
 from t2i_pipelines.types import Encoder, Outcome, Record, Space, content_of
