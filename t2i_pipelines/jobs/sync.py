@@ -60,7 +60,7 @@ def sync(
     * ``updated``: stored under this id before, and changed. Its vector is taken over where the bytes
       are known, as with new metadata.
     * ``deleted``: a row that the source does not name any more.
-    * ``failed``: could not be read, decoded, embedded or stored. What was stored of it before is kept,
+    * ``failed``: could not be read, decoded, embedded or stored. An earlier row of it is kept,
       because the source still names it; nothing is left of a new one. Where it is unknown even which
       image a row of the source means, nothing is deleted, and ``report.note`` says so.
 
@@ -216,10 +216,10 @@ def _delete(
 
 
 STAMP_FIELDS = ("size", "mtime", "digest")
-"""What a scan of the collection must bring beside ``id``."""
+"""Fields that a scan of the collection must return beside ``id``."""
 
 GONE, UNCHANGED, PENDING, FAILED = range(4)
-"""What the source says of a row: nothing, the same, something else, that it cannot be read."""
+"""States of a row: not in the source, the same there, another there, not readable there."""
 
 
 class Inventory(Scratch):
@@ -276,7 +276,7 @@ class Inventory(Scratch):
         return self.ids(f"state = {GONE}", many)
 
     def keep_all(self) -> None:
-        """Mark these rows as what the source names and cannot read."""
+        """Mark these rows as not readable, so that they stay."""
         self.ask(f"UPDATE rows SET state = {FAILED} WHERE state = {GONE}")
 
     def moved(self, contents: Iterable[bytes]) -> int:
@@ -300,7 +300,7 @@ def content_key(digest: str) -> bytes:
 
 
 def stamp(size: int, mtime: int, digest: str) -> int:
-    """64 bits of size, time of change and metadata: what a file is known by without being opened.
+    """Return 64 bits of size, time of change and metadata, by which a file is known without being opened.
 
     :param digest: ``content:metadata``; only the metadata's part counts.
     """
@@ -343,7 +343,7 @@ class Plan:
             yield from (record for record in some if record.status is not None)
 
     def _judge(self, record: Record, stored: int, content: bytes, state: int) -> int:
-        """Compare a record with its row; return what the source says of that."""
+        """Compare a record with its row; return the row's new state."""
         if record.status is not None:
             record.reason += KEPT if record.status == "failed" else ""
             return state or FAILED
@@ -433,8 +433,8 @@ READS = 32
 def preview(records: Iterable[Record], look_up: SkipUnchanged, twins: Twins) -> Iterator[Record]:
     """Read the files, and end each record as it would end if every file can be decoded and embedded.
 
-    :param look_up: tells what is stored under each id.
-    :param twins: of its own; it counts as stored what is only foreseen.
+    :param look_up: ends records whose rows are unchanged.
+    :param twins: not those of the run: foreseen images count as stored.
     """
     records = iter(records)
     with ThreadPoolExecutor(READS, "t2i-preview") as pool:

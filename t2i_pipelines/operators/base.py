@@ -98,7 +98,7 @@ class Outcomes(Operator):
 
 
 class Prefetch(Operator):
-    """``ops.t2i.prefetch``: begin to fetch what a batch needs, and pass it on at once.
+    """``ops.t2i.prefetch``: begin to fetch the files of a batch, and pass it on at once.
 
     Batches wait behind this step, so that one slow host delays no other until all of them are full.
     """
