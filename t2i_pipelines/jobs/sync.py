@@ -331,13 +331,11 @@ class Plan:
         records = iter(records)
         while some := Batch.take(records, _AT_ONCE):
             stored = self._inventory.of([record.id for record in some])
-            states = []
             for record in some:
-                row = stored.get(record.id)
-                if row is not None:
-                    states.append((self._judge(record, *row), record.id))
+                if (row := stored.get(record.id)) is not None:
+                    stored[record.id] = (*row[:2], self._judge(record, *row))
                 self._lighten(record, row)
-            self._inventory.mark(states)
+            self._inventory.mark((state, id) for id, (_, _, state) in stored.items())
             if waiting := some.unfinished:
                 self.waiting.add(waiting)
             yield from (record for record in some if record.status is not None)
