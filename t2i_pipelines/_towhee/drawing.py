@@ -6,7 +6,6 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from html import escape
 from typing import Any
 
@@ -50,12 +49,15 @@ class Step:
 
 def steps(dag: Any) -> dict[str, Step]:
     """Return the nodes of a pipeline in an order in which each comes after those that it follows."""
-    before: dict[str, list[str]] = {uid: [] for uid in dag.nodes}
+    before: dict[str, list[str]] = defaultdict(list)
     for uid, node in dag.nodes.items():
         for following in node.next_nodes or ():
             before[following].append(uid)
     found: dict[str, Step] = {}
-    for uid in TopologicalSorter(before).static_order():
+    waiting = list(dag.nodes)
+    while waiting:  # graphlib's sorter would take turns between branches
+        uid = next(one for one in waiting if all(other in found for other in before[one]))
+        waiting.remove(uid)
         layer = max((found[other].layer for other in before[uid]), default=-1) + 1
         found[uid] = Step(*_described(uid, dag.nodes[uid]), tuple(before[uid]), layer)
     return found

@@ -43,7 +43,7 @@ _DAILY, _MODELS, _COLLECTIONS = "Every day", "Models and quality", "Collections"
 COMMANDS = {
     "insert": Command(_DAILY, "insert", "insert"),
     "search": Command(_DAILY, "search", "search"),
-    "sync": Command(_DAILY, "sync", "run"),
+    "sync": Command(_DAILY, "insert", "sync_"),
     "info": Command(_DAILY, "info", "info"),
     "duplicates": Command(_DAILY, "info", "duplicates"),
     "ui": Command(_DAILY, "ui", "ui"),

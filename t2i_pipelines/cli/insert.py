@@ -1,4 +1,4 @@
-"""``t2i insert``: with a progress bar, on this machine, on Ray, or by way of files."""
+"""``t2i insert``, on this machine, on Ray, or by way of files, and ``t2i sync``, with a progress bar."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.images import count, listed
+from t2i_pipelines.jobs.sync import sync
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
 
@@ -31,6 +32,8 @@ Bulk = Annotated[
         "of its storage.",
     ),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Delete any number of images, not only a fifth.")]
 
 
 @takes("uri", "token", "collection_name", Model, Inserting, Storage, Decoding)
@@ -99,3 +102,28 @@ def _open_model(model: Model) -> None:
     encoder.space  # noqa: B018 - loads
     if running := getattr(encoder, "running", None):
         console.err.print(f"{console.plain(str(model.model_name))} runs by {running}")
+
+
+@takes("uri", "token", "collection_name", Model, Inserting, Decoding)
+def sync_(
+    source: Source,
+    dry_run: DryRun = False,
+    force: Force = False,
+    report: Report = None,
+    **settings: Any,
+) -> None:
+    """Make the collection equal to SOURCE: insert what is new, update what changed, delete what is gone."""
+    if report is not None:
+        console.check_writable(report)
+    done = InsertReport()
+    if dry_run:
+        console.say_at_interrupt(lambda: console.show_interruption(done))
+        sync(source, report=done, dry_run=True, progress=console.show_change, force=force, **settings)
+    else:
+        images = listed(source, exclude=settings["exclude"])
+        with console.progress_bar(count(images, exclude=settings["exclude"]), "syncing") as tally:
+            console.say_at_interrupt(tally.interrupted)
+            done = tally.report
+            sync(images, report=done, progress=lambda outcome: tally.show(), force=force, **settings)
+    console.show_report(done, report)
+    raise typer.Exit(1 if done.counts["failed"] else 0)

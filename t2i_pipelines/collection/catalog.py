@@ -23,7 +23,7 @@ BESIDE = "t2i_pipelines.beside"
 """Earlier targets of an alias, the latest first, separated by commas."""
 
 RENAMED = "t2i_pipelines.renamed_to"
-"""What a collection is about to be called, so that its name can become an alias."""
+"""The new name of a collection whose name is about to become an alias."""
 
 LONGEST = 255
 """Letters of a collection's name."""
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
     """A collection as it was found.
 
     :ivar identity: changes when the collection is dropped and made again.
-    :ivar real_name: what the collection is called if it was asked for by an alias.
+    :ivar real_name: the name of the collection, which is another where it was asked for by an alias.
     :ivar index_type: empty where there is none yet.
     :ivar changing_until: the index is being changed, for no longer than until then, seconds since 1970.
     :ivar beside: real names of earlier targets of its alias, see :mod:`..collection.aliases`.
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 def read_entry(found: Mapping[str, Any], where: str) -> tuple[Entry, str]:
     """Return a collection without its index type, from what ``describe_collection`` returned.
 
-    :return: the entry, and what the collection is about to be called, mostly empty.
+    :return: the entry, and the name that the collection is about to get, mostly empty.
     :raises StoreError: If this library did not make the collection.
     """
     notes = found.get("properties") or {}
@@ -171,7 +171,7 @@ class Catalog:
 
     @property
     def real_name(self) -> str:
-        """What the collection is called, as far as it was looked up; an alias may be moved meanwhile."""
+        """The name of the collection, as of the last look-up; an alias may be moved meanwhile."""
         _, entry = self.connection.entries.get(self.name, (0.0, None))
         return entry.real_name if entry is not None else self.name
 

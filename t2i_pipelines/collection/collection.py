@@ -1,6 +1,6 @@
 """A collection of images in Milvus: rows in, hits out, and the space that its vectors live in.
 
-Open a collection by its settings, and close what was opened.
+Open and close collections by their settings.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Collection:
 
     :ivar name: the name that it was opened by, which may be an alias.
     :ivar connection: the client of its database, shared by all collections of that database.
-    :ivar catalog: what the database says of the collection: its real name, model, index and storage.
+    :ivar catalog: the collection's real name, model, index and storage, as the database tells them.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Collection:
         """Read every row, a page at a time, in the order of the ids.
 
         A page of a server has at most 16,384 rows. Milvus Lite looks at every row for every page, so its
-        pages have up to 250,000. What others write meanwhile may or may not be seen.
+        pages have up to 250,000. Rows that others write meanwhile may or may not be seen.
 
         :param fields: of each row, beside ``id``.
         """
@@ -180,7 +180,7 @@ class Collection:
 
         Each row comes once, equal scores by id. The first 16,384 are what the index finds, and one that is
         not exact may miss a few; the others follow by an exact comparison with every row, for which the
-        vectors are read. What is written meanwhile may or may not be seen.
+        vectors are read. Rows written meanwhile may or may not be seen.
 
         :param options: as for :meth:`search`; ``limit`` is ignored.
         :raises VectorError: If the vector is not finite, zero, or not (D,).

@@ -177,7 +177,7 @@ class Connection:
         self._before_fork: list[Any] = []
 
     def wrote(self, method: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take note of what was done to a collection."""
+        """Note a write: when rows were deleted, and how many bytes wait for a flush."""
         if method == "delete":
             self.deletions[name] = time.monotonic()
         elif method == "upsert":
@@ -235,7 +235,7 @@ class Connection:
 
     @contextmanager
     def writing(self, timeout: float) -> Iterator[float]:
-        """Hold what a write must hold, and tell how many seconds it may take."""
+        """Hold the writer's lock of Milvus Lite; yield how many seconds a write may take."""
         if not self.is_lite(timeout):
             yield timeout
             return

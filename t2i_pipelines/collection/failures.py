@@ -47,7 +47,7 @@ _AS_TOLD = {"missing": CollectionNotFoundError, "not loaded": NotLoadedError, "r
 def translate(err: BaseException, *, doing: str, where: str, timeout: float) -> T2IError:
     """Return the error of ours for ``err``. Raise it ``from err``.
 
-    :param doing: what was asked, for example ``search in collection 'cats'``.
+    :param doing: the call, for example ``search in collection 'cats'``.
     :param where: the database, as a reader of the message should see it.
     :param timeout: seconds that were allowed.
     """
@@ -131,7 +131,7 @@ def _text(err: BaseException) -> str:
 
 
 class _Hush(logging.Filter):
-    """Drops what the layers below log about an error that this library is about to raise.
+    """Drop the log lines of the layers below about an error that this library is about to raise.
 
     pymilvus logs in the calling thread, Milvus Lite's server in threads of its own.
     """
@@ -175,7 +175,7 @@ class _Hush(logging.Filter):
 
 
 def _is_of_milvus(record: logging.LogRecord) -> bool:
-    """Return whether it tells that pymilvus asked Milvus Lite for what it has not, and then did without."""
+    """Return whether it reports a call that Milvus Lite lacks and pymilvus does without."""
     trace = record.exc_info[2] if record.exc_info else None
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -54,7 +54,7 @@ def one_of_each(hits: Iterable[Hit], name: str) -> Iterator[Hit]:
 
 
 def placed(hits: Iterable[Hit], vectors_of: VectorsOf) -> Iterator[Placed]:
-    """Hits with their vectors. What was deleted since it was found is left out."""
+    """Return hits with their vectors, without those deleted meanwhile."""
     rest = iter(hits)
     while some := list(islice(rest, A_READ)):
         vectors = vectors_of([hit.id for hit in some])

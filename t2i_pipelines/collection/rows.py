@@ -24,7 +24,7 @@ def check_vectors(
 ) -> Matrix:
     """N vectors (D,) -> (N, D) float32.
 
-    :param names: what each vector is called in a message, for example ``row 'a.jpg'``.
+    :param names: the name of each vector in a message, for example ``row 'a.jpg'``.
     :param may_be_zero: as where distances are compared, not directions.
     :raises VectorError: For the first that is of another length, not finite, or zero.
     """
@@ -62,7 +62,7 @@ IDS_A_CALL = 1000
 
 
 class Ledger(NamedTuple):
-    """What a stored row says of its file: enough to see that it has not changed.
+    """Size, time of change and digest of a stored file: enough to see that it has not changed.
 
     :ivar size: bytes.
     :ivar mtime: nanoseconds since the epoch.
@@ -127,7 +127,7 @@ def batches(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 def check_metadata(metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Metadata as Milvus can store it: NumPy values as Python's, None and NaN left out.
 
-    :param name: what the row is called in a message.
+    :param name: the name of the row in a message.
     :raises ConfigError: If a name is reserved, or a value cannot be JSON.
     """
     checked: dict[str, Any] = {}

@@ -49,7 +49,7 @@ docs/scale.md; the others are not: IVF_RABITQ is taken as IVF_SQ8 and a half, HN
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """What a collection needs.
+    """The resources that a collection needs.
 
     :ivar memory: bytes, of all query nodes together.
     :ivar disk: bytes, of the storage and of the query nodes together.

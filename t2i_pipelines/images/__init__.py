@@ -2,8 +2,8 @@
 
 from t2i_pipelines.images.address import is_remote, normal
 from t2i_pipelines.images.decode import checked_array, decode, image_suffixes, pixels_of
+from t2i_pipelines.images.files import digest, read
 from t2i_pipelines.images.isolate import decode_isolated
-from t2i_pipelines.images.read import digest, read
 from t2i_pipelines.images.record import brief
 from t2i_pipelines.images.source import count, distinct_records, listed, path_key, records
 

@@ -37,7 +37,7 @@ MEAN_OF = 8
 """Frames that ``mean`` takes, evenly spaced."""
 
 _ANIMATIONS = {"GIF", "PNG", "WEBP", "AVIF"}
-"""What a TIFF, an icon or a stereo photograph holds further are pages, sizes or views."""
+"""Formats of animations. The frames of TIFFs, icons and stereo photographs are pages, sizes or views."""
 
 
 def is_animation(header: Pillow.Image) -> bool:
@@ -119,7 +119,7 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "ICO", "QOI"),
     *("DIB", "PSD", "ICNS", "DDS", "SGI", "PCX", "TGA"),  # TGA has no signature, so it comes last
 )
-"""What is decoded, in the order of trying. Pillow reads more, some by running other programs (EPS)."""
+"""Decoded formats, in the order of trying. Pillow reads more, some by running other programs (EPS)."""
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 """Brands of ISO/IEC 23008-12; the last two may be AVIF as well."""

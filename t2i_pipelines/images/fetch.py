@@ -48,7 +48,7 @@ HOST_LIMIT = 8
 
 
 def fetch(url: str, *, only_public: bool = False) -> bytes:
-    """Get what is at a URL; at most ``limits.MAX_BYTES``.
+    """Fetch a URL; at most ``limits.MAX_BYTES``.
 
     :param only_public: connect to public addresses only, see :mod:`t2i_pipelines.images.fetch`.
     :raises ImageDecodeError: Names the URL, and the status or what else went wrong.
@@ -69,7 +69,7 @@ def fetch(url: str, *, only_public: bool = False) -> bytes:
 
 
 def open_url(url: str) -> BinaryIO:
-    """Return what is at a URL as a stream, of any length.
+    """Open a URL as a stream, of any length.
 
     :raises OSError: If it cannot be opened, or breaks off.
     """

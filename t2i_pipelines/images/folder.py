@@ -83,7 +83,7 @@ def _posix(path: str) -> str:
 
 
 def _identity(folder: str) -> _Identity:
-    """Return what two paths of one folder share; (0, 0) of what is gone."""
+    """Return device and inode of a folder; (0, 0) if it is gone."""
     try:
         found = os.stat(folder)
     except OSError:

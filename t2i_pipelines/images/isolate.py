@@ -36,7 +36,7 @@ from t2i_pipelines.images.shrink import Side
 from t2i_pipelines.types import Image
 
 Message: TypeAlias = tuple[dict[str, Any], bytearray]
-"""What it is about, as JSON, and an image's bytes or pixels."""
+"""A header as JSON, and an image's bytes or pixels."""
 
 START = 60.0
 """Seconds that a worker may take to start; its imports take less than one."""
@@ -148,7 +148,7 @@ class Worker:
 
 
 def serve() -> None:
-    """Decode what comes on standard input until it ends; what a worker runs."""
+    """Run a worker: decode the messages on standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     cv2.setNumThreads(1)  # there is a worker a core
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -113,7 +113,7 @@ def not_regular(mode: int) -> str:
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it: times as ISO 8601, time spans as seconds, decimals as floats.
 
-    :return: None for what is missing: None, NaN, NaT, NA.
+    :return: None for a missing value: None, NaN, NaT, NA.
     """
     if isinstance(value, (str, bool, int)):
         return value
@@ -147,7 +147,7 @@ def path_key(path: str) -> str:
 
 
 def metadata_digest(metadata: Mapping[str, Any]) -> str:
-    """Digest of what is stored beside a vector: a colon and 16 hex digits, the tail of a record's digest."""
+    """Return the digest of a row's metadata: a colon and 16 hex digits, the tail of a record's digest."""
     described = json.dumps(metadata, sort_keys=True, default=str)
     return ":" + hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
 
@@ -208,7 +208,7 @@ _ORIGINALS = frozenset(("originals", "masters"))
 
 @dataclass(frozen=True)
 class Listing:
-    """Decide which files and folders a listing takes, and count what it skips.
+    """Decide which files and folders a listing takes, and count those that it skips.
 
     Without ``exclude``, thumbnails, previews and bins of NAS and photo programs are skipped. To read such a
     folder, name it as the source.

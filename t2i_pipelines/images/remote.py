@@ -19,7 +19,7 @@ _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "crea
 
 
 def look_at(address: str) -> Mapping[str, Any] | None:
-    """Return what the filesystem tells of a file or folder, its ``type`` above all; None if there is nothing.
+    """Return the filesystem's entry of a file or folder, with its ``type``; None if there is none.
 
     :raises SourceError: If the filesystem does not answer, or refuses.
     """
@@ -98,7 +98,7 @@ def _walk(
 
 
 def _listed(fs: Any, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the names in a folder, in order, with what the filesystem says of each."""
+    """Return the names in a folder, in order, with the filesystem's entry of each."""
     own = folder.strip("/")
     listed: list[Mapping[str, Any]] = fs.ls(folder, detail=True)
     fs.invalidate_cache(folder)

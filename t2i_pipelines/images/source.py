@@ -1,4 +1,4 @@
-"""From what a user points at to records.
+"""Read any source into records.
 
 Everything streams: a record is made when it is asked for. What is wrong with the source as a whole is
 an error before the first record; what is wrong with one row is that row's outcome.
@@ -71,7 +71,7 @@ def records(
 
     :param exclude: globs of files and folders to skip, such as ``thumbs`` or ``2019/*``; see
         :class:`~t2i_pipelines.images.record.Listing`.
-    :param skipped: counts what is skipped, such as videos and thumbnails of NAS systems.
+    :param skipped: counts skipped files, such as videos and thumbnails of NAS systems.
     :raises SourceError: If there is nothing to read; before the first record.
     :raises MissingExtraError: If fsspec needs a package for it that is not installed.
     """
@@ -169,7 +169,7 @@ class Listed:
         return len(self._waiting)
 
     def rows(self, skipped: Skipped) -> Iterator[object]:
-        """Return the paths, and add what the listing skipped to a run's account."""
+        """Return the paths, and add the skipped files of the listing to a run's account."""
         len(self)
         skipped.update(self._listing.skipped)
         return iter(self._waiting)
@@ -178,7 +178,7 @@ class Listed:
 def listed(source: object, *, exclude: Sequence[str] = ()) -> object:
     """Return a source to be counted and then read; a local folder or glob as :class:`Listed`.
 
-    A local table is checked; a list, an iterator or what is remote is returned as it is.
+    A local table is checked; a list, an iterator or a remote source is returned as it is.
 
     :raises SourceError: If there is nothing to read.
     """

@@ -50,7 +50,7 @@ def open_table(address: str) -> BinaryIO:
 def open_text(address: str) -> io.TextIOWrapper:
     """Open a table as text: UTF-16 where it begins with that mark, else UTF-8.
 
-    What is not UTF-8 becomes surrogates, so that one bad line is one failed row; see :func:`not_utf8`.
+    Bytes that are not UTF-8 become surrogates, so that one bad line is one failed row; see :func:`not_utf8`.
 
     :raises SourceError: If it cannot be opened.
     """
@@ -92,7 +92,7 @@ def check_columns(columns: Sequence[str], address: str) -> None:
 
 
 class _Unpacked(io.BufferedReader):
-    """What a packed file holds. Closes that file, which those who unpack leave open."""
+    """Unpack a file. Close it at the end, which the unpackers leave to the caller."""
 
     def __init__(self, file: BinaryIO, unpack: Callable[..., Any]) -> None:
         self._file = file

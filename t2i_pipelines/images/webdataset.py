@@ -86,7 +86,7 @@ class _Sample:
             self.longer.setdefault(sidecar.stem[:end], []).append(sidecar)
 
     def metadata(self, stem: _Stem) -> tuple[dict[str, Any], str]:
-        """Return an image's columns, and what is wrong with them."""
+        """Return an image's columns, and the reason why they are wrong."""
         found: dict[str, Any] = {}
         wrong = ""
         for end in range(1, len(stem) + 1):
@@ -174,7 +174,7 @@ def _rows(address: str, listing: Listing) -> Iterator[Record]:
 
 
 def _enters(folder: str, listing: Listing, before: str, entered: bool) -> bool:
-    """Return whether to read what is in a folder, as a listing would; count one that is skipped once.
+    """Return whether to read the files of a folder, as a listing would; count one that is skipped once.
 
     :param before: the folder of the file before, which was ``entered`` or not.
     """

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 
 from t2i_pipelines._towhee.door import SharedType
 from t2i_pipelines.images import is_remote
-from t2i_pipelines.images.read import Ahead
+from t2i_pipelines.images.files import Ahead
 from t2i_pipelines.types import Batch, OnError, Outcome, Reason, Record, Stage, log_failure
 
 
@@ -98,7 +98,7 @@ class Outcomes(Operator):
 
 
 class Prefetch(Operator):
-    """``ops.t2i.prefetch``: begin to fetch what a batch needs, and pass it on at once.
+    """``ops.t2i.prefetch``: begin to fetch the files of a batch, and pass it on at once.
 
     Batches wait behind this step, so that one slow host delays no other until all of them are full.
     """

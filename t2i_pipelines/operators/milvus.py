@@ -63,7 +63,7 @@ class InCollection(Operator):
 
     @property
     def space(self) -> Space:
-        """What the model's vectors mean."""
+        """The space of the model's vectors."""
         return load_space(*self.target.lookup)
 
     def answering(self, *, beside: bool = True) -> Collection:
@@ -104,7 +104,7 @@ class SkipUnchanged(InCollection):
         self.refresh = refresh
 
     def __call__(self, batch: Batch) -> Batch:
-        """Look a batch up, and end what is stored as ``unchanged``."""
+        """Look a batch up, and end records whose rows are the same as ``unchanged``."""
         if pending := batch.pending:
             with batch.clock.busy("load"):
                 space = self.space
@@ -154,7 +154,7 @@ class MilvusInsert(InCollection, ItemOperator):
         return self.many([{"path": data, "vector": vector}])[0]
 
     def work(self, batch: Batch) -> None:
-        """Insert what has not ended, and settle what waits for the vectors."""
+        """Insert the unfinished records, and settle those that wait for a vector."""
         with self.looked_up(beside=False) as collection:
             self.fill(batch.unfinished)
             for record in batch:
@@ -287,7 +287,7 @@ class MilvusSearch(InCollection):
     ) -> Hits | list[Hits]:
         """(D,) float32 -> hits; N vectors -> N lists of hits. ``[]`` where nothing is stored.
 
-        :param queries: what each vector was made of, for ``Hits.query``.
+        :param queries: the query of each vector, for ``Hits.query``.
         :param options: in place of those of the operator.
         :raises ModelMismatchError: If another model made the collection.
         """

@@ -26,7 +26,7 @@ Arguments = dict[str, Any]
 
 
 class SearchSteps:
-    """The operators of a search, one after the other: what the search pipeline does, as a function.
+    """Apply the operators of a search one after the other, as the search pipeline does.
 
     :param read: arguments of ``ops.t2i.read_query``; :param embed: of ``ops.t2i.clip``; :param find: of
         ``ops.t2i.milvus_search``.

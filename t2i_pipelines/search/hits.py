@@ -72,7 +72,7 @@ class Comparison:
 
     :ivar a: the list on the left.
     :ivar b: the list on the right.
-    :ivar labels: what the lists are called.
+    :ivar labels: the names of the lists.
     """
 
     def __init__(self, a: Hits, b: Hits, labels: Sequence[str] | None = None) -> None:
@@ -202,8 +202,8 @@ Missing: TypeAlias = Literal["raise", "skip", "none"]
 class Hits(list[Hit]):
     """The hits of one query, best first. A list of :class:`~t2i_pipelines.types.Hit`.
 
-    :ivar query: what was searched for, as it was given.
-    :ivar options: what the search was asked for beside the query; None where no search made the list.
+    :ivar query: the query, as it was given.
+    :ivar options: the options of the search; None where no search made the list.
     :ivar no_match: the best hit has a relevance below 0.1, see :mod:`t2i_pipelines.search.relevance`; None
         where nothing was calibrated.
     :ivar fetched: thumbnails of remote images, by path; see :meth:`fetch`.
@@ -316,7 +316,7 @@ class Hits(list[Hit]):
         return self
 
     def images(self, *, longest: int | None = None, missing: Missing = "raise") -> list[Any]:
-        """Return the images, upright and RGB, in the order of the hits. What is remote is fetched.
+        """Return the images, upright and RGB, in the order of the hits. Remote images are fetched.
 
         :param longest: their longer side is at most this, in pixels; their own size, if left out.
         :param missing: what becomes of one that cannot be read: ``raise`` an error, ``skip`` it, or put
@@ -349,7 +349,7 @@ class Hits(list[Hit]):
         gap: int = 0,
         background: str = "white",
     ) -> Pillow.Image:
-        """Return one image of the best hits, row by row, each in a square. What is remote is fetched.
+        """Return one image of the best hits, row by row, each in a square. Remote images are fetched.
 
         :param columns: squares in a row.
         :param rows: rows at most.
@@ -432,7 +432,7 @@ def render(
 
     :param title: a heading above the queries.
     :param note: a paragraph below the title.
-    :param steps: commands to go on with, listed at the end, each after what it does.
+    :param steps: commands to go on with, listed at the end, each after its purpose.
     """
     asked = [_asked(*pair) for pair in results]
     window = as_text(asked[0].query) if len(asked) == 1 else "Results"

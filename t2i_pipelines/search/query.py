@@ -77,7 +77,7 @@ def check_text(text: object) -> str:
 def check_characters(what: str, text: str) -> None:
     """Pass a text without control characters other than white space, and without halves of surrogate pairs.
 
-    :param what: what the text is called in the message.
+    :param what: the name of the text in the message.
     :raises QueryError: With the first and where it is.
     """
     if text.isprintable():  # quick, and nearly always so
@@ -99,7 +99,7 @@ def _is_visible(one: str) -> bool:
 KINDS = "words (a str), an image (a Path, bytes, a PIL image or a uint8 array), Like(id), or a sum of these"
 Operand: TypeAlias = Union["Q", "Img", "Like"]
 Term: TypeAlias = tuple[float, Operand]
-"""A weight and what it is for."""
+"""A weight and its operand."""
 
 
 class Query:
@@ -157,7 +157,7 @@ class Q(Query):
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what is no text."""
+        """Refuse a value that is no text."""
         check_text(self.text)
 
     @property
@@ -224,7 +224,7 @@ class Like(Query):
     id: str
 
     def __post_init__(self) -> None:
-        """Refuse what is no id."""
+        """Refuse a value that is no id."""
         if not isinstance(self.id, str) or not self.id:
             hint = "; write Like(hit.id)" if hasattr(self.id, "id") else ""
             raise QueryError(f"Like takes the id of a stored image, a str; got {self.id!r:.60}{hint}")
@@ -331,9 +331,9 @@ Work = Callable[[list[Any]], Sequence[Any]]
 
 
 class Blend(NamedTuple):
-    """A query and what has become of its operands.
+    """A query whose operands are replaced step by step.
 
-    :ivar query: what was asked.
+    :ivar query: the query as it was given.
     :ivar items: for each of ``query.terms`` a text, an image (H, W, 3) uint8, or a vector (D,) float32.
     """
 
@@ -342,7 +342,7 @@ class Blend(NamedTuple):
 
 
 def each_operand(queries: Sequence[Any], work: Work) -> list[Any]:
-    """Let ``work`` replace the operands of all queries at once; what is no :class:`Blend` is one operand."""
+    """Let ``work`` replace the operands of all queries at once; others are one operand each."""
     operands = [one for query in queries for one in (query.items if isinstance(query, Blend) else (query,))]
     done = iter(work(operands))
     return [

@@ -23,7 +23,7 @@ is that of QB-Norm (Bogolin et al. 2022, arXiv:2112.12777) and CSLS (Conneau et 
 they correct each image by it, where here the query is judged, so that the order of hits stays that of
 their scores.
 
-What the best hit scores that answers nothing, fitted to the background; and relevance from it.
+The score of a best hit that answers nothing, fitted to the background; and relevance from it.
 
 Where the calibration of a collection comes from: memory, the collection itself, or a search.
 
@@ -88,12 +88,12 @@ LEAST_SPREAD = 1e-4
 """Of cosines. Where the background's scores differ less, a model does not tell queries apart."""
 
 VERSION = 1
-"""Of the stored form, and of what the numbers mean."""
+"""Version of the stored form and of the numbers' meaning."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the best hit of a query scores that nothing in the collection answers.
+    """The score of the best hit where nothing in the collection answers the query.
 
     With the generality ``g`` of a query, its mean cosine to the background, cut to what the background has:
     ``level[0] + level[1] * g``, give or take ``max(spread[0] + spread[1] * g, floor)``.
@@ -139,7 +139,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> Self | None:
-        """From what was stored; None if that is of another version, or nothing that can be read."""
+        """Read the stored form; None if it is of another version, or cannot be read."""
         try:
             plain = json.loads(text)
             if plain.pop("version") != VERSION:
@@ -377,7 +377,7 @@ def _look(kept: _Kept, now_there: Entry | None, collection: Collection, encoder:
 
 
 def _stored(collection: Collection, encoder: Encoder) -> Calibration | None:
-    """Return what the collection holds, if it is of this model and this background."""
+    """Return the stored calibration, if it is of this model and this background."""
     text = collection.read_note(NOTE)
     found = Calibration.from_json(text) if text else None
     if found is None or (found.weights, found.background) != (encoder.space.weights, background().digest):

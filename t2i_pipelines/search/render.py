@@ -40,7 +40,7 @@ _UNPRINTABLE = re.compile(
 def printable(value: object, longest: int | None = None) -> str:
     """Return the text of a value, in one line; what cannot be printed becomes U+FFFD.
 
-    :param longest: characters to keep; what is longer ends in an ellipsis.
+    :param longest: characters to keep; a longer text ends in an ellipsis.
     """
     text = _UNPRINTABLE.sub("\ufffd", str(value))
     text = re.sub(r"[\t\n\r\u2028\u2029]+", " ", text)
@@ -92,8 +92,8 @@ def page(
     :param body: name of the template.
     :param title: the heading; without one there is none.
     :param note: a line below the title.
-    :param window: what the browser's window is called where there is no title.
-    :param steps: commands to go on with, listed at the end, each after what it does.
+    :param window: the title of the browser's window where the page has none.
+    :param steps: commands to go on with, listed at the end, each after its purpose.
     """
     shown |= {"body": body, "title": title, "note": note, "window": window, "steps": steps}
     return environment().get_template("page.html").render(**shown)
@@ -139,9 +139,9 @@ _Result = TypeVar("_Result")
 
 
 def load(path: str, longest: int | None = None) -> Pillow.Image:
-    """Read an image: upright, RGB, over white. What is there of a file that is cut off is taken.
+    """Read an image: upright, RGB, over white. Of a file that is cut off, the part that is there is shown.
 
-    :param path: a path or any address that can be inserted; what is remote is fetched.
+    :param path: a path or any address that can be inserted; a remote image is fetched.
     :param longest: the longer side is at most this, in pixels; a large JPEG is decoded at a fraction.
     :raises ImageDecodeError: If it cannot be read; names file and cause.
     """
@@ -303,7 +303,7 @@ def thumbnails(
     """Return a thumbnail for each path; never an error, so that a page shows the others.
 
     :param known: those that were made before, by path.
-    :param fetch: ask for what is remote; otherwise nothing leaves this machine.
+    :param fetch: fetch remote images; otherwise nothing leaves this machine.
     :param budget: bytes for all of them together; None for ``MOST`` bytes each.
     """
     most = MOST if budget is None else min(MOST, budget // max(1, len(paths)))
@@ -315,7 +315,7 @@ def thumbnails(
 
 
 def thumbnail(path: str, most: int = MOST, fetch: bool = False) -> Thumbnail:
-    """Return the thumbnail of what is at a path; see :func:`thumbnails`."""
+    """Return the thumbnail of the image at a path; see :func:`thumbnails`."""
     if is_remote(path) and not fetch:
         return Thumbnail("remote")
     if is_gone(path):

@@ -240,7 +240,7 @@ class View:
 
 
 def view(hits: Hits, most: int | None = SHOWN, budget: int | None = BUDGET) -> View:
-    """Return what is shown of a list.
+    """Return the parts of a list that a page shows.
 
     :param most: hits to show; None for all.
     :param budget: bytes that all images may take.

@@ -27,9 +27,9 @@ from t2i_pipelines.errors import (
     SwapRefusedError,
 )
 from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
-from t2i_pipelines.jobs.reembed.work import Checks, Recall, find_themselves
+from t2i_pipelines.jobs.reembed.work import Account, Checks, Recall, find_themselves
 from t2i_pipelines.operators.milvus import MilvusInsert
-from t2i_pipelines.types import Batch, Hit, Record
+from t2i_pipelines.types import Batch, Hit, Outcome, Record
 
 FIELDS = ("path", "size", "mtime", "digest", "$meta")
 STATUSES = dict.fromkeys(InsertReport().counts, 0)
@@ -415,3 +415,34 @@ def test_the_command_says_what_failed_and_what_it_needs(t2i, pictures):  # noqa:
     assert (code, "1 of 7 images failed" in err, "--force" in err) == (2, True, True)
     code, _, err = t2i("reembed", "--model-name", "turned", "--force")
     assert (code, "failed cannot read image" in err) == (1, True)
+
+
+def test_an_account_knows_what_is_new_changed_gone_done_and_lacking():
+    def row(id, size=1, content=1):
+        return {"id": id, "size": size, "mtime": 1, "digest": f"{content:032x}:"}
+
+    def to_do():
+        return [id for some in account.ids("todo", 1) for id in some]
+
+    report = InsertReport(keep_rows=True)
+    account = Account(report, None)
+    assert account.look([[row("a"), row("b")], [row("c"), row("d")]]) == []
+    assert to_do() == ["a", "b", "c", "d"]
+    for id, status in (("a", "inserted"), ("b", "failed"), ("c", "inserted"), ("d", "inserted")):
+        account.tell(Outcome(f"/{id}", id, status, ""))
+    assert account.look([[row("a"), row("b", size=2), row("c", content=2), row("e")]]) == ["d"]
+    assert (to_do(), len(account)) == (["b", "c", "e"], 4)
+    assert set(account.of(["a", "b", "nobody"], "todo")) == {"b"}
+    account.tell(Outcome("/d", "d", "deleted", ""))
+    account.tell(Outcome("/b", "b", "updated", ""))
+    assert [(one.id, one.status) for one in report.rows] == [
+        ("a", "inserted"), ("c", "inserted"), ("d", "deleted"), ("b", "updated"),
+    ]  # fmt: skip
+    assert (report.counts["inserted"], report.counts["failed"], report.failed) == (2, 0, [])
+    account.tell(Outcome("/c", "c", "failed", ""))
+    assert account.compare([[row("a"), row("z")], [row("b")]]) == ["z"]
+    assert (account.stored, account.missing()) == (3, (1, 1)), "c failed, and e is lost"
+    assert sorted(account.sample(9)) == ["a", "b"]
+    assert account.sample(1) == account.sample(1)
+    assert account.compare([]) == []
+    assert account.missing() == (1, 3)

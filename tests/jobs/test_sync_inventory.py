@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from t2i_pipelines.images import path_key, records, scratch
 from t2i_pipelines.images.scratch import Spill
-from t2i_pipelines.jobs.sync.plan import GONE, PENDING, UNCHANGED, Inventory, Twins, preview, stamp
+from t2i_pipelines.jobs.sync import FAILED, GONE, PENDING, UNCHANGED, Inventory, Plan, Twins, preview, stamp
 from t2i_pipelines.operators.milvus import SkipUnchanged
-from t2i_pipelines.types import Record
+from t2i_pipelines.types import KEPT, Record
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=5), st.text(min_size=1))
@@ -43,12 +43,12 @@ def files_of_sqlite() -> list[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_what_does_not_fit_into_memory_is_in_a_file_that_goes_with_it(monkeypatch):
-    small = Inventory(rows(100))
+    in_memory = Inventory(rows(50_000))
     assert files_of_sqlite() == []
     monkeypatch.setattr(scratch, "CACHE", 1 << 20)
     inventory = Inventory(rows(50_000))
     assert len(files_of_sqlite()) == 1
-    assert (len(small), len(inventory)) == (100, 50_000)
+    assert (len(in_memory), len(inventory)) == (50_000, 50_000)
     assert len(inventory.of([path_key(str(n)) for n in range(0, 50_000, 20)])) == 2500
     del inventory
     assert files_of_sqlite() == []
@@ -61,8 +61,28 @@ def test_rows_that_no_source_names_come_out_with_their_ids():
     assert {id for ids in inventory.gone_ids(2) for id in ids} == {path_key(str(n)) for n in range(20, 25)}
     assert inventory.of(["nobody"]) == {}
     assert inventory.moved([(n).to_bytes(16, "big") for n in (3, 21, 21, 24, 99)]) == 2
+    assert inventory.moved([(n).to_bytes(16, "big") for n in (22,)]) == 1
     inventory.keep_all()
     assert (inventory.gone(), len(inventory), len(Inventory([]))) == (0, 25, 0)
+
+
+def test_a_row_that_is_named_twice_keeps_what_was_found_first():
+    inventory = Inventory([[{"id": id, "size": 1, "mtime": 1, "digest": f"{5:032x}:"} for id in ("a", "b")]])
+    again = Record("/a", "a")
+    again.fail("an earlier row has this id")
+    broken = Record("/b", "b")
+    broken.fail("cannot be read")
+    plan = Plan(inventory, Spill())
+    ended = list(plan.read([Record("/a", "a", size=2), again, broken]))
+    assert [one.reason for one in ended] == [
+        f"an earlier row has this id{KEPT}",
+        f"cannot be read{KEPT}",
+    ]
+    assert {id: state for id, (_, _, state) in inventory.of(["a", "b"]).items()} == {
+        "a": PENDING,
+        "b": FAILED,
+    }
+    assert [record.id for record in plan.work()] == ["a"]
 
 
 def test_a_twin_is_a_row_that_stays_as_it_is():

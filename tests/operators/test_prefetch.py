@@ -13,7 +13,7 @@ from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import read, records
 from t2i_pipelines.types import Batch
 
-reading = importlib.import_module("t2i_pipelines.images.read")  # the package has a function of that name
+reading = importlib.import_module("t2i_pipelines.images.files")
 
 
 @pytest.fixture

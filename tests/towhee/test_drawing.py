@@ -121,4 +121,5 @@ def test_a_terminal_shows_one_line(settings):
     assert repr(build_search_pipeline(**settings)) == (
         "(query) ─▶ read_query ─▶ clip ─▶ normalize ─▶ milvus_search ─▶ (query, hits)"
     )
-    assert "─▶ concat ─▶ lambda ─▶ (hits)" in repr(branched(settings))
+    one = "read_query ─▶ clip ─▶ normalize ─▶ milvus_search"
+    assert repr(branched(settings)) == f"(words) ─▶ {one} ─▶ {one} ─▶ concat ─▶ lambda ─▶ (hits)"

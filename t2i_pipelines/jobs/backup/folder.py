@@ -210,7 +210,7 @@ class Written:
         """Leave it to the end of the block."""
 
     def hexdigest(self) -> str:
-        """BLAKE2b of what is written, 64 hex digits."""
+        """BLAKE2b of the written bytes, 64 hex digits."""
         return self._digest.hexdigest()
 
 
@@ -417,5 +417,5 @@ class Fingerprint:
 
 
 def metadata(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row holds beside the fields that every row has."""
+    """Return the metadata of a row, without the fields that every row has."""
     return {name: value for name, value in row.items() if name not in FIELDS and value is not None}

@@ -51,7 +51,7 @@ def export_collection(
 
     :param destination: a folder that is empty or not there: a local path, or a URL that fsspec opens, such
         as ``s3://bucket/backup``.
-    :return: what was written.
+    :return: the manifest of the copy.
     :raises CopyError: If the destination is not empty or cannot be written, or rows cannot all be read.
     :raises CollectionNotFoundError: If there is no such collection.
     """

@@ -241,7 +241,7 @@ class Shipment:
         return self._collection.rows(ids, fields)
 
     def finish(self) -> None:
-        """Flush what was replaced."""
+        """Flush the replaced rows."""
         self._collection.finish()
 
     def upsert(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -262,7 +262,7 @@ class Shipment:
         return [row["id"] for row in new]
 
     def end(self) -> None:
-        """Send what is left, and wait until all is imported.
+        """Send the remaining rows, and wait until all are imported.
 
         :raises StoreError: If the server does not answer.
         """
@@ -380,7 +380,7 @@ class BulkInsert(MilvusInsert):
 
     @property
     def collection(self) -> Any:
-        """What takes the rows."""
+        """The shipment, in place of a collection."""
         return _Noting(self._shipment, self.waiting)
 
     def answering(self, *, beside: bool = True) -> Any:

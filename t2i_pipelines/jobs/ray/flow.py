@@ -50,7 +50,7 @@ class Workers:
 class Flow:
     """The steps, by the processes that take them.
 
-    Writes replace rows by id, and ids depend on nothing but the source, so what is done twice is there once.
+    Writes replace rows by id, and ids depend on nothing but the source, so a row written twice is there once.
 
     :ivar decoding: threads of a task, for which it has as many CPUs.
     """
@@ -143,7 +143,7 @@ def _next(ray: Any, tables: Iterator[Any]) -> Any:
 
 @dataclass
 class _Arrived:
-    """What has come of one part.
+    """The records of one part that have arrived.
 
     :ivar upto: records, from its first on, without a gap.
     :ivar beyond: start -> length of what came out of turn.
@@ -165,7 +165,7 @@ class _Arrived:
 
 
 class Arrivals:
-    """Puts what comes in, in any order, into a report.
+    """Put shipments, in any order, into a report.
 
     Memory: of a part that is complete only its length is kept.
 
@@ -223,7 +223,7 @@ class Arrivals:
         return total
 
     def sort(self) -> None:
-        """Put what the report keeps into the order of the source."""
+        """Sort the outcomes that the report keeps by the order of the source."""
         for kept in self._to_sort:
             kept.sort()
 
@@ -237,7 +237,7 @@ class _Sorted:
         self._places: list[tuple[int, int]] = []
 
     def note(self, place: tuple[int, int]) -> None:
-        """The place of what was added, if anything was."""
+        """Note the place of an outcome, if the list has one more."""
         if len(self._grows) > self._first + len(self._places):
             self._places.append(place)
 

@@ -32,7 +32,7 @@ PARTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Part:
-    """What one task reads.
+    """The part of a source that one task reads.
 
     :ivar number: its place among the parts.
     :ivar source: an address; or a list, with records, or with one table or tar, that may be empty.
@@ -108,7 +108,7 @@ class Shipment:
     :ivar batch: records, with pixels as (H, W, 3) uint8 from decoding to encoding, then with their vector.
     :ivar total: how many records the part has, in a last shipment without any; else None.
     :ivar stages: stage -> seconds for which a process was busy with it.
-    :ivar skipped: what the source left out of the part, in its last shipment.
+    :ivar skipped: files that the source skipped in the part, in its last shipment.
     :ivar error: ends the run; an error that is raised there would come as one of Ray's.
     """
 
@@ -149,7 +149,7 @@ _registered: dict[str, bytes] = {}
 class Steps:
     """Operators that work on a batch in one process, one after the other.
 
-    :ivar operators: the name in ``ops.t2i`` of each, and what it is made with.
+    :ivar operators: the name in ``ops.t2i`` of each, and its arguments.
     :ivar model_name: of the model that they use.
     :ivar factory: of that model, pickled, if it was registered in the process that started the run.
     """
@@ -243,7 +243,7 @@ def _worked(table: Any, operators: list[Any]) -> Any:
 
 
 def _lighten(batch: Batch) -> None:
-    """Drop what is not needed of finished records; of failed ones the metadata is reported."""
+    """Drop the vectors of finished records, and the metadata of those that did not fail."""
     for record in batch:
         if record.status is not None:
             record.vector = record.twin = None
@@ -348,7 +348,7 @@ def _with(batch: Any, records: list[Record], dim: int) -> Any:
 
 
 def _matrix(vectors: list[Vector | None], dim: int) -> Matrix:
-    """(N, D); the rows of what has no vector are NaN."""
+    """Return vectors as (N, D); rows without vector are NaN."""
     there = [vector for vector in vectors if vector is not None]
     matrix = np.full((len(vectors), len(there[0]) if there else dim), np.nan, np.float32)
     for row, vector in zip(matrix, vectors, strict=True):

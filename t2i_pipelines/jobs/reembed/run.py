@@ -25,12 +25,12 @@ UNFINISHED = "t2i_pipelines.catch_up_from"
 
 @dataclass(frozen=True)
 class Reembedding:
-    """What was done.
+    """The result of :func:`reembed`.
 
-    :ivar report: one outcome for each row of the old collection, and ``deleted`` for what it has no more.
+    :ivar report: one outcome for each row of the old collection, and ``deleted`` for each that is gone.
     :ivar old: the real name of the earlier target.
     :ivar new: the real name of the target now.
-    :ivar checks: what was found before the alias was moved; None where there was nothing to do.
+    :ivar checks: results of the checks before the alias was moved; None where there was nothing to do.
     """
 
     report: InsertReport
@@ -131,7 +131,7 @@ def _ended(work: Work, place: dict[str, Any]) -> Reembedding:
 def roll_back(**settings: Unpack[SettingsArgs]) -> tuple[str, str]:
     """Switch the name back to its earlier target; nothing is embedded. A second call switches forth again.
 
-    What was inserted or deleted since is not in that collection; :func:`~t2i_pipelines.jobs.reembed.reembed`
+    Changes since then are not in that collection; :func:`~t2i_pipelines.jobs.reembed.reembed`
     with its model moves the name back with all of it.
 
     :param settings: ``uri``, ``token``, ``collection_name`` and ``timeout``.

@@ -1,4 +1,4 @@
-"""The old and the new collection of a model swap: what is embedded, and whether the new one may take over.
+"""Fill the new collection of a model swap from the old one, and check whether it may take over.
 
 Each row of the old collection has one outcome, however often it is looked at.
 """
@@ -21,7 +21,7 @@ from t2i_pipelines.config.settings import Target
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.errors import CollectionNotFoundError, T2IError
 from t2i_pipelines.evaluate.pairs import Pairs
-from t2i_pipelines.jobs.sync.plan import STAMP_FIELDS, Inventory, described
+from t2i_pipelines.jobs.sync import STAMP_FIELDS, Inventory, described
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import STATUSES, InsertReport
 from t2i_pipelines.types import Encoder, Outcome, Record, Space, content_of
@@ -64,7 +64,7 @@ class Recall(NamedTuple):
 
 @dataclass(frozen=True)
 class Checks:
-    """What was found before the alias was moved.
+    """Results of the checks before the alias is moved.
 
     :ivar rows: of the old collection; :ivar stored: of the new one.
     :ivar failed: old rows that are not in the new one, because they could not be read or embedded.
@@ -149,7 +149,7 @@ FAILED = STATUSES.index("failed") + 1
 
 
 class Account(Inventory):
-    """The rows of the old collection, and what became of each.
+    """The rows of the old collection, and the outcome of each.
 
     A row is ``todo`` if it is new or changed since the look before, ``stored`` if the new collection has it.
 
@@ -236,7 +236,7 @@ FEW = 0.1
 def to_embed(old: Collection, new: Collection, account: Account, only_new: bool = False) -> Iterator[Record]:
     """Yield the rows to do, as records; those that the new collection already has are reported as unchanged.
 
-    :param only_new: whatever it has under an id counts, also what is not the same.
+    :param only_new: a row that it has counts, also where it differs.
     """
     for rows in _chosen(old, account):
         stored = new.ledger([row["id"] for row in rows])
@@ -284,7 +284,7 @@ PASSES = 10
 
 
 class Work:
-    """The old collection, the new one, and the account of what was done."""
+    """The old collection, the new one, and the account of the outcomes."""
 
     def __init__(
         self,
