@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.parity.families import FAMILIES
+from benchmarks.parity.__main__ import in_a_process
+from benchmarks.parity.families import FAMILIES, NAMED
 from benchmarks.parity.samples import least_cosines
 from t2i_pipelines.encoders import load_encoder
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
@@ -22,6 +23,14 @@ LEAST = 0.99999
 def test_a_small_model_gives_its_librarys_vectors(tmp_path, name):
     found = least_cosines(FAMILIES[name], tmp_path, "small")
     assert min(found.images, found.texts) >= LEAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, *NAMED])
+def test_a_model_of_true_shape_gives_its_librarys_vectors_in_less_than_two_gigabytes(name):
+    found = in_a_process(name, "true")
+    assert min(found["images"], found["texts"]) >= LEAST
+    assert found["peak"] < 2
 
 
 @pytest.fixture(scope="module")
