@@ -280,7 +280,7 @@ def _linear(
 
 
 def _of_mclip(folder: Path) -> _Parts:
-    """Read a folder of M-CLIP, whose Transformer's config is told by its base and by the weights' shapes."""
+    """Read a folder of M-CLIP, whose Transformer has the config of its base, with sizes from the weights' shapes."""
     stored = read_json(folder / TRANSFORMERS)
     path = _weights_in(folder)
     weights = read_weights(path)
