@@ -16,26 +16,22 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.parity.families import FAMILIES, NAMED
-from benchmarks.parity.samples import sample_images, sample_texts
+from benchmarks.parity.samples import Size, least_cosines, sample_images, sample_texts
 from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 
 HEAD = ("Family", "Compared with", "Least cosine, images", "Least cosine, texts", "Peak memory, GB")
 
 
-def compare(name: str, size: str) -> dict[str, object]:
+def compare(name: str, size: Size) -> dict[str, object]:
     """Compare one family, in this process."""
     bring_in()
-    from benchmarks.parity.samples import least_cosines
-
     with tempfile.TemporaryDirectory() as folder:
-        found = least_cosines(
-            {**FAMILIES, **NAMED}[name], Path(folder), "small" if size == "small" else "true"
-        )
+        found = least_cosines({**FAMILIES, **NAMED}[name], Path(folder), size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {**found._asdict(), "peak": peak}
 
 
-def in_a_process(name: str, size: str) -> dict[str, object]:
+def in_a_process(name: str, size: Size) -> dict[str, object]:
     """Compare one family, in a process of its own.
 
     :raises RuntimeError: If it fails.
@@ -61,7 +57,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="small models, which take seconds")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    size = "small" if given.small else "true"
+    size: Size = "small" if given.small else "true"
     if given.alone:
         print(json.dumps(compare(given.alone, size)))
         return

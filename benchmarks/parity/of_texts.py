@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.parity.of_transformers import by_transformers, text_shape, unigrams, write_vocabulary
-from benchmarks.parity.samples import Library, Size, write_json
+from benchmarks.parity.samples import Library, Size, free, write_json
 from benchmarks.peers.checkpoint import spread_out, write_openai, write_transformers
 from benchmarks.peers.plan import TINY, VIT_B_32
 from t2i_pipelines.encoders import load_encoder
@@ -30,6 +30,8 @@ def openai(folder: Path, size: Size) -> Library:
     shape = VIT_B_32 if size == "true" else TINY
     model = write_transformers(folder / "transformers", shape)
     write_openai(folder / "model.pt", model)
+    del model
+    free()
     theirs: Any = library.model.build_model(torch.load(folder / "model.pt")).float().eval()
     transform = library.clip._transform(shape.image_size)
     write_json(folder / "open_clip_config.json", {"model_cfg": _config(shape), "preprocess_cfg": {}})
@@ -73,6 +75,7 @@ def sentences_clip(folder: Path, size: Size) -> Library:
     from sentence_transformers import SentenceTransformer
 
     write_transformers(folder / "0_CLIPModel", VIT_B_32 if size == "true" else TINY)
+    free()
     _write_modules(folder, ["CLIPModel"])
     model = SentenceTransformer(str(folder), device="cpu")
     return Library(
@@ -94,6 +97,8 @@ def multilingual_clip(folder: Path, size: Size) -> Library:
     text, home = folder / "text", folder / "text" / "0_Transformer"
     model = transformers.DistilBertModel(transformers.DistilBertConfig(**shape, **vocabulary))
     _write(model, home)
+    del model
+    free()
     write_vocabulary(home)
     write_json(home / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
     write_json(home / "sentence_bert_config.json", {"max_seq_length": 128, "do_lower_case": False})

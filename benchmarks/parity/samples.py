@@ -8,7 +8,10 @@ have few tokens, the embeddings of true models the full number, or 60,000.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import ctypes
+import gc
 import io
 import json
 from collections.abc import Callable
@@ -55,6 +58,13 @@ class Figures(NamedTuple):
     library: str
     images: float
     texts: float
+
+
+def free() -> None:
+    """Return the memory of models that nothing refers to but themselves."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -108,7 +118,8 @@ def least_cosines(family: Family, folder: Path, size: Size) -> Figures:
     if max(_spread(images), _spread(wanted)) > 0.9999:
         raise ValueError(f"two vectors of {library.name} are one, so that a cosine proves nothing")
     name, opened = library.name, library.open
-    del library  # its memory
+    del library
+    free()
     encoder = opened() if opened else load_encoder(str(folder), device="cpu", precision="fp32")
     found = np.concatenate([encoder.encode_images([decode(one)]) for one in files])
     return Figures(name, _least(found, images), _least(encoder.encode_texts(texts), wanted))

@@ -65,6 +65,11 @@ class Towers:
     tokenizer: TextTokenizer
     reads_ended: bool = False
 
+    @property
+    def any_length(self) -> bool:
+        """Whether texts have as many ids as they need, not always the same number."""
+        return self.reads_ended or (self.tokenizer.tokenizer.padding or {}).get("length") is None
+
     def sample_pixels(self) -> torch.Tensor:
         """Made images of several shapes, one of them of one colour: (N, 3, S, S) float32."""
         return torch.from_numpy(self.preprocess.tensor(_images()))
@@ -108,7 +113,8 @@ def export_model(encoder: TorchEncoder, folder: str | Path) -> float:
     )
     with filled_if_all_is_well(folder) as place:
         trace(towers, place)
-        write_settings(towers, place, checkpoint.config, checkpoint.weights)
+        config = {"embed_dim": checkpoint.dim, **checkpoint.config}
+        write_settings(towers, place, config, checkpoint.weights)
         return lowest_cosine(towers, place)
 
 
@@ -140,7 +146,7 @@ def trace(towers: Towers, place: Path, *, keep_names: bool = False) -> None:
         ("visual", "image", towers.encode_image, towers.sample_pixels()),
         ("textual", "text", towers.encode_text, towers.sample_ids().int()),
     ):
-        lengths = {1: "length"} if name == "textual" and towers.reads_ended else {}
+        lengths = {1: "length"} if name == "textual" and towers.any_length else {}
         with _without_fused_attention(), _quiet(), torch.no_grad():
             torch.onnx.export(
                 _Tower(towers.module, encode).eval(),
@@ -181,7 +187,13 @@ def lowest_cosine(towers: Towers, place: Path) -> float:
     with _quiet(), torch.no_grad():
         pairs = {
             "visual": (written.encode_images(_images()), towers.encode_image(towers.sample_pixels())),
-            "textual": (written.encode_texts(TEXTS), towers.encode_text(towers.sample_ids())),
+            "textual": (
+                # each alone too: a tower that takes texts of one length only would fail with another
+                np.concatenate(
+                    [written.encode_texts(TEXTS), *(written.encode_texts([one]) for one in TEXTS)]
+                ),
+                towers.encode_text(towers.sample_ids()).repeat(2, 1),
+            ),
         }
     lowest = 1.0
     for name, (found, wanted) in pairs.items():

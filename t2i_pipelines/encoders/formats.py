@@ -227,8 +227,8 @@ def read_checkpoint(path: Path, info: ModelInfo | None, pair: str | None = None)
     """Find out how a file or folder stores a model; reads the configs, not the weights.
 
     :param info: what the name says of the model, where the files leave it open.
-    :param pair: open_clip's name of the model, where there is no config: ``MobileCLIP-S1``, or with the tag
-        of the weights ``MobileCLIP-S1/datacompdr``.
+    :param pair: open_clip's name of the model, where there is no config: ``MobileCLIP-S1``, or with the
+        weights' tag ``MobileCLIP-S1/datacompdr``.
     :raises CheckpointError: If no known way fits; the message says what was looked for.
     """
     if (path / MODULES).is_file():

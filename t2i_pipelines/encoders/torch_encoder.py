@@ -145,7 +145,7 @@ class TorchEncoder:
         if not len(images):
             return np.empty((0, self.space.dim), np.float32)
         pixels = torch.from_numpy(self.model.checkpoint.preprocess.tensor(images))
-        return run_pass(self.model.encode_image, pixels, self.running)
+        return self._run(self.model.encode_image, pixels)
 
     def encode_texts(self, texts: Sequence[str]) -> Matrix:
         """N texts -> (N, D) float32, not normalised. A text that is too long for the model is cut."""
@@ -157,15 +157,18 @@ class TorchEncoder:
     def _encode(self, texts: Sequence[str]) -> Matrix:
         encode, ids = self.model.encode_text, self.tokenizer(texts)
         if not self.model.reads_ended:
-            return run_pass(encode, torch.from_numpy(ids), self.running)
+            return self._run(encode, torch.from_numpy(ids))
         vectors = np.empty((len(ids), self.space.dim), np.float32)
         for at, some in by_length(ids):
-            vectors[at] = run_pass(encode, torch.from_numpy(some), self.running)
+            vectors[at] = self._run(encode, torch.from_numpy(some))
         return vectors
 
     def cut(self, texts: Sequence[str]) -> int:
         """Return how many of the texts are longer than the model reads."""
         return self.tokenizer.cut(texts)
+
+    def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:
+        return run_pass(encode, items, self.running)
 
 
 def run_pass(encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, running: Compute) -> Matrix:

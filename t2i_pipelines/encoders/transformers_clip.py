@@ -215,7 +215,7 @@ def text_tokenizer(folder: Path, positions: int, *, pads: bool) -> Tokenizer:
 
 
 def _of_siglip(folder: Path, settings: Mapping[str, Any], positions: int) -> Tokenizer:
-    """SigLIP's first tokenizer, which transformers has in a slow form only."""
+    """Return SigLIP's first tokenizer, which transformers has in a slow form only."""
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder} has no tokenizer.json, which a SiglipTokenizer is read from")
     tokenizer = canonical(read_tokenizer(folder / "tokenizer.json", positions, _named(settings, "</s>")))

@@ -280,7 +280,7 @@ def _linear(
 
 
 def _of_mclip(folder: Path) -> _Parts:
-    """Read a folder of M-CLIP, whose Transformer's config is given by its base and by the weights' shapes."""
+    """Read a folder of M-CLIP, whose Transformer has its base's config, with sizes from the weights."""
     stored = read_json(folder / TRANSFORMERS)
     path = _weights_in(folder)
     weights = read_weights(path)

@@ -156,3 +156,17 @@ def test_an_unknown_padding_token_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
         read_tokenizer(tmp_path / "tokenizer.json", 77, "!")
+
+
+def test_padding_goes_where_and_as_far_as_the_model_wants_it():
+    from tokenizers import Tokenizer
+
+    from t2i_pipelines.encoders.tokenizer import set_length
+
+    tokenizer = Tokenizer.from_str(openai_tokenizer().to_str())
+    set_length(tokenizer, 6, "!", side="left")
+    assert [one.ids[:2] for one in tokenizer.encode_batch(["red"])] == [[0, 0]]
+    set_length(tokenizer, 6, "!", pads=False)
+    assert [len(one.ids) for one in tokenizer.encode_batch(["red", "a red cat"])] == [5, 5]
+    assert tokenizer.encode_batch(["red"])[0].ids[-1] != 0
+    assert len(tokenizer.encode("a red cat on a red mat").ids) == 6

@@ -4,16 +4,20 @@ import json
 import shutil
 import sys
 
-import clips  # noqa: F401 - brings torchvision in
+import clips
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.parity.families import FAMILIES
-from benchmarks.parity.samples import least_cosines
+from benchmarks.parity.__main__ import in_a_process
+from benchmarks.parity.families import FAMILIES, NAMED
+from benchmarks.parity.samples import least_cosines, sample_images, sample_texts
 from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders.export import export_model
+from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
+from t2i_pipelines.images import decode
 
 LEAST = 0.99999
 
@@ -22,6 +26,28 @@ LEAST = 0.99999
 def test_a_small_model_gives_its_librarys_vectors(tmp_path, name):
     found = least_cosines(FAMILIES[name], tmp_path, "small")
     assert min(found.images, found.texts) >= LEAST
+
+
+@pytest.mark.parametrize("name", ["Chinese-CLIP", "SigLIP"])
+def test_an_exported_model_reads_texts_of_any_length(tmp_path, name):
+    """Chinese-CLIP's texts are as long as they need, SigLIP's always the same."""
+    FAMILIES[name](tmp_path, "small")
+    encoder = TorchEncoder(str(tmp_path), "m")
+    assert export_model(encoder, tmp_path / "out") >= LEAST
+    exported = OnnxEncoder(str(tmp_path / "out"), "m")
+    assert exported.space.preprocessing == encoder.space.preprocessing
+    for texts in (sample_texts(), ["草"], ["a dog and a cat and a rather long text of them"]):
+        assert clips.cosines(exported.encode_texts(texts), encoder.encode_texts(texts)).min() >= LEAST
+    files = [decode(one) for one in sample_images(8)]
+    assert clips.cosines(exported.encode_images(files), encoder.encode_images(files)).min() >= LEAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAMILIES, *NAMED])
+def test_a_model_of_true_shape_gives_its_librarys_vectors_in_less_than_two_gigabytes(name):
+    found = in_a_process(name, "true")
+    assert min(found["images"], found["texts"]) >= LEAST
+    assert found["peak"] < 2
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from t2i_pipelines.encoders.formats import read_checkpoint
 from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 from t2i_pipelines.encoders.weights import open_path
 from t2i_pipelines.errors import CheckpointError
+from t2i_pipelines.types import EXACT
 
 LEAST = 0.99999
 TIMM = {
@@ -30,10 +31,8 @@ TIMM = {
 @pytest.fixture
 def named(tmp_path, monkeypatch):
     """Two small models among those that open_clip knows, one of OpenAI's architecture."""
-    configs = dict(open_clip.factory._MODEL_CONFIGS)
-    monkeypatch.setattr(
-        open_clip.factory, "_MODEL_CONFIGS", {**configs, "t-timm": TIMM, "t-clip": clips.SMALL}
-    )
+    for name, config in (("t-timm", TIMM), ("t-clip", clips.SMALL)):
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
     own = {"mean": (0.1,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     quick = {**own, "quick_gelu": True}
     pretrained = open_clip.pretrained._PRETRAINED
@@ -63,15 +62,9 @@ def test_a_name_and_weights_are_a_model(named, pair, quick, module):
     pixels = torch.from_numpy(encoder.model.checkpoint.preprocess.tensor(PICTURES))
     with torch.inference_mode():
         images, texts = model.encode_image(pixels), model.encode_text(open_clip.tokenize(TEXTS))
-    found = open_path(named / "any.pt", "m", None, clips_exact(), pair=pair)
+    found = open_path(named / "any.pt", "m", None, EXACT, pair=pair)
     assert cosines(found.encode_images(PICTURES), images).min() >= LEAST
     assert cosines(found.encode_texts(TEXTS), texts).min() >= LEAST
-
-
-def clips_exact():
-    from t2i_pipelines.types import EXACT
-
-    return EXACT
 
 
 @pytest.mark.parametrize(
@@ -81,7 +74,7 @@ def clips_exact():
         ("t-clip/none", "open_clip knows no weights 'none' of t-clip; known are plain_1, quick"),
         (
             "t-clip",
-            "weights of t-clip differ in preprocessing or activation: say which, as in t-clip/plain_1;",
+            "t-clip differ in preprocessing or activation: say which, as in t-clip/plain_1;",
         ),
         ("ViT-B-32/x", r"known are openai, laion400m_e31, .* and \d+ more"),
     ],
