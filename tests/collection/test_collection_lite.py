@@ -472,7 +472,8 @@ def test_collections_that_were_closed_are_forgotten(tmp_path):
     close()
     del collection
     gc.collect()
-    assert {str(key[0]) for key in list(package._opened)} == {str(tmp_path / "held.db")}
+    opened = {str(key[0]) for key in list(package._opened)}
+    assert {uri for uri in opened if uri.startswith(str(tmp_path))} == {str(tmp_path / "held.db")}
     assert open_collection(tmp_path / "held.db") is held
     open_collection(tmp_path / "0.db").upsert([])  # open now, though nothing refers to it
     assert str(tmp_path / "0.db") in {str(key[0]) for key in list(package._opened)}
