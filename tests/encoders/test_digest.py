@@ -12,6 +12,8 @@ from t2i_pipelines import Searcher, build_insert_pipeline
 from t2i_pipelines.encoders import digest, load_encoder
 from t2i_pipelines.encoders.digest import cached_digest, digest_values
 from t2i_pipelines.encoders.export import export_model
+from t2i_pipelines.encoders.models import ModelInfo
+from t2i_pipelines.encoders.weights import open_path
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +29,11 @@ def forms(tmp_path_factory):
 
 
 def test_a_folder_a_half_precision_file_and_an_onnx_export_have_one_digest(forms):
-    from t2i_pipelines.encoders.weights import open_path
-
-    class QuickGelu:
-        quick_gelu, name, dim, resolution, scripts = True, "stated", 24, 32, ()
-
+    stated = ModelInfo(name="stated", quick_gelu=True, dim=24, resolution=32)
     found = {
         load_encoder(str(forms / "transformers")).space.weights,
         load_encoder(str(forms / "onnx")).space.weights,
-        open_path(forms / "ViT-B-32.pt", "pt", QuickGelu).space.weights,
+        open_path(forms / "ViT-B-32.pt", "pt", stated).space.weights,
     }
     assert len(found) == 1
 
