@@ -72,23 +72,30 @@ def _config(shape: Any) -> dict[str, Any]:
 
 def sentences_clip(folder: Path, size: Size) -> Library:
     """sentence-transformers' ``clip-ViT-B-32``."""
-    from sentence_transformers import SentenceTransformer
-
     write_transformers(folder / "0_CLIPModel", VIT_B_32 if size == "true" else TINY)
     free()
     _write_modules(folder, ["CLIPModel"])
-    model = SentenceTransformer(str(folder), device="cpu")
     return Library(
         "sentence-transformers",
-        lambda opened: np.stack([model.encode(on_white(one)) for one in opened]),
-        lambda texts: model.encode(texts),
+        lambda opened: _sentences(folder, [on_white(one) for one in opened]),
+        lambda texts: _sentences(folder, texts),
     )
+
+
+def _sentences(folder: Path, given: list[Any]) -> np.ndarray:
+    """Return what sentence-transformers gives, of a model that is loaded for it alone."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    vectors = np.stack([model.encode(one) for one in given])
+    del model
+    free()
+    return vectors
 
 
 def multilingual_clip(folder: Path, size: Size) -> Library:
     """sentence-transformers' ``clip-ViT-B-32-multilingual-v1``: DistilBERT beside ViT-B/32."""
     import transformers
-    from sentence_transformers import SentenceTransformer
 
     true = size == "true"
     names = ("dim", "n_layers", "n_heads", "hidden_dim")
@@ -112,11 +119,10 @@ def multilingual_clip(folder: Path, size: Size) -> Library:
     torch.save({"linear.weight": linear}, text / "2_Dense/pytorch_model.bin")
     _write_modules(text, ["Transformer", "Pooling", "Dense"])
     images = sentences_clip(folder / "image", size)
-    theirs = SentenceTransformer(str(text), device="cpu")
     return Library(
         "sentence-transformers",
         images.images,
-        lambda texts: theirs.encode(texts),
+        lambda texts: _sentences(text, texts),
         lambda: _joined(folder),
     )
 

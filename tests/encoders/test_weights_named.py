@@ -37,6 +37,8 @@ def named(tmp_path, monkeypatch):
     quick = {**own, "quick_gelu": True}
     pretrained = open_clip.pretrained._PRETRAINED
     monkeypatch.setitem(pretrained, "t-timm", {"one": own})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "t-timm-quick", TIMM)
+    monkeypatch.setitem(pretrained, "t-timm-quick", {"one": quick})
     monkeypatch.setitem(pretrained, "t-clip", {"plain_1": own, "quick": quick})
     return tmp_path
 
@@ -83,6 +85,12 @@ def test_a_name_that_says_too_little_is_refused(named, pair, message):
     (named / "any.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(named, None, pair)
+
+
+def test_what_open_clip_builds_has_the_activation_of_its_weights(named):
+    (named / "any.pt").write_bytes(b"")
+    assert read_checkpoint(named, None, "t-timm-quick").config["quick_gelu"] is True
+    assert "quick_gelu" not in read_checkpoint(named, None, "t-timm").config
 
 
 def test_a_folder_must_have_one_file_of_weights(named):

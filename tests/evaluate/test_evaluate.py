@@ -252,7 +252,7 @@ def test_vectors_of_ones_own_are_evaluated_alike(pairs):
         ),
         ({"batch_size": 0}, "batch_size must be between 1 and 4096, got 0"),
         ({"templates": "no braces"}, "templates must be 'photo' or texts of your own"),
-        ({"precision": "fp64"}, "precision must be one of 'auto', 'fp32', 'bf16', 'int8', got 'fp64'"),
+        ({"precision": "fp64"}, "precision must be one of 'auto', 'fp32', 'bf16', 'fp16', 'int8', got"),
         ({"model_name": "colur"}, "unknown model 'colur'"),
         ({"confidence": 95}, "confidence must be between 0 and 1"),
     ],
