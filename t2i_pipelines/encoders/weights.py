@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -51,7 +52,7 @@ def open_path(
     :raises MissingExtraError: If it needs torch, and torch is not installed.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path's raises where a name is too long
         raise CheckpointError(f"no file or folder at {path}")
     if kind != "torch" and path.is_dir() and is_onnx_folder(path):
         scripts = info.scripts if info else ()
