@@ -164,11 +164,14 @@ def _is_known(model_name: str) -> bool:
 
 
 def _canonical(model_name: str) -> str:
-    """Return the name that a collection remembers: that of the table, or what was given."""
+    """Return what a model is kept by: the name of the table, an absolute path, or what was given."""
     if model_name in _factories:
         return model_name
     info = named(model_name)
-    return info.name if info else bare(str(model_name))
+    if info:
+        return info.name
+    given = bare(str(model_name))
+    return _absolute(given) if _is_path(given) else given
 
 
 def named(model_name: str) -> ModelInfo | None:

@@ -7,7 +7,7 @@ import pytest
 from onnx_folders import immich_folder
 
 from t2i_pipelines import Searcher, build_insert_pipeline
-from t2i_pipelines.encoders import load_encoder, named
+from t2i_pipelines.encoders import load_encoder, named, unload
 from t2i_pipelines.encoders.models import find
 from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, UnknownModelError
@@ -200,3 +200,11 @@ def test_odd_names_are_refused_in_words(name, error, message):
 def test_a_repository_may_be_given_as_a_path_object(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_encoder(Path("someone/my-clip")) is load_encoder("someone/my-clip")
+
+
+def test_a_relative_path_is_of_the_working_directory_at_that_moment(tmp_path, monkeypatch):
+    for folder, dim in (("one", 3), ("other", 5)):
+        immich_folder(tmp_path / folder / "clip", dim=dim)
+        monkeypatch.chdir(tmp_path / folder)
+        assert load_encoder("./clip").space.dim == dim
+    unload("./clip")
