@@ -23,7 +23,14 @@ from typing import Literal, NamedTuple
 
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders.models import ModelInfo
-from t2i_pipelines.encoders.onnx_folder import FILES, IMAGE_TOWERS, ONE_TOWER, TEXT_TOWERS
+from t2i_pipelines.encoders.onnx_folder import (
+    FILES,
+    IMAGE_TOWERS,
+    ONE_TOWER,
+    TEXT_TOWERS,
+    TOKENIZER_CONFIG,
+    beside,
+)
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import AUTO, Compute
 
@@ -81,17 +88,16 @@ def forms_of(names: Iterable[str]) -> list[Form]:
     small = sorted(name for name in there if "/" not in name and name.endswith(_SMALL))
     found: list[Form] = []
     if set(FILES) <= there:
-        more = (
-            name for name in there if name.endswith(".onnx.data") or name == "textual/tokenizer_config.json"
-        )
-        found.append(Form("onnx", (*FILES, *sorted(more))))
+        more = {f"textual/{TOKENIZER_CONFIG}"} & there
+        outside = _beside([name for name in FILES if name.endswith(".onnx")], there)
+        found.append(Form("onnx", (*FILES, *more, *outside)))
     else:
         towers = [_first(there, IMAGE_TOWERS), _first(there, TEXT_TOWERS)]
         if not any(towers):
             towers = [_first(there, (ONE_TOWER,))]
         if all(towers):
-            outside = sorted(name for name in there if any(name.startswith(f"{one}_data") for one in towers))
-            found.append(Form("onnx", (*filter(None, towers), *outside, *small)))
+            heads = list(filter(None, towers))
+            found.append(Form("onnx", (*heads, *_beside(heads, there), *small)))
     if "open_clip_config.json" in there and (weights := _first(there, _OPENCLIP)):
         found.append(Form("torch", (weights, *small)))
     elif "modules.json" in there:
@@ -104,6 +110,10 @@ def forms_of(names: Iterable[str]) -> list[Form]:
 
 def _first(there: set[str], names: Iterable[str]) -> str | None:
     return next((name for name in names if name in there), None)
+
+
+def _beside(towers: Iterable[str], there: set[str]) -> list[str]:
+    return sorted({name for tower in towers for name in beside(tower, there)})
 
 
 def _exported(name: str) -> bool:

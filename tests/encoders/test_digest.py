@@ -9,9 +9,10 @@ from clips import transformers_clip
 from onnx_folders import immich_folder
 
 from t2i_pipelines import Searcher, build_insert_pipeline
-from t2i_pipelines.encoders import digest, load_encoder
+from t2i_pipelines.encoders import digest, load_encoder, unload
 from t2i_pipelines.encoders.digest import cached_digest, digest_values
 from t2i_pipelines.encoders.export import export_model
+from t2i_pipelines.encoders.models import ModelInfo
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,11 @@ def forms(tmp_path_factory):
 def test_a_folder_a_half_precision_file_and_an_onnx_export_have_one_digest(forms):
     from t2i_pipelines.encoders.weights import open_path
 
-    class QuickGelu:
-        quick_gelu, name, dim, resolution, scripts = True, "stated", 24, 32, ()
-
+    stated = ModelInfo(name="stated", dim=24, resolution=32, quick_gelu=True)
     found = {
         load_encoder(str(forms / "transformers")).space.weights,
         load_encoder(str(forms / "onnx")).space.weights,
-        open_path(forms / "ViT-B-32.pt", "pt", QuickGelu).space.weights,
+        open_path(forms / "ViT-B-32.pt", "pt", stated).space.weights,
     }
     assert len(found) == 1
 
@@ -77,7 +76,8 @@ def test_values_activations_and_integers_make_a_difference():
     assert len(set(digests)) == 5
 
 
-def test_weights_in_files_beside_an_onnx_tower_are_digested(tmp_path):
+@pytest.mark.parametrize("how", [{"location": "model.onnx.data"}, {"all_tensors_to_one_file": False}])
+def test_weights_in_files_beside_an_onnx_tower_are_digested(tmp_path, how):
     import onnx
 
     inside = immich_folder(tmp_path / "inside", dim=512)
@@ -87,10 +87,15 @@ def test_weights_in_files_beside_an_onnx_tower_are_digested(tmp_path):
         model = onnx.load(path)
         for one in model.graph.initializer:  # only what is stored as bytes goes into a file of its own
             one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one), one.name))
-        onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    assert (outside / "visual/model.onnx.data").stat().st_size > 1000
+        onnx.save(model, path, save_as_external_data=True, size_threshold=0, **how)
+    named = outside / "visual" / how.get("location", "table")
+    assert named.stat().st_size > 1000
     found = {load_encoder(str(folder)).space.weights for folder in (inside, outside)}
     assert len(found) == 1
+    numbers = np.fromfile(named, np.float32) + 1
+    numbers.tofile(named)
+    unload()
+    assert load_encoder(str(outside)).space.weights not in found, "the digest of before was cached"
 
 
 def test_a_digest_is_computed_once_for_each_state_of_a_file(tmp_path):
