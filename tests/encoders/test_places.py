@@ -1,5 +1,7 @@
 """The weights that people have already are found, in whatever form and cache they are."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from t2i_pipelines.encoders import load_encoder, places
 from t2i_pipelines.encoders.models import ModelInfo, find
 from t2i_pipelines.encoders.onnx_folder import FILES, read_onnx_folder
 from t2i_pipelines.encoders.places import check, fetch, find_local, forms_of, kinds
+from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import Compute
 
@@ -82,6 +85,8 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
          [("torch", {"config.json", "model.safetensors"})]),
         (("config.json", "model.safetensors.index.json", *SHARDS, "pytorch_model-1-of-1.bin"),
          [("torch", {"config.json", "model.safetensors.index.json", *SHARDS})]),
+        (("config.json", "model.safetensors.index.json", SHARDS[1]), []),
+        (("config.json", "model.safetensors.index.json"), []),
         (("modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors",
           "0_CLIPModel/pytorch_model.bin", "onnx/model.onnx"),
          [("torch", {"modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors"})]),
@@ -128,7 +133,65 @@ def test_of_several_snapshots_the_one_of_main_is_taken_and_incomplete_ones_are_n
     assert len(find_local(B32)) == 2
     (named.parent.parent / "refs").mkdir()
     (named.parent.parent / "refs/main").write_text("main")
+    os.utime(named, (1, 1))  # the oldest
     assert fetch(B32).path == named
+
+
+@pytest.mark.parametrize("main", [b"", b"\xff\xfe\x00", b"of no snapshot"])
+def test_a_damaged_note_of_the_latest_snapshot_is_no_error(home, main):
+    named = touch(in_hub_cache(home, "immich-app/ViT-B-32__openai"), *FILES)
+    (named.parent.parent / "refs").mkdir()
+    (named.parent.parent / "refs/main").write_bytes(main)
+    assert fetch(B32).path == named
+
+
+def test_places_that_may_not_be_read_are_passed_over_with_a_warning(home, monkeypatch, caplog):
+    (home / ".cache/clip").mkdir(parents=True)
+    touch(snapshot(home / "fastembed", "Qdrant/clip-ViT-B-32-vision"), "model.onnx")
+    named = touch(in_hub_cache(home, "immich-app/ViT-B-32__openai"), *FILES)
+    theirs = (str(home / "fastembed"), str(home / ".cache/clip"))
+    stat = Path.stat
+
+    def refused(path, **options):
+        if str(path).startswith(theirs):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    assert [found.path for found in find_local(B32)] == [named]
+    for place in theirs:
+        assert f"{place} is not searched for models: [Errno 13] Permission denied" in caplog.text
+
+
+def spoiled_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    return f"no tokenizer.json in {folder}"
+
+
+def spoiled_size(folder):
+    transformers_js_folder(folder, dim=24)
+    return f"{folder} is not clip_vit_base_patch32: its embed_dim is 24, not 512"
+
+
+@pytest.mark.parametrize("spoil", [spoiled_tokenizer, spoiled_size])
+def test_a_copy_that_cannot_be_used_does_not_hide_the_next(home, caplog, spoil):
+    latest = transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32", "latest"), dim=512)
+    (latest.parent.parent / "refs").mkdir()
+    (latest.parent.parent / "refs/main").write_text("latest")
+    why = spoil(latest)
+    with pytest.raises(CheckpointError, match=re.escape(why)):
+        HubEncoder(B32).encode_texts(["red cat"])
+    transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32", "older"), dim=512)
+    assert HubEncoder(B32).encode_texts(["red cat"])[0, :3].tolist() == [2, 4, 0]
+    assert f"passed over: {why}" in caplog.text
+
+
+def test_a_damaged_checkpoint_does_not_hide_the_next_place(home):
+    touch(home / ".cache/clip", "ViT-B-32.pt")
+    with pytest.raises(CheckpointError, match=r"clip/ViT-B-32.pt is not plain weights: .* or is damaged"):
+        HubEncoder(B32).encode_texts(["red cat"])
+    transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32"), dim=512)
+    assert HubEncoder(B32).encode_texts(["red cat"])[0, :3].tolist() == [2, 4, 0]
 
 
 def test_half_of_a_pair_of_towers_is_no_model(home):
