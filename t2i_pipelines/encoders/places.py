@@ -263,10 +263,17 @@ def _or_its_onnx_form(info: ModelInfo) -> str:
 def _download(info: ModelInfo, wanted: tuple[Kind, ...], has_torch: bool) -> Found:
     from huggingface_hub import constants
 
+    if not repositories(info, wanted):
+        asked = "a torch checkpoint" if wanted == ("torch",) else "an ONNX export"
+        raise CheckpointError(
+            f"{info.name!r} is not published as {asked}, which is asked for; leave out backend= and "
+            f"precision= (--backend, --precision), or give one by checkpoint_path= (--checkpoint-path): `t2i export "
+            f"{info.name} FOLDER` writes an export of a checkpoint"
+        )
     looked = searched(info, wanted)
     if constants.HF_HUB_OFFLINE:
         looked.append("not the hub, because HF_HUB_OFFLINE is set")
-        raise _no_weights(info, looked, "unset HF_HUB_OFFLINE once")
+        raise _no_weights(info, wanted, looked, "unset HF_HUB_OFFLINE once")
     for names, kind in repositories(info, wanted):
         if kind == "torch" and not has_torch:
             looked.append(f"not {names}, which needs torch: pip install 't2i-pipelines[torch]'")
@@ -280,7 +287,8 @@ def _download(info: ModelInfo, wanted: tuple[Kind, ...], has_torch: bool) -> Fou
         except Exception as err:  # the client's own errors, its HTTP library's, and the file system's
             reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
             looked.append(f"{constants.ENDPOINT}/{names} ({reason})")
-    raise _no_weights(info, looked, f"reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT")
+    way_out = f"reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT"
+    raise _no_weights(info, wanted, looked, way_out)
 
 
 def repositories(info: ModelInfo, wanted: tuple[Kind, ...]) -> list[tuple[str, Kind]]:
@@ -325,9 +333,11 @@ def searched(info: ModelInfo, wanted: tuple[Kind, ...]) -> list[str]:
     return [*looked, *(f"the cache {one}" for one in others if one.is_dir())]
 
 
-def _no_weights(info: ModelInfo, looked: list[str], way_out: str) -> CheckpointError:
+def _no_weights(
+    info: ModelInfo, wanted: tuple[Kind, ...], looked: list[str], way_out: str
+) -> CheckpointError:
     default = ", the default model" if info.name == DEFAULT_MODEL else ""
-    repository = next(iter((*info.onnx, *info.torch)), "").partition("+")[0]
+    repository = repositories(info, wanted)[0][0].partition("+")[0]
     return CheckpointError(
         f"no weights for {info.name!r}{default}. Looked in: {'; '.join(dict.fromkeys(looked))}. Ways out: "
         f"{way_out}; or, on a machine with a network, run: hf download {repository} --local-dir clip, copy "

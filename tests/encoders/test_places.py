@@ -3,16 +3,19 @@
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants
 from onnx_folders import immich_folder, transformers_js_folder
 from typer.testing import CliRunner
 
+from t2i_pipelines import quantize
 from t2i_pipelines.cli import app
-from t2i_pipelines.encoders import load_encoder, places
+from t2i_pipelines.encoders import load_encoder, places, unload
 from t2i_pipelines.encoders.models import ModelInfo, find
 from t2i_pipelines.encoders.onnx_folder import FILES, read_onnx_folder
 from t2i_pipelines.encoders.places import check, fetch, find_local, forms_of, kinds
@@ -296,6 +299,8 @@ def test_a_check_without_torch_says_that_it_is_needed(home, monkeypatch):
         ),
         ("jinaai/jina-clip-v2", 2, "cannot be used: its towers are defined by code in its own repository"),
         ("ViT-B/33", 2, "unknown model 'ViT-B/33'"),
+        ("", 2, "unknown model ''"),
+        ("./tests", 2, "tests holds no model: there is no "),
     ],
 )
 def test_t2i_models_checks_a_name_without_loading_it(home, name, code, said):
@@ -304,3 +309,38 @@ def test_t2i_models_checks_a_name_without_loading_it(home, name, code, said):
     output = done.output + (str(done.exception) if done.exception else "")
     assert said.format(home=home) in output
     assert (done.exit_code != 0) == (code != 0)
+
+
+def pair(home):
+    for half in ("vision", "text"):
+        folder = in_hub_cache(home, f"Qdrant/clip-ViT-B-32-{half}")
+        transformers_js_folder(folder, dim=512, image=half == "vision", text=half == "text")
+
+
+def beside_a_checkpoint(home):
+    touch(home / ".cache/clip", "ViT-B-32.pt")
+    transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32"), dim=512)
+
+
+@pytest.mark.parametrize("kept", [pair, beside_a_checkpoint])
+def test_int8_is_made_of_the_export_of_a_name(home, monkeypatch, kept):
+    monkeypatch.setattr(
+        huggingface_hub, "cached_assets_path", partial(huggingface_hub.cached_assets_path, assets_dir=home)
+    )
+    unload()
+    kept(home)
+    assert quantize("data/gallery", model_name="ViT-B/32", images=16).least_cosine > 0.99
+
+
+def test_a_form_that_is_not_published_is_said_to_be_none(home):
+    with pytest.raises(
+        CheckpointError,
+        match=r"'AltCLIP' is not published as an ONNX export, which is asked for; leave out backend= .*`t2i "
+        "export AltCLIP FOLDER` writes an export",
+    ):
+        fetch(find("AltCLIP"), compute=Compute("cpu", "int8"))
+
+
+def test_the_way_out_is_a_repository_of_the_form_that_is_asked_for(home):
+    with pytest.raises(CheckpointError, match="run: hf download openai/clip-vit-base-patch32 --local-dir"):
+        fetch(B32, torch_only=True)
