@@ -267,8 +267,8 @@ def _download(info: ModelInfo, wanted: tuple[Kind, ...], has_torch: bool) -> Fou
         asked = "a torch checkpoint" if wanted == ("torch",) else "an ONNX export"
         raise CheckpointError(
             f"{info.name!r} is not published as {asked}, which is asked for; leave out backend= and "
-            f"precision= (--backend, --precision), or give one by checkpoint_path= (--checkpoint-path): `t2i export "
-            f"{info.name} FOLDER` writes an export of a checkpoint"
+            f"precision= (--backend, --precision), or give one by checkpoint_path= (--checkpoint-path): "
+            f"`t2i export {info.name} FOLDER` writes an export of a checkpoint"
         )
     looked = searched(info, wanted)
     if constants.HF_HUB_OFFLINE:

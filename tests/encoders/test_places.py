@@ -323,13 +323,14 @@ def beside_a_checkpoint(home):
 
 
 @pytest.mark.parametrize("kept", [pair, beside_a_checkpoint])
-def test_int8_is_made_of_the_export_of_a_name(home, monkeypatch, kept):
+def test_int8_is_made_of_the_export_of_a_name(home, monkeypatch, caplog, kept):
     monkeypatch.setattr(
         huggingface_hub, "cached_assets_path", partial(huggingface_hub.cached_assets_path, assets_dir=home)
     )
     unload()
     kept(home)
     assert quantize("data/gallery", model_name="ViT-B/32", images=16).least_cosine > 0.99
+    assert "passed over" not in caplog.text, "the checkpoint was opened"
 
 
 def test_a_form_that_is_not_published_is_said_to_be_none(home):
