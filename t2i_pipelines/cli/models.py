@@ -12,6 +12,7 @@ from rich.table import Table
 from t2i_pipelines.cli import console
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders import ModelInfo, load_encoder, models, named, recommend
+from t2i_pipelines.encoders.models import bare
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.places import check
 from t2i_pipelines.encoders.quantize import quantize
@@ -47,7 +48,7 @@ def show_models(
     all_: Annotated[bool, typer.Option("--all", help="List models without published scores, too.")] = False,
 ) -> None:
     """List the models that are known by name, recommend one, or check whether one can be had."""
-    if check_:
+    if check_ is not None:
         _check(check_)
         return
     if language:
@@ -92,7 +93,11 @@ def _check(name: str) -> None:
     """Print where a model is and how large it is; exit with 1 where it cannot be had."""
     info = named(name)
     if info is None or registered(name):
-        load_encoder(name)  # says so if there is no such model
+        encoder = load_encoder(name)  # says so if there is no such model
+        if not registered(name) and not isinstance(encoder, OnnxEncoder):
+            from t2i_pipelines.encoders.formats import read_checkpoint
+
+            read_checkpoint(Path(bare(name)).expanduser(), None)  # or if the path holds none
         said = "bundled or registered" if registered(name) else "a path"
         console.out.print(console.plain(f"{name} is here: {said}"), soft_wrap=True)
         return

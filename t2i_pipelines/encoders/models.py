@@ -31,8 +31,11 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 """Of files with a checkpoint."""
 FAST, MEDIUM = 6.0, 30.0
 """Milliseconds of one pass up to which a model counts as ``fast`` and as ``medium``."""
-PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:", "open_clip:")
+LOCAL = "local-dir:"
+PREFIXES = ("hf-hub:", "hf_hub:", LOCAL, "open_clip:")
 """What open_clip and others write before a name."""
+PATHS = ("/", "./", "../", "~")
+"""What a path begins with, whatever else its name is the same as."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """``org/name`` of the Hugging Face hub."""
 
@@ -151,8 +154,12 @@ def _normalised(name: str) -> str:
 
 
 def bare(name: str) -> str:
-    """Return a name without what open_clip and others write before it, such as ``hf-hub:``."""
-    return next((name[len(one) :] for one in PREFIXES if name.startswith(one)), name)
+    """Return a name without what open_clip and others write before it, such as ``hf-hub:``.
+
+    What follows ``local-dir:`` is a path.
+    """
+    rest = next((name[len(one) :] for one in PREFIXES if name.startswith(one)), name)
+    return f"./{rest}" if name.startswith(LOCAL) and not rest.startswith(PATHS) else rest
 
 
 def models() -> tuple[ModelInfo, ...]:
@@ -164,9 +171,11 @@ def find(name: str) -> ModelInfo | None:
     """Return the model of a name, an alias or a repository, refused ones included; None for others.
 
     A model of the hub that the table does not have is known by its repository alone, ``org/name``, unless
-    that looks like a pair of open_clip's with a tag that does not exist.
+    that looks like a pair of open_clip's with a tag that does not exist. A path is none, however it is named.
     """
     name = bare(str(name))
+    if name.startswith(PATHS):
+        return None
     if known := _spellings().get(_normalised(name)):
         return known
     if REPOSITORY.fullmatch(name) and _normalised(name.partition("/")[0]) not in _architectures():

@@ -46,6 +46,11 @@ class OnnxEncoder:
         self._model_name = model_name
         self._scripts = scripts
         self._compute = compute
+        self._texts = texts
+
+    def run_by(self, compute: Compute) -> OnnxEncoder:
+        """Return the same model, run otherwise."""
+        return OnnxEncoder(str(self.folder), self._model_name, self._scripts, compute, self._texts)
 
     @cached_property
     def space(self) -> Space:

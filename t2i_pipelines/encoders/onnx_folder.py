@@ -26,7 +26,7 @@ Qdrant's (fastembed): a folder for each tower, with ``model.onnx`` and transform
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,8 @@ PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+_NO_WEIGHTS = (".onnx", ".json", ".txt", ".md", ".model", ".armnn", ".rknn")
+"""Suffixes of files beside a tower that are no part of it."""
 ENDED = "text_ends_at_highest_id"
 _CLEAN = {"clip": "lower", "clip_text_model": "lower", "clip_vision_model": "lower"}
 """model_type of transformers -> how its texts are cleaned; others leave it to ``tokenizer.json``."""
@@ -86,7 +88,10 @@ class OnnxFolder:
     def weights(self) -> list[Path]:
         """The files that hold weights; towers above 2 GB keep theirs in further files."""
         towers = (self.image_tower, self.text_tower)
-        outside = (path for one in towers for path in sorted(one.parent.glob(f"{one.name}*data")))
+        outside = []
+        for tower in towers:
+            there = sorted(path for path in tower.parent.iterdir() if path.is_file())
+            outside += [Path(name) for name in beside(tower.as_posix(), (path.as_posix() for path in there))]
         return [*towers, *outside]
 
     def read_tokenizer(self) -> Tokenizer:
@@ -97,6 +102,25 @@ class OnnxFolder:
         if self.context_length is None:
             return read_tokenizer(self.tokenizer)
         return read_tokenizer(self.tokenizer, self.context_length, _pad_token(self.tokenizer.parent))
+
+
+def beside(tower: str, names: Iterable[str]) -> list[str]:
+    """Return the files that may hold weights of a tower: one or more, or, in Immich's layout, one a tensor.
+
+    torch's exporter names those of Immich's large models by their tensors, such as ``onnx__MatMul_2953``.
+
+    :param names: of files, as the tower is named.
+    """
+    folder, _, file = tower.rpartition("/")
+    if f"{folder.rpartition('/')[2]}/{file}" not in FILES:
+        return [name for name in names if name.startswith((f"{tower}_data", f"{tower}.data"))]
+    return [
+        name
+        for name in names
+        if (parts := name.rpartition("/"))[0] == folder
+        and not parts[2].startswith(".")
+        and not parts[2].endswith(_NO_WEIGHTS)
+    ]
 
 
 def is_onnx_folder(folder: Path) -> bool:

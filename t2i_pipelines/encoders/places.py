@@ -8,6 +8,8 @@ Places, in this order:
    fastembed (``FASTEMBED_CACHE_PATH``, else the system's temporary folder);
 4. the hub, unless ``HF_HUB_OFFLINE`` is set. Only the files of one form are downloaded.
 
+A copy that cannot be opened, such as one that lacks a file, is passed over with a warning.
+
 An ONNX export runs everywhere, and goes before a torch checkpoint in the caches and on the hub.
 """
 
@@ -15,21 +17,31 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from t2i_pipelines.config.settings import DEFAULT_MODEL
 from t2i_pipelines.encoders.models import ModelInfo
-from t2i_pipelines.encoders.onnx_folder import FILES, IMAGE_TOWERS, ONE_TOWER, TEXT_TOWERS
+from t2i_pipelines.encoders.onnx_folder import (
+    FILES,
+    IMAGE_TOWERS,
+    ONE_TOWER,
+    TEXT_TOWERS,
+    TOKENIZER_CONFIG,
+    beside,
+)
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import AUTO, Compute
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["onnx", "torch"]
+_T = TypeVar("_T")
 _OPENCLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _TRANSFORMERS = (
     "model.safetensors",
@@ -37,6 +49,8 @@ _TRANSFORMERS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_OF = re.compile(r"-of-(\d+)\.")
+"""How many there are, in the name of one of several files of weights."""
 _SMALL = (".json", ".txt", ".model")
 _BYTES_A_WEIGHT = 4
 
@@ -81,17 +95,16 @@ def forms_of(names: Iterable[str]) -> list[Form]:
     small = sorted(name for name in there if "/" not in name and name.endswith(_SMALL))
     found: list[Form] = []
     if set(FILES) <= there:
-        more = (
-            name for name in there if name.endswith(".onnx.data") or name == "textual/tokenizer_config.json"
-        )
-        found.append(Form("onnx", (*FILES, *sorted(more))))
+        more = {f"textual/{TOKENIZER_CONFIG}"} & there
+        outside = _beside([name for name in FILES if name.endswith(".onnx")], there)
+        found.append(Form("onnx", (*FILES, *more, *outside)))
     else:
         towers = [_first(there, IMAGE_TOWERS), _first(there, TEXT_TOWERS)]
         if not any(towers):
             towers = [_first(there, (ONE_TOWER,))]
         if all(towers):
-            outside = sorted(name for name in there if any(name.startswith(f"{one}_data") for one in towers))
-            found.append(Form("onnx", (*filter(None, towers), *outside, *small)))
+            heads = list(filter(None, towers))
+            found.append(Form("onnx", (*heads, *_beside(heads, there), *small)))
     if "open_clip_config.json" in there and (weights := _first(there, _OPENCLIP)):
         found.append(Form("torch", (weights, *small)))
     elif "modules.json" in there:
@@ -106,6 +119,10 @@ def _first(there: set[str], names: Iterable[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
 
+def _beside(towers: Iterable[str], there: set[str]) -> list[str]:
+    return sorted({name for tower in towers for name in beside(tower, there)})
+
+
 def _exported(name: str) -> bool:
     return "onnx" in name or "openvino" in name
 
@@ -116,7 +133,10 @@ def _weights(there: set[str]) -> tuple[str, ...]:
     if first is None or not first.endswith(".index.json"):
         return (first,) if first else ()
     start, _, kind = first.removesuffix(".index.json").partition(".")
-    return (first, *sorted(one for one in there if one.startswith(f"{start}-") and one.endswith(f".{kind}")))
+    shards = sorted(one for one in there if one.startswith(f"{start}-") and one.endswith(f".{kind}"))
+    of = _OF.search(shards[0]) if shards else None
+    is_whole = bool(shards) and (of is None or len(shards) == int(of[1]))  # or a download broke off
+    return (first, *shards) if is_whole else ()
 
 
 def _lightest(names: Sequence[str]) -> list[str]:
@@ -139,8 +159,9 @@ def find_local(info: ModelInfo, wanted: tuple[Kind, ...] = ("onnx", "torch")) ->
     """Return the model's copies on this machine, in the order of the places; weights are not read."""
     found = []
     if "torch" in wanted:
-        paths = (clip_cache() / name for name in info.files)
-        found += [Found(path, "torch", None, (path,)) for path in paths if path.is_file()]
+        paths = [clip_cache() / name for name in info.files]
+        here = _readable(clip_cache(), lambda: (path for path in paths if path.is_file()))
+        found += [Found(path, "torch", None, (path,)) for path in here]
     for names, kind in repositories(info, wanted):
         found += _in_caches(names, kind)
     return found
@@ -162,23 +183,36 @@ def _in_caches(names: str, kind: Kind) -> Iterator[Found]:
 
 
 def _of_kind(repository: str, kind: Kind) -> Iterator[tuple[Path, Form]]:
-    for folder in _snapshots(repository):
-        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        yield from ((folder, form) for form in forms_of(names) if form.kind == kind)
+    for cache in caches():
+        for folder in _readable(cache, partial(_snapshots, cache, repository)):
+            names = _readable(folder, partial(_names, folder))
+            yield from ((folder, form) for form in forms_of(names) if form.kind == kind)
 
 
-def _snapshots(repository: str) -> Iterator[Path]:
-    """Yield the folders of a repository in the caches, of each cache the latest first."""
+def _readable(place: Path, search: Callable[[], Iterable[_T]]) -> list[_T]:
+    """Return what a search of a place gives; nothing, with a warning, where it may not be read."""
+    try:
+        return list(search())
+    except OSError as err:
+        logger.warning("%s is not searched for models: %s", place, err)
+        return []
+
+
+def _names(folder: Path) -> Iterator[str]:
+    return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _snapshots(cache: Path, repository: str) -> Iterator[Path]:
+    """Yield the folders of a repository in a cache, the latest first."""
     from huggingface_hub.file_download import repo_folder_name
 
     name = repo_folder_name(repo_id=repository, repo_type="model")
-    for cache in caches():
-        if (flat := cache / repository.replace("/", "_")).is_dir():  # as old sentence-transformers kept them
-            yield flat
-        snapshots = [path for path in (cache / name / "snapshots").glob("*") if path.is_dir()]
-        main = cache / name / "refs/main"
-        latest = main.read_text(encoding="ascii").strip() if main.is_file() else ""
-        yield from sorted(snapshots, key=lambda path: (path.name != latest, -path.stat().st_mtime))
+    if (flat := cache / repository.replace("/", "_")).is_dir():  # as old sentence-transformers kept them
+        yield flat
+    snapshots = [path for path in (cache / name / "snapshots").glob("*") if path.is_dir()]
+    main = cache / name / "refs/main"
+    latest = main.read_bytes().strip() if main.is_file() else b""
+    yield from sorted(snapshots, key=lambda path: (os.fsencode(path.name) != latest, -path.stat().st_mtime))
 
 
 def clip_cache() -> Path:
@@ -196,7 +230,12 @@ def caches() -> list[Path]:
 
 
 def fetch(info: ModelInfo, *, torch_only: bool = False, compute: Compute = AUTO) -> Found:
-    """Return the files of a model: those of this machine, else downloaded from the hub.
+    """Return the files of a model: the first of :func:`copies`."""
+    return next(copies(info, torch_only=torch_only, compute=compute))
+
+
+def copies(info: ModelInfo, *, torch_only: bool = False, compute: Compute = AUTO) -> Iterator[Found]:
+    """Yield the copies of a model that can be run: those of this machine, then one downloaded from the hub.
 
     :param torch_only: take torch weights although there is an ONNX form.
     :raises CheckpointError: If there is no way to the files; names what was tried, and the ways out.
@@ -205,16 +244,16 @@ def fetch(info: ModelInfo, *, torch_only: bool = False, compute: Compute = AUTO)
     wanted = kinds(compute, torch_only=torch_only)
     here = find_local(info, wanted)
     has_torch = find_spec("torch") is not None
-    for found in here:
-        if found.kind == "onnx" or has_torch:
-            logger.info("%s is read from %s", info.name, found.path)
-            return found
-    if here:
+    runnable = [found for found in here if found.kind == "onnx" or has_torch]
+    for found in runnable:
+        logger.info("%s is read from %s", info.name, found.path)
+        yield found
+    if here and not runnable:
         raise MissingExtraError(
             f"{info.name!r} is here, as a torch checkpoint ({here[0].path}), and torch is not installed; "
             f"run: pip install 't2i-pipelines[torch]'{_or_its_onnx_form(info)}"
         )
-    return _download(info, wanted, has_torch)
+    yield _download(info, wanted, has_torch)
 
 
 def _or_its_onnx_form(info: ModelInfo) -> str:
@@ -224,10 +263,17 @@ def _or_its_onnx_form(info: ModelInfo) -> str:
 def _download(info: ModelInfo, wanted: tuple[Kind, ...], has_torch: bool) -> Found:
     from huggingface_hub import constants
 
+    if not repositories(info, wanted):
+        asked = "a torch checkpoint" if wanted == ("torch",) else "an ONNX export"
+        raise CheckpointError(
+            f"{info.name!r} is not published as {asked}, which is asked for; leave out backend= and "
+            f"precision= (--backend, --precision), or give one by checkpoint_path= (--checkpoint-path): "
+            f"`t2i export {info.name} FOLDER` writes an export of a checkpoint"
+        )
     looked = searched(info, wanted)
     if constants.HF_HUB_OFFLINE:
         looked.append("not the hub, because HF_HUB_OFFLINE is set")
-        raise _no_weights(info, looked, "unset HF_HUB_OFFLINE once")
+        raise _no_weights(info, wanted, looked, "unset HF_HUB_OFFLINE once")
     for names, kind in repositories(info, wanted):
         if kind == "torch" and not has_torch:
             looked.append(f"not {names}, which needs torch: pip install 't2i-pipelines[torch]'")
@@ -241,7 +287,8 @@ def _download(info: ModelInfo, wanted: tuple[Kind, ...], has_torch: bool) -> Fou
         except Exception as err:  # the client's own errors, its HTTP library's, and the file system's
             reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
             looked.append(f"{constants.ENDPOINT}/{names} ({reason})")
-    raise _no_weights(info, looked, f"reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT")
+    way_out = f"reach {constants.ENDPOINT} once, or a mirror named by HF_ENDPOINT"
+    raise _no_weights(info, wanted, looked, way_out)
 
 
 def repositories(info: ModelInfo, wanted: tuple[Kind, ...]) -> list[tuple[str, Kind]]:
@@ -286,9 +333,11 @@ def searched(info: ModelInfo, wanted: tuple[Kind, ...]) -> list[str]:
     return [*looked, *(f"the cache {one}" for one in others if one.is_dir())]
 
 
-def _no_weights(info: ModelInfo, looked: list[str], way_out: str) -> CheckpointError:
+def _no_weights(
+    info: ModelInfo, wanted: tuple[Kind, ...], looked: list[str], way_out: str
+) -> CheckpointError:
     default = ", the default model" if info.name == DEFAULT_MODEL else ""
-    repository = next(iter((*info.onnx, *info.torch)), "").partition("+")[0]
+    repository = repositories(info, wanted)[0][0].partition("+")[0]
     return CheckpointError(
         f"no weights for {info.name!r}{default}. Looked in: {'; '.join(dict.fromkeys(looked))}. Ways out: "
         f"{way_out}; or, on a machine with a network, run: hf download {repository} --local-dir clip, copy "

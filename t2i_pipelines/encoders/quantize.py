@@ -44,7 +44,7 @@ def quantize(
     :raises SourceError: If fewer than 16 images can be read.
     :raises MissingExtraError: If ``onnx`` is not installed.
     """
-    encoder = _onnx(load_encoder(model_name, checkpoint_path, "cpu", "fp32"), model_name)
+    encoder = _onnx(load_encoder(model_name, checkpoint_path, "cpu", "fp32", "onnxruntime"), model_name)
     found = list(islice(_images(source, encoder, images), images))
     if len(found) < FEWEST:
         raise SourceError(
@@ -54,7 +54,7 @@ def quantize(
     measured = found[::HELD_OUT]
     calibrating = [image for at, image in enumerate(found) if at % HELD_OUT]
     calibrate(encoder.image_tower, list(encoder.tensor(calibrating)), int8_folder(encoder.space) / NAME)
-    quantized = OnnxEncoder(str(encoder.folder), model_name, compute=Compute("cpu", "int8"))
+    quantized = encoder.run_by(Compute("cpu", "int8"))
     kept = cosines(encoder.encode_images(measured), quantized.encode_images(measured))
     cost = Int8Cost(float(kept.mean()), float(kept.min()), len(calibrating), len(measured))
     write_report(encoder.space, cost)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from cachetools import LRUCache
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
-from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo, bare, find, models
+from t2i_pipelines.encoders.models import PATHS, SUFFIXES, ModelInfo, bare, find, models
 from t2i_pipelines.encoders.vectors import CachedTexts
 from t2i_pipelines.errors import CheckpointError, UnknownModelError
 from t2i_pipelines.types import Backend, Compute, Device, Encoder, Precision, Space
@@ -164,11 +164,14 @@ def _is_known(model_name: str) -> bool:
 
 
 def _canonical(model_name: str) -> str:
-    """Return the name that a collection remembers: that of the table, or what was given."""
+    """Return what a model is kept by: the name of the table, an absolute path, or what was given."""
     if model_name in _factories:
         return model_name
     info = named(model_name)
-    return info.name if info else bare(str(model_name))
+    if info:
+        return info.name
+    given = bare(str(model_name))
+    return _absolute(given) if _is_path(given) else given
 
 
 def named(model_name: str) -> ModelInfo | None:
@@ -185,8 +188,9 @@ def named(model_name: str) -> ModelInfo | None:
 
 
 def _is_path(name: str) -> bool:
-    path = Path(_absolute(name))
-    return path.exists() or path.suffix in SUFFIXES or name.startswith(("/", "./", "../", "~"))
+    name = str(name)
+    is_here = os.path.exists(_absolute(name))  # noqa: PTH110 - Path's raises where a name is too long
+    return bool(name) and (is_here or name.endswith(SUFFIXES) or name.startswith(PATHS))
 
 
 def _factory_of(name: str) -> EncoderFactory:
@@ -197,7 +201,9 @@ def _factory_of(name: str) -> EncoderFactory:
         return lambda place, compute: _open(place, name, info, compute)
     if _is_path(name):
         path = Path(_absolute(name))
-        return lambda place, compute: _open(place or str(path), path.stem, None, compute)
+        # a folder may be named like a model that it is not, and a collection finds it again by its path
+        called = str(path) if path.stem in _factories or find(path.stem) else path.stem
+        return lambda place, compute: _open(place or str(path), called, None, compute)
     raise UnknownModelError(_unknown(name))
 
 
@@ -211,7 +217,8 @@ def _open(place: str | None, name: str, info: ModelInfo | None, compute: Compute
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    return str(Path(path).expanduser().absolute())
+    at_home = os.path.expanduser(path)  # noqa: PTH111 - Path's raises where there is no such user
+    return str(Path(at_home).absolute())
 
 
 def _unknown(model_name: str) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 from t2i_pipelines._towhee.door import NNOperator, RuntimePipeline, build_triton_models, ops, pipe, register
 from t2i_pipelines.encoders.onnx import OnnxEncoder
+from t2i_pipelines.encoders.onnx_folder import beside
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 
 MAX_BATCH_SIZE = 64
@@ -63,8 +64,9 @@ class OnnxTower(NNOperator):  # type: ignore[misc]
     def save_model(self, _: str, path: Path) -> bool:
         """Write the model to ``path``; True, as Towhee expects."""
         shutil.copyfile(self._path, path)
-        for weights in self._path.parent.glob("*.onnx.data"):
-            shutil.copyfile(weights, path.parent / weights.name)
+        there = (file.as_posix() for file in self._path.parent.iterdir() if file.is_file())
+        for weights in beside(self._path.as_posix(), there):
+            shutil.copyfile(weights, path.parent / Path(weights).name)
         return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -11,9 +13,11 @@ from typing import Protocol
 from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo, find
 from t2i_pipelines.encoders.onnx import OnnxEncoder
 from t2i_pipelines.encoders.onnx_folder import is_onnx_folder
-from t2i_pipelines.encoders.places import Kind, fetch
+from t2i_pipelines.encoders.places import Found, Kind, copies
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import AUTO, Compute, Encoder, Image, Matrix, Space
+
+logger = logging.getLogger(__name__)
 
 
 class LoadedEncoder(Encoder, Protocol):
@@ -51,7 +55,7 @@ def open_path(
     :raises MissingExtraError: If it needs torch, and torch is not installed.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path's raises where a name is too long
         raise CheckpointError(f"no file or folder at {path}")
     if kind != "torch" and path.is_dir() and is_onnx_folder(path):
         scripts = info.scripts if info else ()
@@ -76,17 +80,39 @@ def open_path(
 def open_model(info: ModelInfo, compute: Compute = AUTO) -> LoadedEncoder:
     """Return the encoder of a model of the table or the hub, from its files on this machine or downloaded.
 
-    :raises CheckpointError: If there is no way to the files, or they are of another model.
+    A copy that lacks a file, is damaged or of another model is passed over, with a warning.
+
+    :raises CheckpointError: If there is no way to the files, or none can be used; says why the first cannot.
     :raises MissingExtraError: If they need what is not installed.
     """
-    found = fetch(info, compute=compute)
-    if not info.image_tower or found.kind == "onnx":
-        return open_path(found.path, info.name, info, compute, kind=found.kind, texts=found.texts)
-    from t2i_pipelines.encoders.two_towers import TextTower, TwoTowers
+    first: CheckpointError | None = None
+    try:
+        for found in copies(info, compute=compute):
+            try:
+                return _open_found(found, info, compute)
+            except CheckpointError as err:
+                logger.warning("passed over: %s", err)
+                first = first or err
+    except CheckpointError as err:
+        raise (first or err) from err
+    assert first is not None
+    raise first
 
-    image = find(info.image_tower)
-    assert image is not None
-    return TwoTowers(info.name, HubEncoder(image, compute), TextTower(found.path, info.name, compute))
+
+def _open_found(found: Found, info: ModelInfo, compute: Compute) -> LoadedEncoder:
+    if found.kind == "onnx":
+        return open_path(found.path, info.name, info, compute, kind="onnx", texts=found.texts)
+    encoder: LoadedEncoder
+    if info.image_tower:
+        from t2i_pipelines.encoders.two_towers import TextTower, TwoTowers
+
+        image = find(info.image_tower)
+        assert image is not None
+        encoder = TwoTowers(info.name, HubEncoder(image, compute), TextTower(found.path, info.name, compute))
+    else:
+        encoder = open_path(found.path, info.name, info, compute, kind="torch")
+    encoder.space  # noqa: B018 - loads, which shows damage
+    return encoder
 
 
 class HubEncoder:

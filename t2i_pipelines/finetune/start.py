@@ -54,9 +54,9 @@ def open_start(model_name: str, checkpoint_path: str | Path | None) -> Start:
 def _place(model_name: str, checkpoint_path: str | Path | None) -> Path:
     if checkpoint_path is not None:
         return Path(checkpoint_path).expanduser()
-    if model_name == "t2i_mini":
-        return Path(str(files("t2i_pipelines.encoders") / "t2i_mini"))
     info = named(model_name)
+    if info is not None and info.name == "t2i_mini":
+        return Path(str(files("t2i_pipelines.encoders") / "t2i_mini"))
     if info is not None:
         return fetch(info, torch_only=True).path
     path = Path(model_name).expanduser()

@@ -35,13 +35,13 @@ def fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(registry, "_loaded", {})
-    tries, look = [], weights.fetch
+    tries, look = [], weights.copies
 
-    def fetch(info, **more):
+    def copies(info, **more):
         tries.append(info.name)
         return look(info, **more)
 
-    monkeypatch.setattr("t2i_pipelines.encoders.weights.fetch", fetch)
+    monkeypatch.setattr("t2i_pipelines.encoders.weights.copies", copies)
     return tries
 
 

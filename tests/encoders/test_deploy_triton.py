@@ -140,15 +140,13 @@ def test_a_tower_that_takes_any_length_says_so(tmp_path):
     assert text(np.array([[1, 2, 3, 0, 0]])).tolist() == [[1, 2, 3]]
 
 
-def test_weights_beside_a_large_tower_come_along(tmp_path):
+@pytest.mark.parametrize("how", [{"location": "model.onnx.data"}, {"all_tensors_to_one_file": False}])
+def test_weights_beside_a_large_tower_come_along(tmp_path, how):
     folder = immich_folder(tmp_path / "m", batch="batch")
     model = onnx.load(folder / "visual/model.onnx")
     for one in model.graph.initializer:  # only raw data can lie outside
         one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one), one.name))
-    onnx.save_model(
-        model, folder / "visual/model.onnx",
-        save_as_external_data=True, location="model.onnx.data", size_threshold=0,
-    )  # fmt: skip
+    onnx.save_model(model, folder / "visual/model.onnx", save_as_external_data=True, size_threshold=0, **how)
     write_triton(OnnxEncoder(str(folder), "large"), tmp_path / "triton")
     shutil.rmtree(folder)
     pixels = np.ones((2, 3, 8, 8)) * np.arange(1, 4)[:, None, None]

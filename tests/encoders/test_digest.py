@@ -1,7 +1,10 @@
 """All forms of one model have one digest, so that a collection that one has filled opens with another."""
 
 import os
+import time
+from functools import partial
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,12 @@ from clips import transformers_clip
 from onnx_folders import immich_folder
 
 from t2i_pipelines import Searcher, build_insert_pipeline
-from t2i_pipelines.encoders import digest, load_encoder
+from t2i_pipelines.encoders import digest, load_encoder, unload
 from t2i_pipelines.encoders.digest import cached_digest, digest_values
 from t2i_pipelines.encoders.export import export_model
 from t2i_pipelines.encoders.models import ModelInfo
 from t2i_pipelines.encoders.weights import open_path
+from t2i_pipelines.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,13 @@ def test_names_order_transposition_splits_and_precision_make_no_difference():
 
 
 @pytest.mark.parametrize(
-    "folded", [np.ones(30, "f4"), np.ones((4, 3, 2, 2), "f4"), np.full((5, 5), -np.inf, "f4")]
+    "folded",
+    [
+        np.ones(30, "f4"),
+        np.ones((4, 3, 2, 2), "f4"),
+        np.full((5, 5), -np.inf, "f4"),
+        np.full((5, 5), -1e4, "f2"),
+    ],
 )
 def test_what_exporters_fold_and_masks_are_left_out(folded):
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -75,7 +85,8 @@ def test_values_activations_and_integers_make_a_difference():
     assert len(set(digests)) == 5
 
 
-def test_weights_in_files_beside_an_onnx_tower_are_digested(tmp_path):
+@pytest.mark.parametrize("how", [{"location": "model.onnx.data"}, {"all_tensors_to_one_file": False}])
+def test_weights_in_files_beside_an_onnx_tower_are_digested(tmp_path, how):
     import onnx
 
     inside = immich_folder(tmp_path / "inside", dim=512)
@@ -85,13 +96,18 @@ def test_weights_in_files_beside_an_onnx_tower_are_digested(tmp_path):
         model = onnx.load(path)
         for one in model.graph.initializer:  # only what is stored as bytes goes into a file of its own
             one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one), one.name))
-        onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
-    assert (outside / "visual/model.onnx.data").stat().st_size > 1000
+        onnx.save(model, path, save_as_external_data=True, size_threshold=0, **how)
+    named = outside / "visual" / how.get("location", "table")
+    assert named.stat().st_size > 1000
     found = {load_encoder(str(folder)).space.weights for folder in (inside, outside)}
     assert len(found) == 1
+    numbers = np.fromfile(named, np.float32) + 1
+    numbers.tofile(named)
+    unload()
+    assert load_encoder(str(outside)).space.weights not in found, "the digest of before was cached"
 
 
-def test_a_digest_is_computed_once_for_each_state_of_a_file(tmp_path):
+def test_a_digest_is_computed_once_for_each_state_of_a_file(tmp_path, monkeypatch):
     file, computed = tmp_path / "weights", []
     file.write_text("one")
 
@@ -107,11 +123,92 @@ def test_a_digest_is_computed_once_for_each_state_of_a_file(tmp_path):
     assert cached_digest([file], compute) != first
     cached_digest([file], compute, "options")
     assert computed == ["one", "two", "two"]
+    monkeypatch.setattr(digest, "_VERSION", "counted otherwise")
+    cached_digest([file], compute, "options")
+    assert computed == ["one", "two", "two", "two"]
+
+
+def test_a_file_that_looks_unchanged_is_read_again(tmp_path):
+    file = tmp_path / "weights"
+    file.write_text("one")
+    before = file.stat()
+    cached_digest([file], lambda: "1" * 32)
+    time.sleep(0.05)  # clocks of file systems tick that slowly
+    file.write_text("two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cached_digest([file], lambda: "2" * 32) == "2" * 32
+
+
+def keep_in(folder, monkeypatch):
+    """Let ``huggingface_hub`` keep its assets in a folder."""
+    place = partial(huggingface_hub.cached_assets_path, assets_dir=folder)
+    monkeypatch.setattr(huggingface_hub, "cached_assets_path", place)
+
+
+@pytest.mark.parametrize("junk", [b"", b"z" * 32, b"\xff" * 32, b"0" * 31])
+def test_a_damaged_file_of_the_cache_is_written_anew(tmp_path, monkeypatch, junk):
+    keep_in(tmp_path / "cache", monkeypatch)
+    file = tmp_path / "weights"
+    file.write_text("one")
+    cached_digest([file], lambda: "1" * 32)
+    (kept,) = (path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    kept.write_bytes(junk)
+    assert cached_digest([file], lambda: "2" * 32) == "2" * 32
+    assert kept.read_text() == "2" * 32
+
+
+def test_a_file_in_the_place_of_the_cache_is_no_error(tmp_path, monkeypatch):
+    file = tmp_path / "weights"
+    file.write_text("one")
+    keep_in(file, monkeypatch)
+    assert cached_digest([file], lambda: "3" * 32) == "3" * 32
+
+
+@pytest.mark.parametrize("low", [1e-7, 5.96e-8])
+def test_what_converters_to_float16_round_up_makes_no_difference(low):
+    values = np.linspace(-4e-7, 4e-7, 200, dtype=np.float32).reshape(10, 20)
+    tiny = np.abs(values) < low
+    rounded = np.where(tiny, np.copysign(np.float32(low), values), values).astype(np.float16)
+    assert digest_values([rounded], quick_gelu=False) == digest_values([values], quick_gelu=False)
+    doubled = digest_values([2 * values], quick_gelu=False)
+    assert doubled != digest_values([values], quick_gelu=False)
+
+
+def test_bfloat16_is_counted(tmp_path):
+    from onnx import TensorProto, helper, numpy_helper
+
+    arrays = [
+        numpy_helper.to_array(helper.make_tensor("m", kind, (2, 2), [1, 2, 3, 4]))
+        for kind in (TensorProto.BFLOAT16, TensorProto.FLOAT)
+    ]
+    assert len({digest_values([array], quick_gelu=False) for array in arrays}) == 1
+
+
+def test_a_model_without_matrices_has_no_digest():
+    with pytest.raises(CheckpointError, match="a model without matrices cannot be told from another"):
+        digest_values([np.ones(3, "f4")], quick_gelu=False)
+
+
+def test_an_empty_file_and_lacking_weights_are_said(tmp_path):
+    import onnx
+
+    folder = immich_folder(tmp_path, dim=512)
+    path = folder / "visual/model.onnx"
+    model = onnx.load(path)
+    for one in model.graph.initializer:
+        one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one), one.name))
+    onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    for spoil in (lambda: os.truncate(path.with_name("model.onnx.data"), 8),
+                  path.with_name("model.onnx.data").unlink):  # fmt: skip
+        spoil()
+        with pytest.raises(CheckpointError, match=r"visual/model.onnx lacks the values of 'table': "):
+            load_encoder(str(folder)).space  # noqa: B018
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"visual/model.onnx is no ONNX model, .*: it has no nodes"):
+        load_encoder(str(folder)).space  # noqa: B018
 
 
 def test_without_a_cache_it_is_computed_each_time(tmp_path, monkeypatch):
-    import huggingface_hub
-
     def refuse(*parts):
         raise OSError("read-only")
 

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from onnx_folders import immich_folder
 
-from t2i_pipelines.encoders import load_encoder, named
+from t2i_pipelines import Searcher, build_insert_pipeline
+from t2i_pipelines.encoders import load_encoder, named, unload
 from t2i_pipelines.encoders.models import find
 from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, UnknownModelError
@@ -163,3 +165,46 @@ def test_every_name_of_the_documented_table_is_known():
     assert len(names) >= 17
     for name in names:
         assert find(name).family or find(name).name == name, name
+
+
+@pytest.mark.parametrize("path", ["./ViT-B/32", "local-dir:ViT-B/32", "~/ViT-B/32", "{here}/ViT-B/32"])
+def test_a_path_is_not_taken_for_the_model_that_is_spelled_like_it(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(CheckpointError, match=f"no file or folder at {tmp_path}/ViT-B/32"):
+        load_encoder(path.format(here=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "jina-clip-v2", "t2i_mini"])
+def test_a_collection_finds_a_folder_that_is_named_like_another_model_again(tmp_path, pictures, name):
+    place = {"uri": f"memory://{name}", "collection_name": "one"}
+    build_insert_pipeline(**place, model_name=str(immich_folder(tmp_path / name)))(pictures)
+    assert len(Searcher(**place)("red")) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", UnknownModelError, "unknown model ''"),
+        ("x" * 5000, UnknownModelError, "unknown model 'xxx"),
+        (f"{'x' * 5000}.pt", CheckpointError, r"no file or folder at /.*xxx\.pt"),
+        ("~nobody-of-this-name/clip", CheckpointError, "no file or folder at /.*~nobody-of-this-name/clip"),
+    ],
+    ids=["empty", "long", "long path", "no such user"],
+)
+def test_odd_names_are_refused_in_words(name, error, message):
+    with pytest.raises(error, match=message):
+        load_encoder(name)
+
+
+def test_a_repository_may_be_given_as_a_path_object(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder(Path("someone/my-clip")) is load_encoder("someone/my-clip")
+
+
+def test_a_relative_path_is_of_the_working_directory_at_that_moment(tmp_path, monkeypatch):
+    for folder, dim in (("one", 3), ("other", 5)):
+        immich_folder(tmp_path / folder / "clip", dim=dim)
+        monkeypatch.chdir(tmp_path / folder)
+        assert load_encoder("./clip").space.dim == dim
+    unload("./clip")

@@ -1,19 +1,25 @@
 """The weights that people have already are found, in whatever form and cache they are."""
 
+import os
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub import constants
 from onnx_folders import immich_folder, transformers_js_folder
 from typer.testing import CliRunner
 
+from t2i_pipelines import quantize
 from t2i_pipelines.cli import app
-from t2i_pipelines.encoders import load_encoder, places
+from t2i_pipelines.encoders import load_encoder, places, unload
 from t2i_pipelines.encoders.models import ModelInfo, find
 from t2i_pipelines.encoders.onnx_folder import FILES, read_onnx_folder
 from t2i_pipelines.encoders.places import check, fetch, find_local, forms_of, kinds
+from t2i_pipelines.encoders.weights import HubEncoder
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import Compute
 
@@ -60,6 +66,13 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
         (FILES, [("onnx", set(FILES))]),
         ((*FILES, "visual/model.onnx.data", "README.md", "textual/tokenizer_config.json"),
          [("onnx", {*FILES, "visual/model.onnx.data", "textual/tokenizer_config.json"})]),
+        ((*FILES, "textual/onnx__MatMul_1", "visual/Constant_2_attr__value", "visual/t.weight",
+          "visual/model.armnn", "visual/fp16/model.armnn", "textual/vocab.json", "textual/merges.txt"),
+         [("onnx", {*FILES, "textual/onnx__MatMul_1", "visual/Constant_2_attr__value", "visual/t.weight"})]),
+        (("onnx/vision_model.onnx", "onnx/text_model.onnx", "onnx/vision_model.onnx_data",
+          "onnx/vision_model.onnx_data_1", "onnx/vision_model_q4.onnx_data"),
+         [("onnx", {"onnx/vision_model.onnx", "onnx/text_model.onnx", "onnx/vision_model.onnx_data",
+                    "onnx/vision_model.onnx_data_1"})]),
         (("onnx/vision_model.onnx", "onnx/text_model.onnx", "onnx/vision_model_fp16.onnx", "config.json"),
          [("onnx", {"onnx/vision_model.onnx", "onnx/text_model.onnx", "config.json"})]),
         (("onnx/vision_model_fp16.onnx", "onnx/text_model_fp16.onnx", "onnx/text_model_quantized.onnx"),
@@ -75,6 +88,8 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
          [("torch", {"config.json", "model.safetensors"})]),
         (("config.json", "model.safetensors.index.json", *SHARDS, "pytorch_model-1-of-1.bin"),
          [("torch", {"config.json", "model.safetensors.index.json", *SHARDS})]),
+        (("config.json", "model.safetensors.index.json", SHARDS[1]), []),
+        (("config.json", "model.safetensors.index.json"), []),
         (("modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors",
           "0_CLIPModel/pytorch_model.bin", "onnx/model.onnx"),
          [("torch", {"modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors"})]),
@@ -121,7 +136,65 @@ def test_of_several_snapshots_the_one_of_main_is_taken_and_incomplete_ones_are_n
     assert len(find_local(B32)) == 2
     (named.parent.parent / "refs").mkdir()
     (named.parent.parent / "refs/main").write_text("main")
+    os.utime(named, (1, 1))  # the oldest
     assert fetch(B32).path == named
+
+
+@pytest.mark.parametrize("main", [b"", b"\xff\xfe\x00", b"of no snapshot"])
+def test_a_damaged_note_of_the_latest_snapshot_is_no_error(home, main):
+    named = touch(in_hub_cache(home, "immich-app/ViT-B-32__openai"), *FILES)
+    (named.parent.parent / "refs").mkdir()
+    (named.parent.parent / "refs/main").write_bytes(main)
+    assert fetch(B32).path == named
+
+
+def test_places_that_may_not_be_read_are_passed_over_with_a_warning(home, monkeypatch, caplog):
+    (home / ".cache/clip").mkdir(parents=True)
+    touch(snapshot(home / "fastembed", "Qdrant/clip-ViT-B-32-vision"), "model.onnx")
+    named = touch(in_hub_cache(home, "immich-app/ViT-B-32__openai"), *FILES)
+    theirs = (str(home / "fastembed"), str(home / ".cache/clip"))
+    stat = Path.stat
+
+    def refused(path, **options):
+        if str(path).startswith(theirs):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    assert [found.path for found in find_local(B32)] == [named]
+    for place in theirs:
+        assert f"{place} is not searched for models: [Errno 13] Permission denied" in caplog.text
+
+
+def spoiled_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    return f"no tokenizer.json in {folder}"
+
+
+def spoiled_size(folder):
+    transformers_js_folder(folder, dim=24)
+    return f"{folder} is not clip_vit_base_patch32: its embed_dim is 24, not 512"
+
+
+@pytest.mark.parametrize("spoil", [spoiled_tokenizer, spoiled_size])
+def test_a_copy_that_cannot_be_used_does_not_hide_the_next(home, caplog, spoil):
+    latest = transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32", "latest"), dim=512)
+    (latest.parent.parent / "refs").mkdir()
+    (latest.parent.parent / "refs/main").write_text("latest")
+    why = spoil(latest)
+    with pytest.raises(CheckpointError, match=re.escape(why)):
+        HubEncoder(B32).encode_texts(["red cat"])
+    transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32", "older"), dim=512)
+    assert HubEncoder(B32).encode_texts(["red cat"])[0, :3].tolist() == [2, 4, 0]
+    assert f"passed over: {why}" in caplog.text
+
+
+def test_a_damaged_checkpoint_does_not_hide_the_next_place(home):
+    touch(home / ".cache/clip", "ViT-B-32.pt")
+    with pytest.raises(CheckpointError, match=r"clip/ViT-B-32.pt is not plain weights: .* or is damaged"):
+        HubEncoder(B32).encode_texts(["red cat"])
+    transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32"), dim=512)
+    assert HubEncoder(B32).encode_texts(["red cat"])[0, :3].tolist() == [2, 4, 0]
 
 
 def test_half_of_a_pair_of_towers_is_no_model(home):
@@ -226,6 +299,8 @@ def test_a_check_without_torch_says_that_it_is_needed(home, monkeypatch):
         ),
         ("jinaai/jina-clip-v2", 2, "cannot be used: its towers are defined by code in its own repository"),
         ("ViT-B/33", 2, "unknown model 'ViT-B/33'"),
+        ("", 2, "unknown model ''"),
+        ("./tests", 2, "tests holds no model: there is no "),
     ],
 )
 def test_t2i_models_checks_a_name_without_loading_it(home, name, code, said):
@@ -234,3 +309,39 @@ def test_t2i_models_checks_a_name_without_loading_it(home, name, code, said):
     output = done.output + (str(done.exception) if done.exception else "")
     assert said.format(home=home) in output
     assert (done.exit_code != 0) == (code != 0)
+
+
+def pair(home):
+    for half in ("vision", "text"):
+        folder = in_hub_cache(home, f"Qdrant/clip-ViT-B-32-{half}")
+        transformers_js_folder(folder, dim=512, image=half == "vision", text=half == "text")
+
+
+def beside_a_checkpoint(home):
+    touch(home / ".cache/clip", "ViT-B-32.pt")
+    transformers_js_folder(in_hub_cache(home, "Xenova/clip-vit-base-patch32"), dim=512)
+
+
+@pytest.mark.parametrize("kept", [pair, beside_a_checkpoint])
+def test_int8_is_made_of_the_export_of_a_name(home, monkeypatch, caplog, kept):
+    monkeypatch.setattr(
+        huggingface_hub, "cached_assets_path", partial(huggingface_hub.cached_assets_path, assets_dir=home)
+    )
+    unload()
+    kept(home)
+    assert quantize("data/gallery", model_name="ViT-B/32", images=16).least_cosine > 0.99
+    assert "passed over" not in caplog.text, "the checkpoint was opened"
+
+
+def test_a_form_that_is_not_published_is_said_to_be_none(home):
+    with pytest.raises(
+        CheckpointError,
+        match=r"'AltCLIP' is not published as an ONNX export, which is asked for; leave out backend= .*`t2i "
+        "export AltCLIP FOLDER` writes an export",
+    ):
+        fetch(find("AltCLIP"), compute=Compute("cpu", "int8"))
+
+
+def test_the_way_out_is_a_repository_of_the_form_that_is_asked_for(home):
+    with pytest.raises(CheckpointError, match="run: hf download openai/clip-vit-base-patch32 --local-dir"):
+        fetch(B32, torch_only=True)

@@ -93,6 +93,13 @@ def test_a_repository_that_lacks_a_file_is_not_taken_for_the_model(hub):
         fetch(B32)
 
 
+def test_a_snapshot_that_lacks_a_file_is_completed(hub):
+    whole = fetch(B32).path
+    (whole / "textual/tokenizer.json").unlink()
+    (whole / "textual/tokenizer.json").symlink_to("nowhere")
+    assert HubEncoder(B32).encode_texts(["red cat"])[0, :3].tolist() == [2, 4, 0]
+
+
 def test_no_weights_names_what_was_tried_and_three_ways_out(hub):
     hub.repos.clear()
     with pytest.raises(CheckpointError) as caught:

@@ -34,6 +34,10 @@ def tuned(charts, tmp_path_factory):
     return finetune(charts, output_dir=out, **{**HEADS, "epochs": 12, "validation_share": 0.4, "alpha": 1.0})
 
 
+def test_the_bundled_model_is_opened_by_any_spelling_of_its_name():
+    assert open_start("T2I-mini", None).digest == open_start("t2i_mini", None).digest
+
+
 @pytest.mark.slow
 def test_the_shipped_model_comes_back_from_its_onnx(tmp_path):
     start = open_start("t2i_mini", None)
