@@ -20,6 +20,12 @@ OPEN = frozenset({"/healthz", "/readyz"})
 DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 """What tells no more than the source code does."""
 
+INSERT_BODY = 8 << 20
+"""Bytes of an insert: 10,000 long URLs."""
+
+_VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+"""Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
+
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 
@@ -30,6 +36,7 @@ class Guard:
         self._app, self._options, self._metrics = app, options, metrics
         self._key = options.api_key.encode()
         self._inside = 0
+        self._bodies = {"/v1/search": options.max_body, "/v1/insert": min(options.max_body, INSERT_BODY)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let it in."""
@@ -106,7 +113,9 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body, unless it is too long, or too long on its way."""
-        most = self._options.max_body
+        most = self._bodies.get(scope["path"], 0) if scope["method"] == "POST" else 0
+        if not most:  # no other route has one: it is not read
+            return b""
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
@@ -123,9 +132,22 @@ class Guard:
                     if size > most:
                         raise too_large
                     if not message.get("more_body", False):
-                        return b"".join(parts)
+                        break
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
+        body = b"".join(parts)
+        _check_values(scope, body)
+        return body
+
+
+def _check_values(scope: Scope, body: bytes) -> None:
+    kind, most = Headers(scope=scope).get("content-type", ""), _VALUES[scope["path"]]
+    if "json" in kind and (count := sum(map(body.count, (b",", b":", b"[", b"{")))) > most:
+        raise Refusal(
+            422,
+            f"the JSON has {count:,} commas, colons and brackets; at most {most:,} are read",
+            code="query_too_long",
+        )
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -158,6 +158,42 @@ def test_a_request_that_is_too_large_is_413(tmp_path):
         assert http.post("/v1/search", json={"text": "x"}).status_code == 200
 
 
+def test_a_long_field_name_is_cut_and_holds_nobody_up(http):
+    name = "a" * 1_000_000
+    answer = http.post("/v1/search", json={"text": "red", name: 1})  # read once from each letter: hours
+    assert problem(answer, 422, "invalid_request").endswith(": Extra inputs are not permitted")
+    assert len(answer.content) < 1000
+    assert problem(http.post("/v1/insert", json={name: 1}), 422, "invalid_request")
+    for more in ({"output_fields": [name]}, {"group_by": name}, {"where": {name: 1}}):
+        answer = http.post("/v1/search", json={"text": "red", **more})
+        assert "at most 255 characters" in problem(answer, 422, "invalid_request")
+        assert len(answer.content) < 1000
+
+
+def test_only_the_first_mistakes_are_listed(http):
+    answer = http.post("/v1/search", json={"text": "red", **{f"field{n}": n for n in range(500)}})
+    assert problem(answer, 422, "invalid_request").startswith("body.field0: Extra inputs")
+    assert len(answer.json()["errors"]) == 20
+
+
+def test_json_of_too_many_values_is_422(http):
+    where = {"year": {"op": "in", "value": list(range(10_000))}}
+    answer = http.post("/v1/search", json={"text": "red", "where": where})
+    assert problem(answer, 422, "query_too_long") == (
+        "the JSON has 10,010 commas, colons and brackets; at most 10,000 are read"
+    )
+    where["year"]["value"] = list(range(9_000))
+    assert search(http, text="red", where=where) == []
+    answer = http.post("/v1/insert", json={"urls": [""] * 100_000})
+    assert "at most 100,000 are read" in problem(answer, 422, "query_too_long")
+
+
+def test_each_route_has_a_limit_of_its_own(http):
+    answer = http.post("/v1/insert", json={"source": "x" * (8 << 20)})
+    assert problem(answer, 413, "too_large") == "a request may have 8,388,608 bytes at most"
+    assert http.request("DELETE", "/v1/images/x", content=b"x" * (9 << 20)).status_code == 404  # not read
+
+
 def test_a_picture_of_too_many_pixels_is_422(tmp_path, pictures):
     big = paint(pictures / "big.png", "red", (40, 30)).read_bytes()
     with serving(tmp_path, roots=[pictures], max_pixels=1000) as http:
