@@ -19,7 +19,7 @@ import t2i_pipelines
 from t2i_pipelines import build_insert_pipeline
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError
-from t2i_pipelines.serve import ServeOptions, serve
+from t2i_pipelines.serve import ServeOptions, app, serve
 
 pytest_plugins = ["milvus_backends"]
 
@@ -147,6 +147,15 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path):
             ConfigError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"
         ):
             serve(ServeOptions(port=port), uri=tmp_path / "milvus.db", model_name="colour")
+
+
+def test_answers_do_not_wait_to_be_acknowledged():
+    with (
+        app.listening(ServeOptions(port=0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_without_the_extra_one_sentence_names_it(monkeypatch):
