@@ -76,7 +76,12 @@ class Service:
         self._warming: asyncio.Task[None] | None = None
         self._warm = False
         self._believed_until = float("-inf")
+        self._ends = float("inf")
         self.unfinished = 0
+
+    def begin_end(self) -> None:
+        """Let the seconds run that the end may take."""
+        self._ends = time.monotonic() + self.options.drain
 
     async def start(self) -> None:
         """Begin to work; it is ready some time later."""
@@ -89,7 +94,8 @@ class Service:
         if self._warming is not None:
             self._warming.cancel()
         await self.batches.drain()
-        self.unfinished = await self.run(self.jobs.drain, self.options.drain)
+        left = min(self.options.drain, max(0.0, self._ends - time.monotonic()))
+        self.unfinished = await self.run(self.jobs.drain, left)
         if self.unfinished:
             log.error("%d inserts were not finished within %g s", self.unfinished, self.options.drain)
 
