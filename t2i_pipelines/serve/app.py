@@ -144,11 +144,11 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service = service
+        self.service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what was accepted, and end."""
-        self._service.begin_end()
+        self.service.begin_end()
         await super().shutdown(sockets)
 
 

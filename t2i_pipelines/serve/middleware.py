@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 
+from anyio import CancelScope
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -70,7 +71,7 @@ class Guard:
         try:
             self._check_caller(scope)
             if _is_open(scope):  # to anybody: so it takes no place, and its body is not read
-                await self._app(scope, _replayed(b"", receive), send)
+                await self._app(scope, _replayed(b""), send)
                 return
             self._check_crowd()
         except Refusal as err:
@@ -81,13 +82,38 @@ class Guard:
         body = _Body()
         try:
             await self._read(scope, receive, body)
-            await self._app(scope, _replayed(b"".join(body.parts), receive), send)
+            await self._while_connected(scope, _replayed(b"".join(body.parts)), receive, send)
         except Refusal as err:
             await answer(err, self._metrics)(scope, receive, send)
         finally:
             self._held -= body.size
             self._inside -= 1
             self._metrics.in_flight.set(self._inside)
+
+    async def _while_connected(self, scope: Scope, body: Receive, receive: Receive, send: Send) -> None:
+        """Answer, unless the client goes before: what a thread has begun is finished, and nothing else."""
+        started = ended = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started, ended
+            started = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not ended:
+                work.cancel()
+
+        with CancelScope() as work:
+            watching = asyncio.create_task(watch())
+            try:
+                await self._app(scope, body, noted)
+            finally:
+                watching.cancel()
+        if work.cancelled_caught and not started:
+            raise Refusal(400, "the client has gone")
 
     def _check_caller(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -176,13 +202,14 @@ def _check_values(scope: Scope, parts: Sequence[bytes]) -> None:
         )
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def _replayed(body: bytes) -> Receive:
+    """Return what gives a body that was read, and then nothing."""
     left = [body]
 
     async def replay() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await receive()
+        if not left:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replay
 

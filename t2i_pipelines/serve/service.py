@@ -74,7 +74,7 @@ class Service:
         self.metrics.watch_cache("texts", lambda: (texts.hits, texts.misses))
         self.metrics.watch_cache("thumbnails", lambda: (self.images.hits, self.images.misses))
         self._warming: asyncio.Task[None] | None = None
-        self._warm = False
+        self.is_warm = False
         self._look: asyncio.Task[bool] | None = None
         self._looked = self._believed_until = float("-inf")
         self._ends = float("inf")
@@ -101,10 +101,10 @@ class Service:
             log.error("%d inserts were not finished within %g s", self.unfinished, self.options.drain)
 
     async def _warm_up(self) -> None:
-        while not self._warm:
+        while not self.is_warm:
             try:
                 await self.batches.find([WARM], SearchArgs())
-                self._warm = True
+                self.is_warm = True
             except Exception as err:  # it is asked again, and /readyz says no meanwhile
                 log.warning("not ready: %s", err)
                 await asyncio.sleep(LOOK_AGAIN)
@@ -114,7 +114,7 @@ class Service:
 
         It is asked by one call at a time, whose answer is everybody's for a while: who asks needs no key.
         """
-        if not self._warm:
+        if not self.is_warm:
             return False
         now = time.monotonic()
         if (self._look is None or self._look.done()) and now >= self._believed_until:

@@ -22,6 +22,7 @@ import t2i_pipelines
 from t2i_pipelines import build_insert_pipeline
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError
+from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve import ServeOptions, app, serve
 from t2i_pipelines.serve import service as service_module
 
@@ -173,6 +174,7 @@ def running(tmp_path, **options):
         thread.start()
         try:
             wait_until(lambda: server.started, "the server", 60)
+            wait_until(lambda: made.state.service.is_warm, "the model", 60)
             yield listener.getsockname()[1], server
         finally:
             server.should_exit = True
@@ -273,6 +275,36 @@ def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path):
         connection.connect(("127.0.0.1", port))
         connection.sendall(GET.replace(b"/healthz", b"/static-offline-docs/swagger-ui-bundle.js") * 8)
         wait_until(lambda: server.server_state.connections, "the connection", 60)
+
+
+def test_queries_of_clients_that_have_gone_are_not_searched_for(tmp_path, monkeypatch):
+    inside, go, embedded = threading.Semaphore(0), threading.Event(), []
+    with running(tmp_path) as (port, server):
+        service = server.service
+        monkeypatch.setattr(service, "_searcher", SimpleNamespace(
+            embed=lambda queries: (inside.release(), go.wait(60), embedded.extend(queries), queries)[3],
+            find=lambda vectors, queries, **options: [Hits(query=query) for query in queries],
+        ))  # fmt: skip
+        clients = {name: connect(port, ask(name)) for name in ("stays",)}
+        assert inside.acquire(timeout=60)
+        clients |= {name: connect(port, ask(name)) for name in ("goes", "goes too", "stays too")}
+        in_flight = service.metrics.in_flight._value.get
+        wait_until(lambda: in_flight() == 4, "the requests", 60)
+        clients.pop("goes").close()
+        clients.pop("goes too").close()
+        wait_until(lambda: in_flight() == 2, "that two have gone", 60)
+        go.set()
+        for client in clients.values():
+            assert b"200 OK" in client.recv(1 << 16)
+            client.close()
+        assert embedded == ["stays", "stays too"]
+        assert 'code="bad_request"} 2.0' in service.metrics.text().decode()
+
+
+def ask(text):
+    body = f'{{"text": "{text}"}}'.encode()
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def test_the_files_that_may_be_open_limit_connections(monkeypatch):
