@@ -85,7 +85,12 @@ class Batches:
         self._waiting.extend(mine)
         self._metrics.queue.set(len(self._waiting))
         self._come.set()
-        found = await asyncio.gather(*(one.answer for one in mine), return_exceptions=True)
+        try:
+            found = await asyncio.gather(*(one.answer for one in mine), return_exceptions=True)
+        except asyncio.CancelledError:  # the client has gone, and makes room
+            self._waiting = deque(one for one in self._waiting if not one.answer.done())
+            self._metrics.queue.set(len(self._waiting))
+            raise
         for one in found:
             if isinstance(one, BaseException):
                 raise one

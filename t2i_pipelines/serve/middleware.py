@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
+from collections.abc import Sequence
 from ipaddress import ip_address
 
+from anyio import CancelScope
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +22,17 @@ OPEN = frozenset({"/healthz", "/readyz"})
 DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 """What tells no more than the source code does."""
 
+INSERT_BODY = 8 << 20
+"""Bytes of an insert: 10,000 long URLs."""
+
+_VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+"""Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
+
+_MARKS = (b",", b":", b"[", b"{")
+
+BODIES = 16
+"""Bodies of ``max_body`` that are kept at a time, at most; there may be any number of smaller ones."""
+
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 
 
@@ -29,7 +42,8 @@ class Guard:
     def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics) -> None:
         self._app, self._options, self._metrics = app, options, metrics
         self._key = options.api_key.encode()
-        self._inside = 0
+        self._inside = self._held = 0
+        self._bodies = {"/v1/search": options.max_body, "/v1/insert": min(options.max_body, INSERT_BODY)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let it in."""
@@ -56,8 +70,8 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check_caller(scope)
-            if scope["path"] in OPEN:
-                await self._app(scope, receive, send)
+            if _is_open(scope):  # to anybody: so it takes no place, and its body is not read
+                await self._app(scope, _replayed(b""), send)
                 return
             self._check_crowd()
         except Refusal as err:
@@ -65,23 +79,46 @@ class Guard:
             return
         self._inside += 1
         self._metrics.in_flight.set(self._inside)
+        body = _Body()
         try:
-            body = await self._body(scope, receive)
-            await self._app(scope, _replayed(body, receive), send)
+            await self._read(scope, receive, body)
+            await self._while_connected(scope, _replayed(b"".join(body.parts)), receive, send)
         except Refusal as err:
             await answer(err, self._metrics)(scope, receive, send)
         finally:
+            self._held -= body.size
             self._inside -= 1
             self._metrics.in_flight.set(self._inside)
+
+    async def _while_connected(self, scope: Scope, body: Receive, receive: Receive, send: Send) -> None:
+        """Answer, unless the client goes before: what a thread has begun is finished, and nothing else."""
+        started = ended = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started, ended
+            started = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not ended:
+                work.cancel()
+
+        with CancelScope() as work:
+            watching = asyncio.create_task(watch())
+            try:
+                await self._app(scope, body, noted)
+            finally:
+                watching.cancel()
+        if work.cancelled_caught and not started:
+            raise Refusal(400, "the client has gone")
 
     def _check_caller(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._key:
-            if (
-                scope["path"] not in OPEN
-                and not scope["path"].startswith(DOCS)
-                and not self._knows_key(headers)
-            ):
+            if not _is_open(scope) and not self._knows_key(headers):
                 raise Refusal(401, "a key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
             return
         # without a key, only this machine: neither other machines, nor pages of other sites in its browser
@@ -104,37 +141,75 @@ class Guard:
                 retry_after=1,
             )
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the whole body, unless it is too long, or too long on its way."""
-        most = self._options.max_body
+    async def _read(self, scope: Scope, receive: Receive, body: _Body) -> None:
+        """Read a body, unless it is too long, too long on its way, or one too many."""
+        most = self._bodies.get(scope["path"], 0) if scope["method"] == "POST" else 0
+        if not most:  # no other route has one
+            return
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
             raise too_large
-        parts, size = [], 0
         try:
             async with asyncio.timeout(self._options.body_timeout):
-                while True:
+                more = True
+                while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Refusal(400, "the client has gone")
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > most:
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    body.add(part)
+                    self._held += len(part)
+                    if body.size > most:
                         raise too_large
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
+                    self._check_memory()
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
+        _check_values(scope, body.parts)
+
+    def _check_memory(self) -> None:
+        if self._held > BODIES * self._options.max_body:
+            raise Refusal(
+                429,
+                f"the requests that are being answered have {self._held:,} bytes; try again in 1 s",
+                retry_after=1,
+            )
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+class _Body:
+    """What has come of a body."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, part: bytes) -> None:
+        self.parts.append(part)
+        self.size += len(part)
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in OPEN or scope["path"].startswith(DOCS)
+
+
+def _check_values(scope: Scope, parts: Sequence[bytes]) -> None:
+    kind, most = Headers(scope=scope).get("content-type", ""), _VALUES[scope["path"]]
+    if "json" in kind and (count := sum(part.count(mark) for part in parts for mark in _MARKS)) > most:
+        raise Refusal(
+            422,
+            f"the JSON has {count:,} commas, colons and brackets; at most {most:,} are read",
+            code="query_too_long",
+        )
+
+
+def _replayed(body: bytes) -> Receive:
+    """Return what gives a body that was read, and then nothing."""
     left = [body]
 
     async def replay() -> Message:
-        if left:
-            return {"type": "http.request", "body": left.pop(), "more_body": False}
-        return await receive()
+        if not left:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replay
 

@@ -73,6 +73,12 @@ class ServeOptions(Checked):
         whole_number(1_000_000),
     )
     max_requests: int = setting(512, "Requests at a time; more get 429.", whole_number(1_000_000))
+    max_connections: int = setting(
+        1024,
+        "Connections at a time; at more, the one that is idle longest is closed. At most half as many as the "
+        "process may open files.",
+        whole_number(1_000_000),
+    )
     max_jobs: int = setting(16, "Inserts that wait or run; more get 429.", whole_number(10_000))
     batch_size: int = setting(
         32,

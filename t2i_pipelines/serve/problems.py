@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -21,6 +21,11 @@ from t2i_pipelines.serve.roots import Roots
 MEDIA_TYPE = "application/problem+json"
 AGAIN_SECONDS = 1
 """``Retry-After`` where the database does not answer."""
+
+ERRORS = 20
+"""Fields that an answer lists as wrong, at most; ``LONGEST``: characters of each name and reason."""
+
+LONGEST = 300
 
 log = logging.getLogger("t2i_pipelines.serve")
 
@@ -163,7 +168,8 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
     async def invalid(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, RequestValidationError)
         found = [
-            {"field": ".".join(map(str, one["loc"])), "reason": str(one["msg"])[:300]} for one in err.errors()
+            {"field": _field(one["loc"]), "reason": str(one["msg"])[:LONGEST]}
+            for one in err.errors()[:ERRORS]
         ]
         told = "; ".join(f"{one['field']}: {one['reason']}" for one in found[:3])
         return answer(Refusal(422, roots.cleaned(told)), metrics, found)
@@ -180,6 +186,11 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(Exception, ours)
+
+
+def _field(place: Sequence[Any]) -> str:
+    """Return a field's path; names that clients made up are cut."""
+    return ".".join(f"{part!s:.80}" for part in place)[:LONGEST]
 
 
 _WHEN = {

@@ -31,6 +31,8 @@ from t2i_pipelines.types import Record, Skipped, Stage
 Scalar: TypeAlias = str | int | float | bool | None
 Operator: TypeAlias = Literal["==", "!=", ">", ">=", "<", "<=", "in", "not in", "like", "contains"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+"""A column's; Milvus has none that is longer."""
 
 
 class _Strict(BaseModel):
@@ -66,8 +68,9 @@ class Asked(_Strict):
 
 
 _TYPES: dict[str, Any] = {
-    "where": dict[str, Scalar | Condition | list[Condition]] | None,
-    "output_fields": Annotated[list[str], Field(max_length=64)],
+    "where": dict[Name, Scalar | Condition | list[Condition]] | None,
+    "output_fields": Annotated[list[Name], Field(max_length=64)],
+    "group_by": Name | None,
 }
 """Options of a search whose JSON has another type than the setting."""
 

@@ -13,7 +13,8 @@ from t2i_pipelines.errors import ImageDecodeError, QueryError
 from t2i_pipelines.images.address import check_size, is_http, scheme
 from t2i_pipelines.images.files import read_member
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://[^\s'\",;)]+", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,31}://[^\s'\",;)]+", re.IGNORECASE)
+"""A scheme has a longest length: without one, a long word is read once from each of its letters."""
 _PATH = re.compile(r"(?:(?<![\w.:/>-])|(?<=:)(?!//))~?/[^\s'\",;:)]*[^\s'\",;:).]")
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
@@ -109,8 +109,8 @@ async def _value(form: FormData, name: str) -> Any:
         return b64encode(await value.read())
     if name in STRUCTURED:
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as err:
+            return from_json(value)
+        except ValueError as err:
             raise Refusal(422, f"{name} is not JSON: {err}") from err
     return value
 

@@ -74,9 +74,15 @@ class Service:
         self.metrics.watch_cache("texts", lambda: (texts.hits, texts.misses))
         self.metrics.watch_cache("thumbnails", lambda: (self.images.hits, self.images.misses))
         self._warming: asyncio.Task[None] | None = None
-        self._warm = False
-        self._believed_until = float("-inf")
+        self.is_warm = False
+        self._look: asyncio.Task[bool] | None = None
+        self._looked = self._believed_until = float("-inf")
+        self._ends = float("inf")
         self.unfinished = 0
+
+    def begin_end(self) -> None:
+        """Let the seconds run that the end may take."""
+        self._ends = time.monotonic() + self.options.drain
 
     async def start(self) -> None:
         """Begin to work; it is ready some time later."""
@@ -86,35 +92,46 @@ class Service:
 
     async def stop(self) -> None:
         """Finish what was accepted."""
-        if self._warming is not None:
-            self._warming.cancel()
+        for task in filter(None, (self._warming, self._look)):
+            task.cancel()
         await self.batches.drain()
-        self.unfinished = await self.run(self.jobs.drain, self.options.drain)
+        left = min(self.options.drain, max(0.0, self._ends - time.monotonic()))
+        self.unfinished = await self.run(self.jobs.drain, left)
         if self.unfinished:
             log.error("%d inserts were not finished within %g s", self.unfinished, self.options.drain)
 
     async def _warm_up(self) -> None:
-        while not self._warm:
+        while not self.is_warm:
             try:
                 await self.batches.find([WARM], SearchArgs())
-                self._warm = True
+                self.is_warm = True
             except Exception as err:  # it is asked again, and /readyz says no meanwhile
                 log.warning("not ready: %s", err)
                 await asyncio.sleep(LOOK_AGAIN)
 
     async def is_ready(self) -> bool:
-        """Return whether the model is loaded and the database answers."""
-        if not self._warm:
+        """Return whether the model is loaded and the database answers.
+
+        It is asked by one call at a time, whose answer is everybody's for a while: who asks needs no key.
+        """
+        if not self.is_warm:
             return False
-        if time.monotonic() < self._believed_until:
-            return True
+        now = time.monotonic()
+        if (self._look is None or self._look.done()) and now >= self._believed_until:
+            self._looked, self._look = now, asyncio.create_task(self._answers())
+        if self._look is not None and not self._look.done():
+            left = max(0.0, self._looked + ANSWERS_WITHIN - now)
+            await asyncio.wait([self._look], timeout=left)
+        return self._look is not None and self._look.done() and self._look.result()
+
+    async def _answers(self) -> bool:
         try:
-            async with asyncio.timeout(ANSWERS_WITHIN):
-                await to_thread.run_sync(self._count, abandon_on_cancel=True)
-        except (StoreError, TimeoutError) as err:
+            await to_thread.run_sync(self._count, abandon_on_cancel=True, limiter=self._threads)
+        except StoreError as err:
             log.warning("not ready: %s", err)
             return False
-        self._believed_until = time.monotonic() + LOOK_AGAIN
+        finally:
+            self._believed_until = time.monotonic() + LOOK_AGAIN
         return True
 
     async def find(self, request: SearchRequest) -> list[Hits]:

@@ -220,6 +220,26 @@ def test_whose_client_has_gone_is_not_searched_for():
     assert [queries for queries, _ in engine.calls] == [["first"], ["stays"]]
 
 
+def test_whose_client_has_gone_makes_room():
+    engine = Engine()
+
+    async def scenario(batches):
+        engine.go.clear()
+        first = asyncio.create_task(batches.find(["first"], {}))
+        await asyncio.to_thread(engine.inside.acquire)
+        gone = asyncio.create_task(batches.find(["a", "b"], {}))
+        await asyncio.sleep(0)
+        with pytest.raises(Refusal, match="2 queries are waiting already"):
+            batches.check_room(1)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        batches.check_room(2)
+        engine.go.set()
+        await first
+
+    run(engine, scenario, limit=2)
+
+
 def test_many_clients_at_once_get_what_a_searcher_finds(tmp_path, pictures, settings):
     build_insert_pipeline(**settings)(str(pictures))
     wanted = {name: [hit.id for hit in Searcher(**settings)(f"{name} and many others")] for name in COLOURS}

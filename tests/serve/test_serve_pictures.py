@@ -5,6 +5,8 @@ import json
 import re
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from conftest import COLOURS, paint
@@ -232,6 +234,45 @@ def test_it_is_there_before_it_is_ready(tmp_path, monkeypatch):
         assert problem(answer, 503, "not_ready")
         monkeypatch.undo()
         wait_until(lambda: http.get("/readyz").status_code == 200, "getting ready", 60)
+
+
+def test_a_database_that_hangs_is_asked_once_whoever_asks(tmp_path, monkeypatch):
+    from t2i_pipelines.serve import service
+
+    monkeypatch.setattr(service, "LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(service, "ANSWERS_WITHIN", 0.2)
+    asked, go = [], threading.Event()
+    with serving(tmp_path) as http:
+        monkeypatch.setattr(http.app.state.service, "_count", lambda: (asked.append(1), go.wait(60)))
+        wait_until(lambda: http.get("/readyz").status_code == 503, "the look", 60)
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(http.get, ["/readyz"] * 40))
+        assert {answer.status_code for answer in answers} == {503}
+        assert asked == [1]
+        go.set()
+        wait_until(lambda: http.get("/readyz").status_code == 200, "getting ready again", 60)
+
+
+def test_both_answers_about_the_database_are_believed_for_a_while(tmp_path, monkeypatch):
+    from t2i_pipelines.errors import StoreUnavailableError
+    from t2i_pipelines.serve import service
+
+    now = [1000.0]
+    monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    asked, gone = [], []
+
+    def count():
+        asked.append(1)
+        if gone:
+            raise StoreUnavailableError("nobody answers")
+
+    with serving(tmp_path) as http:
+        monkeypatch.setattr(http.app.state.service, "_count", count)
+        for is_gone in (True, False):
+            now[0] += 60
+            gone[:], asked[:] = [1] * is_gone, []
+            assert [http.get("/readyz").status_code for _ in range(3)] == [503 if is_gone else 200] * 3
+            assert asked == [1]
 
 
 def test_the_docs_come_from_here_alone(http):

@@ -1,5 +1,6 @@
 """``t2i serve`` as a process: it starts, is told to end, and outlives its database's absence."""
 
+import asyncio
 import os
 import re
 import signal
@@ -8,18 +9,22 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
+from conftest import memory_uri
 from serving import names, problem, search, serving, wait_until
 
 import t2i_pipelines
 from t2i_pipelines import build_insert_pipeline
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError
-from t2i_pipelines.serve import ServeOptions, serve
+from t2i_pipelines.search.hits import Hits
+from t2i_pipelines.serve import ServeOptions, app, serve
+from t2i_pipelines.serve import service as service_module
 
 pytest_plugins = ["milvus_backends"]
 
@@ -147,6 +152,177 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path):
             ConfigError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"
         ):
             serve(ServeOptions(port=port), uri=tmp_path / "milvus.db", model_name="colour")
+
+
+def test_answers_do_not_wait_to_be_acknowledged():
+    with (
+        app.listening(ServeOptions(port=0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@contextmanager
+def running(tmp_path, **options):
+    """The service on a port, in a thread."""
+    chosen = ServeOptions(port=0, **options)
+    made = app.make(chosen, {"uri": memory_uri(tmp_path), "model_name": "colour"})
+    with app.listening(chosen) as listener:
+        server = app.Server(app.server_config(made, chosen), made.state.service)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started, "the server", 60)
+            wait_until(lambda: made.state.service.is_warm, "the model", 60)
+            yield listener.getsockname()[1], server
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def connect(port, sent=b"", **more):
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+def received(connection):
+    """Read until the server ends the connection."""
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HALVES = {
+    "nothing": b"",
+    "half a head": GET[:-2],
+    "half a second head": GET + GET[:-2],
+    "half a body that is not read": GET[:-2] + b"Content-Length: 1000\r\n\r\nx",
+    "a trailer that does not end": GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+}
+
+
+@pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
+def test_a_connection_that_sends_half_a_request_is_closed(tmp_path, monkeypatch, sent):
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(app, "KEEP_ALIVE", 0.2)
+    with running(tmp_path) as (port, _), connect(port, sent) as connection:
+        assert received(connection).count(b"200 OK") == sent.count(b"\r\n\r\n")
+
+
+def test_a_connection_that_goes_on_sending_a_byte_at_a_time_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.3)
+    with running(tmp_path) as (port, server), connect(port, HALVES["half a body that is not read"]) as client:
+
+        def sends_more():
+            with suppress(ConnectionError):
+                client.sendall(b"x")
+            return not server.server_state.connections
+
+        wait_until(lambda: server.server_state.total_requests, "an answer", 60)
+        wait_until(sends_more, "the end", 20)
+
+
+LONG = {
+    "a header": GET[:-2] + b"X: " + b"x" * (1 << 20),
+    "headers": GET[:-2] + b"X: x\r\n" * (1 << 18),
+    "a path": b"GET /" + b"x" * (1 << 20),
+    "empty lines": b"\r\n" * (1 << 19),
+    "requests": 20_000 * GET,
+}
+
+
+@pytest.mark.parametrize("sent", LONG.values(), ids=LONG)
+def test_a_connection_that_sends_without_end_is_closed(tmp_path, sent):
+    with running(tmp_path) as (port, server), connect(port) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(sent)
+        assert received(connection).count(b"200 OK") <= app.PIPELINED
+        assert server.server_state.total_requests <= app.PIPELINED
+
+
+def test_where_there_are_too_many_connections_the_oldest_gives_way(tmp_path):
+    with running(tmp_path, max_connections=3) as (port, server):
+        first = connect(port, GET[:-2])
+        others = []
+        for _ in range(3):
+            others.append(connect(port, GET))
+            assert b"200 OK" in others[-1].recv(1 << 16)
+        assert received(first) == b""
+        assert len(server.server_state.connections) == 3
+        for one in (first, *others):
+            one.close()
+
+
+def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "WRITE_SECONDS", 0.3)
+    with running(tmp_path) as (port, server), socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(GET.replace(b"/healthz", b"/static-offline-docs/swagger-ui-bundle.js") * 8)
+        wait_until(lambda: server.server_state.connections, "the connection", 60)
+        wait_until(lambda: not server.server_state.connections, "its end", 60)
+
+
+def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path):
+    with running(tmp_path, drain=0.5) as (port, server), socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(GET.replace(b"/healthz", b"/static-offline-docs/swagger-ui-bundle.js") * 8)
+        wait_until(lambda: server.server_state.connections, "the connection", 60)
+
+
+def test_queries_of_clients_that_have_gone_are_not_searched_for(tmp_path, monkeypatch):
+    inside, go, embedded = threading.Semaphore(0), threading.Event(), []
+    with running(tmp_path) as (port, server):
+        service = server.service
+        monkeypatch.setattr(service, "_searcher", SimpleNamespace(
+            embed=lambda queries: (inside.release(), go.wait(60), embedded.extend(queries), queries)[3],
+            find=lambda vectors, queries, **options: [Hits(query=query) for query in queries],
+        ))  # fmt: skip
+        clients = {name: connect(port, ask(name)) for name in ("stays",)}
+        assert inside.acquire(timeout=60)
+        clients |= {name: connect(port, ask(name)) for name in ("goes", "goes too", "stays too")}
+        in_flight = service.metrics.in_flight._value.get
+        wait_until(lambda: in_flight() == 4, "the requests", 60)
+        clients.pop("goes").close()
+        clients.pop("goes too").close()
+        wait_until(lambda: in_flight() == 2, "that two have gone", 60)
+        go.set()
+        for client in clients.values():
+            assert b"200 OK" in client.recv(1 << 16)
+            client.close()
+        assert embedded == ["stays", "stays too"]
+        assert 'code="bad_request"} 2.0' in service.metrics.text().decode()
+
+
+def ask(text):
+    body = f'{{"text": "{text}"}}'.encode()
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def test_the_files_that_may_be_open_limit_connections(monkeypatch):
+    options, made = ServeOptions(max_connections=1000), app.FastAPI()
+    for allowed, limit in (((128, 4096), 65), ((1 << 20, 1 << 20), 1001), ((-1, -1), 1001)):
+        monkeypatch.setattr(app.resource, "getrlimit", lambda _, allowed=allowed: allowed)
+        assert app.server_config(made, options).limit_concurrency == limit
+
+
+def test_the_end_waits_for_inserts_from_its_beginning_on(tmp_path, monkeypatch):
+    made = {"uri": memory_uri(tmp_path), "model_name": "colour"}
+    service = app.make(ServeOptions(drain=10), made).state.service
+    waited = []
+    monkeypatch.setattr(service.jobs, "drain", lambda seconds: waited.append(seconds) or 0)
+    monkeypatch.setattr(service_module, "time", SimpleNamespace(monotonic=iter([100.0, 107.0]).__next__))
+    service.begin_end()
+    asyncio.run(service.stop())
+    assert waited == [3.0]
 
 
 def test_without_the_extra_one_sentence_names_it(monkeypatch):

@@ -146,7 +146,7 @@ def test_a_new_service_finds_nothing(tmp_path):
         ({"text": "x" * 1001}, "query_too_long", "1,001 characters; at most 1,000"),
         ({"text": "x", "filter": "y" * 1001}, "query_too_long", "filter has 1,001"),
         (
-            {"text": "x", "where": {"year": {"op": "in", "value": list(range(20000))}}},
+            {"text": "x", "where": {"year": {"op": "in", "value": ["x" * 40] * 2000}}},
             "query_too_long",
             "where is",
         ),
@@ -160,7 +160,7 @@ def test_what_is_wrong_is_a_problem_that_says_so(http, body, code, said):
     assert said in problem(http.post("/v1/search", json=body), 422, code)
 
 
-NO_JSON = [b"", b"{", b"[" * 100_000, b'{"text": "\xff"}', b'{"limit": 1e999, "text": "x"}', b"null"]
+NO_JSON = [b"", b"{", b"[" * 9_000, b'{"text": "\xff"}', b'{"limit": 1e999, "text": "x"}', b"null"]
 
 
 @pytest.mark.parametrize("body", NO_JSON, ids=lambda body: str(body[:9]))

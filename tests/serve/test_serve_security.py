@@ -1,5 +1,6 @@
 """Who is not let in, and what is too much."""
 
+import asyncio
 import base64
 import json
 import logging
@@ -89,6 +90,45 @@ def test_the_key_opens(locked, headers):
     assert locked.get("/metrics", headers=headers).status_code == 200
 
 
+class Half:
+    """A request whose body never ends.
+
+    :ivar read: how often the service asked for more of it.
+    """
+
+    def __init__(self, http, method, path, *, part=b"x", client=("203.0.113.9", 4711)):
+        self.read, self.answer, self._part = 0, [], part
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(),
+                 "query_string": b"",
+                 "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+                 "client": client, "http_version": "1.1", "scheme": "http",
+                 "server": ("127.0.0.1", 8000), "root_path": ""}  # fmt: skip
+        self.done = http.portal.start_task_soon(http.app, scope, self._receive, self._send)
+
+    async def _receive(self):
+        self.read += 1
+        if self.read > 1:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": self._part, "more_body": True}
+
+    async def _send(self, message):
+        self.answer.append(message)
+
+    @property
+    def status(self):
+        self.done.result(60)
+        return self.answer[0]["status"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/healthz", "/v1/search", "/v1/insert", "/x"])
+def test_nothing_is_read_of_whom_has_no_key(locked, method, path):
+    request = Half(locked, method, path)
+    is_open = path in ("/docs", "/openapi.json", "/healthz")
+    assert request.status == (401 if not is_open else 200 if method == "GET" else 405)
+    assert request.read == 0
+
+
 def test_keys_are_compared_in_constant_time(locked, monkeypatch):
     compared = []
     monkeypatch.setattr(middleware.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
@@ -158,6 +198,42 @@ def test_a_request_that_is_too_large_is_413(tmp_path):
         assert http.post("/v1/search", json={"text": "x"}).status_code == 200
 
 
+def test_a_long_field_name_is_cut_and_holds_nobody_up(http):
+    name = "a" * 1_000_000
+    answer = http.post("/v1/search", json={"text": "red", name: 1})  # read once from each letter: hours
+    assert problem(answer, 422, "invalid_request").endswith(": Extra inputs are not permitted")
+    assert len(answer.content) < 1000
+    assert problem(http.post("/v1/insert", json={name: 1}), 422, "invalid_request")
+    for more in ({"output_fields": [name]}, {"group_by": name}, {"where": {name: 1}}):
+        answer = http.post("/v1/search", json={"text": "red", **more})
+        assert "at most 255 characters" in problem(answer, 422, "invalid_request")
+        assert len(answer.content) < 1000
+
+
+def test_only_the_first_mistakes_are_listed(http):
+    answer = http.post("/v1/search", json={"text": "red", **{f"field{n}": n for n in range(500)}})
+    assert problem(answer, 422, "invalid_request").startswith("body.field0: Extra inputs")
+    assert len(answer.json()["errors"]) == 20
+
+
+def test_json_of_too_many_values_is_422(http):
+    where = {"year": {"op": "in", "value": list(range(10_000))}}
+    answer = http.post("/v1/search", json={"text": "red", "where": where})
+    assert problem(answer, 422, "query_too_long") == (
+        "the JSON has 10,010 commas, colons and brackets; at most 10,000 are read"
+    )
+    where["year"]["value"] = list(range(9_000))
+    assert search(http, text="red", where=where) == []
+    answer = http.post("/v1/insert", json={"urls": [""] * 100_000})
+    assert "at most 100,000 are read" in problem(answer, 422, "query_too_long")
+
+
+def test_each_route_has_a_limit_of_its_own(http):
+    answer = http.post("/v1/insert", json={"source": "x" * (8 << 20)})
+    assert problem(answer, 413, "too_large") == "a request may have 8,388,608 bytes at most"
+    assert http.request("DELETE", "/v1/images/x", content=b"x" * (9 << 20)).status_code == 404  # not read
+
+
 def test_a_picture_of_too_many_pixels_is_422(tmp_path, pictures):
     big = paint(pictures / "big.png", "red", (40, 30)).read_bytes()
     with serving(tmp_path, roots=[pictures], max_pixels=1000) as http:
@@ -178,6 +254,20 @@ def test_an_expression_names_a_few_pictures_only(http):
     line = " + ".join(["./pictures/red.png"] * 8)
     insert(http, source="pictures")
     assert names(search(http, expression=line, limit=1)) == ["red"]
+
+
+def test_bodies_on_their_way_are_kept_up_to_a_limit(tmp_path):
+    with serving(tmp_path, max_body=1000) as http:
+        held = [
+            Half(http, "POST", "/v1/search", part=b"x" * 1000, client=("127.0.0.1", 1)) for _ in range(16)
+        ]
+        wait_until(lambda: all(one.read == 2 for one in held), "16 bodies", 60)
+        answer = http.post("/v1/search", json={"text": "red"})
+        assert "have 16,0" in problem(answer, 429, "too_busy")
+        assert answer.headers["retry-after"] == "1"
+        for one in held:
+            one.done.cancel()
+        wait_until(lambda: http.post("/v1/search", json={"text": "red"}).status_code == 200, "room", 60)
 
 
 def test_too_many_requests_at_a_time_are_429(tmp_path, monkeypatch):
