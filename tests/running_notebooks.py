@@ -39,7 +39,7 @@ def run(path: Path, model: str | None = None, env: dict[str, str] | None = None)
     """
     notebook = read(path)
     for cell in code_cells(notebook):
-        cell.source = cell.source.replace('MODEL = "t2i_mini"', f"MODEL = {model or 't2i_mini'!r}")
+        cell.source = cell.source.replace('MODEL = "t2i_mini"', f'MODEL = "{model or "t2i_mini"}"')
         cell.outputs, cell.execution_count = [], None
     with tempfile.TemporaryDirectory() as scratch:
         # int8 forms of models and the like stay out of the user's cache
