@@ -1,5 +1,6 @@
 """The weights that people have already are found, in whatever form and cache they are."""
 
+import json
 import os
 import re
 import shutil
@@ -98,6 +99,22 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 )  # fmt: skip
 def test_the_forms_of_a_repository_and_the_files_that_each_needs(names, expected):
     assert [(form.kind, set(form.files)) for form in forms_of(names)] == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vision_config": {"image_size": "x"}, "projection_dim": 3},
+        {"vision_config": [1], "projection_dim": 3},
+        {"embed_dim": 3, "vision_cfg": {}, "text_cfg": {"context_length": None}},
+        {"embed_dim": 3, "vision_cfg": {}, "text_cfg": {"tokenizer_kwargs": None}},
+    ],
+)
+def test_a_config_with_values_of_another_kind_is_refused(tmp_path, config):
+    (immich_folder if "embed_dim" in config else transformers_js_folder)(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"{tmp_path} holds a JSON file with a value of another kind"):
+        read_onnx_folder(tmp_path)
 
 
 def test_places_are_searched_in_their_order(home):
