@@ -142,7 +142,7 @@ def read_onnx_folder(folder: Path, texts: Path | None = None) -> OnnxFolder:
             raise
         reason = f"{type(err).__name__} {err}"
         raise CheckpointError(
-            f"{folder} holds a JSON file with a value of another kind than expected: {reason}; take another copy"
+            f"{folder} holds a JSON file with a value of another kind than expected: {reason}"
         ) from err
 
 
