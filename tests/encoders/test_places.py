@@ -350,13 +350,24 @@ def test_int8_is_made_of_the_export_of_a_name(home, monkeypatch, caplog, kept):
     assert "passed over" not in caplog.text, "the checkpoint was opened"
 
 
-def test_a_form_that_is_not_published_is_said_to_be_none(home):
-    with pytest.raises(
-        CheckpointError,
-        match=r"'AltCLIP' is not published as an ONNX export, which is asked for; leave out backend= .*`t2i "
-        "export AltCLIP FOLDER` writes an export",
-    ):
-        fetch(find("AltCLIP"), compute=Compute("cpu", "int8"))
+@pytest.mark.parametrize(
+    ("name", "compute", "message"),
+    [
+        (
+            "AltCLIP",
+            Compute("cpu", "int8"),
+            "an ONNX export, .* `t2i export AltCLIP FOLDER` writes one of its",
+        ),
+        (
+            "ViT-B-16-plus-240/laion400m_e32",
+            Compute("cpu", "fp32", "torch"),
+            r"a torch checkpoint, .* put vit_b_16_plus_240-laion400m_e32-\w+.pt into /.*/.cache/clip",
+        ),
+    ],
+)
+def test_a_form_that_no_repository_has_is_said_with_a_way_out(home, name, compute, message):
+    with pytest.raises(CheckpointError, match=f"{name!r} has no repository with {message}"):
+        fetch(find(name), compute=compute)
 
 
 def test_the_way_out_is_a_repository_of_the_form_that_is_asked_for(home):
