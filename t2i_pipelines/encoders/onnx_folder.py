@@ -135,7 +135,18 @@ def read_onnx_folder(folder: Path, texts: Path | None = None) -> OnnxFolder:
     :param texts: the folder of the text tower, where it has one of its own.
     :raises CheckpointError: If a file is missing, or says what is not known here.
     """
-    texts = texts or folder
+    try:
+        return _read(folder, texts or folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        if isinstance(err, CheckpointError):
+            raise
+        reason = f"{type(err).__name__} {err}"
+        raise CheckpointError(
+            f"{folder} holds a JSON file with a value of another kind than expected: {reason}"
+        ) from err
+
+
+def _read(folder: Path, texts: Path) -> OnnxFolder:
     image_tower = _first(folder, (*IMAGE_TOWERS, ONE_TOWER))
     text_tower = _first(texts, TEXT_TOWERS if texts == folder else (*TEXT_TOWERS, ONE_TOWER))
     if image_tower is None and (folder / ONE_TOWER) != text_tower:
@@ -218,7 +229,7 @@ def _pad_token(folder: Path) -> str | None:
     beside = folder / TOKENIZER_CONFIG
     pad_token = read_json(beside).get("pad_token") if beside.is_file() else None
     # an AddedToken, as transformers 4 writes it
-    return pad_token["content"] if isinstance(pad_token, dict) else pad_token
+    return pad_token.get("content") if isinstance(pad_token, dict) else pad_token
 
 
 def cleaning(text_cfg: Mapping[str, Any]) -> str:

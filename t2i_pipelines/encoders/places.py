@@ -264,11 +264,13 @@ def _download(info: ModelInfo, wanted: tuple[Kind, ...], has_torch: bool) -> Fou
     from huggingface_hub import constants
 
     if not repositories(info, wanted):
-        asked = "a torch checkpoint" if wanted == ("torch",) else "an ONNX export"
+        asked, way_out = "an ONNX export", f"`t2i export {info.name} FOLDER` writes one of its checkpoint"
+        if wanted == ("torch",):
+            asked, way_out = "a torch checkpoint", f"put {' or '.join(info.files)} into {clip_cache()}"
         raise CheckpointError(
-            f"{info.name!r} is not published as {asked}, which is asked for; leave out backend= and "
+            f"{info.name!r} has no repository with {asked}, which is asked for; leave out backend= and "
             f"precision= (--backend, --precision), or give one by checkpoint_path= (--checkpoint-path): "
-            f"`t2i export {info.name} FOLDER` writes an export of a checkpoint"
+            f"{way_out}"
         )
     looked = searched(info, wanted)
     if constants.HF_HUB_OFFLINE:

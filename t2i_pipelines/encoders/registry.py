@@ -196,7 +196,7 @@ def _is_path(name: str) -> bool:
 def _factory_of(name: str) -> EncoderFactory:
     if name in _factories:
         return _factories[name]
-    info = named(name)
+    info = find(name)  # paths are absolute here
     if info is not None:
         return lambda place, compute: _open(place, name, info, compute)
     if _is_path(name):

@@ -76,8 +76,8 @@ def write_triton(encoder: OnnxEncoder, folder: Path, *, cuda: bool = False) -> N
     :param encoder: a folder of two fp32 ONNX towers that take any number of items.
     :param folder: must not exist yet, or be empty.
     :param cuda: run on the first GPU; else on the CPU.
-    :raises CheckpointError: If the folder is in use, a file is damaged, or a tower takes a fixed number of
-        items a pass.
+    :raises CheckpointError: If the folder is in use, a file is missing or damaged, or a tower takes a fixed
+        number of items a pass.
     :raises MissingExtraError: If onnx or dill is not installed.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -85,6 +85,11 @@ def write_triton(encoder: OnnxEncoder, folder: Path, *, cuda: bool = False) -> N
     for package in ("onnx", "dill"):
         if find_spec(package) is None:
             raise MissingExtraError.of(package, "triton")
+    if lacking := [tower for tower, _ in TOWERS.values() if not (encoder.folder / tower).is_file()]:
+        raise CheckpointError(
+            f"{encoder.folder} has no {', '.join(lacking)}: its ONNX towers are of a layout that cannot be "
+            "written for Triton; name the model's torch checkpoint, which is exported first"
+        )
     declared = {name: _declared(encoder.folder / tower) for name, (tower, _) in TOWERS.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:

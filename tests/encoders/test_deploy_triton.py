@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from clips import PICTURES, TEXTS, cosines, transformers_clip
 from google.protobuf import text_format
-from onnx_folders import immich_folder
+from onnx_folders import immich_folder, transformers_js_folder
 from tokenizers import Tokenizer
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from typer.testing import CliRunner
@@ -164,12 +164,17 @@ def damaged(folder):
     return rf"{folder}/textual/model\.onnx cannot be loaded"
 
 
+def of_another_layout(folder):
+    transformers_js_folder(folder)
+    return rf"{folder} has no visual/model\.onnx, textual/model\.onnx: .* name the model's torch checkpoint"
+
+
 def of_another_type(folder):
     immich_folder(folder, batch="batch", ids=onnx.TensorProto.INT16)
     return rf"text of {folder}/textual/model\.onnx is INT16, which is none of FLOAT, FLOAT16, INT32, INT64"
 
 
-@pytest.mark.parametrize("spoil", [fixed, damaged, of_another_type])
+@pytest.mark.parametrize("spoil", [fixed, damaged, of_another_type, of_another_layout])
 def test_what_triton_cannot_serve_is_refused_and_nothing_is_written(tmp_path, spoil):
     message = spoil(tmp_path / "m")
     with pytest.raises(CheckpointError, match=message):

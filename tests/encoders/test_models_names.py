@@ -137,6 +137,7 @@ def test_a_folder_that_is_here_goes_before_a_repository_of_its_name(tmp_path, mo
     assert named("someone/local-clip") is None
     with pytest.raises(CheckpointError, match="someone/local-clip holds no model"):
         load_encoder("someone/local-clip").encode_texts(["x"])
+    assert isinstance(load_encoder("hf-hub:someone/local-clip"), HubEncoder)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The weights that people have already are found, in whatever form and cache they are."""
 
+import json
 import os
 import re
 import shutil
@@ -98,6 +99,22 @@ SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 )  # fmt: skip
 def test_the_forms_of_a_repository_and_the_files_that_each_needs(names, expected):
     assert [(form.kind, set(form.files)) for form in forms_of(names)] == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vision_config": {"image_size": "x"}, "projection_dim": 3},
+        {"vision_config": [1], "projection_dim": 3},
+        {"embed_dim": 3, "vision_cfg": {}, "text_cfg": {"context_length": None}},
+        {"embed_dim": 3, "vision_cfg": {}, "text_cfg": {"tokenizer_kwargs": None}},
+    ],
+)
+def test_a_config_with_values_of_another_kind_is_refused(tmp_path, config):
+    (immich_folder if "embed_dim" in config else transformers_js_folder)(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"{tmp_path} holds a JSON file with a value of another kind"):
+        read_onnx_folder(tmp_path)
 
 
 def test_places_are_searched_in_their_order(home):
@@ -333,13 +350,24 @@ def test_int8_is_made_of_the_export_of_a_name(home, monkeypatch, caplog, kept):
     assert "passed over" not in caplog.text, "the checkpoint was opened"
 
 
-def test_a_form_that_is_not_published_is_said_to_be_none(home):
-    with pytest.raises(
-        CheckpointError,
-        match=r"'AltCLIP' is not published as an ONNX export, which is asked for; leave out backend= .*`t2i "
-        "export AltCLIP FOLDER` writes an export",
-    ):
-        fetch(find("AltCLIP"), compute=Compute("cpu", "int8"))
+@pytest.mark.parametrize(
+    ("name", "compute", "message"),
+    [
+        (
+            "AltCLIP",
+            Compute("cpu", "int8"),
+            "an ONNX export, .* `t2i export AltCLIP FOLDER` writes one of its",
+        ),
+        (
+            "ViT-B-16-plus-240/laion400m_e32",
+            Compute("cpu", "fp32", "torch"),
+            r"a torch checkpoint, .* put vit_b_16_plus_240-laion400m_e32-\w+.pt into /.*/.cache/clip",
+        ),
+    ],
+)
+def test_a_form_that_no_repository_has_is_said_with_a_way_out(home, name, compute, message):
+    with pytest.raises(CheckpointError, match=f"{name!r} has no repository with {message}"):
+        fetch(find(name), compute=compute)
 
 
 def test_the_way_out_is_a_repository_of_the_form_that_is_asked_for(home):

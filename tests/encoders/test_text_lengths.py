@@ -8,7 +8,7 @@ import torch
 from clips import cosines, spread, transformers_clip, transformers_reader
 from onnx_folders import immich_folder
 
-from t2i_pipelines.encoders import load_encoder
+from t2i_pipelines.encoders import load_encoder, torch_encoder
 from t2i_pipelines.encoders.export import export_model
 from t2i_pipelines.encoders.onnx_folder import ENDED
 from t2i_pipelines.encoders.tokenizer import by_length
@@ -80,13 +80,14 @@ def test_few_texts_go_together_and_many_by_their_length():
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
 def test_a_short_text_costs_a_short_pass(small, exported, backend, monkeypatch):
     encoder, seen = loaded(small, exported, backend), []
-    run = encoder._run
+    owner, name = (torch_encoder, "run_pass") if backend == "torch" else (encoder, "_run")
+    run = getattr(owner, name)
 
-    def watched(tower, items):
+    def watched(tower, items, *more):
         seen.append(tuple((items if backend == "torch" else items[0]).shape))
-        return run(tower, items)
+        return run(tower, items, *more)
 
-    monkeypatch.setattr(encoder, "_run", watched)
+    monkeypatch.setattr(owner, name, watched)
     encoder.encode_texts(["a red dog", "red"])
     assert seen == [(2, 8)]
 
