@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
@@ -17,13 +18,21 @@ from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode
 from t2i_pipelines.images.address import is_http
 from t2i_pipelines.images.decode import identify
-from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.shrink import MARGIN
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.render import LONGEST, Thumbnail, shrunk
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
-from t2i_pipelines.serve.requests import HIDDEN, FailedInput, Found, Links, Result, StoredImage
+from t2i_pipelines.serve.requests import (
+    FETCH_SECONDS,
+    HIDDEN,
+    FailedInput,
+    Found,
+    Links,
+    Result,
+    StoredImage,
+    Web,
+)
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.types import Hit, Outcome
 
@@ -49,9 +58,14 @@ class Images:
     """
 
     def __init__(
-        self, roots: Roots, collection: Callable[[], Collection], decoding: Decoding, options: ServeOptions
+        self,
+        roots: Roots,
+        collection: Callable[[], Collection],
+        decoding: Decoding,
+        options: ServeOptions,
+        web: Web,
     ) -> None:
-        self._roots, self._collection, self._options = roots, collection, options
+        self._roots, self._collection, self._options, self._web = roots, collection, options, web
         self._decoding = replace(decoding, truncated="accept")
         self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(THUMBNAILS, getsizeof=len)
         self._lock = Lock()
@@ -141,7 +155,7 @@ class Images:
     def _content(self, address: str) -> bytes:
         try:
             if is_http(address) and self._options.allow_urls:
-                return fetch(address, only_public=True)
+                return self._web.read(address, time.monotonic() + FETCH_SECONDS)
             return self._roots.read(address)
         except ImageDecodeError as err:
             raise _not_shown() from err
