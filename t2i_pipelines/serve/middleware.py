@@ -25,7 +25,7 @@ DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 INSERT_BODY = 8 << 20
 """Bytes of an insert: 10,000 long URLs."""
 
-_VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
 _MARKS = (b",", b":", b"[", b"{")
@@ -165,7 +165,8 @@ class Guard:
                     self._check_memory()
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
-        _check_values(scope, body.parts)
+        if "json" in Headers(scope=scope).get("content-type", ""):
+            check_values(body.parts, VALUES[scope["path"]])
 
     def _check_memory(self) -> None:
         if self._held > BODIES * self._options.max_body:
@@ -192,9 +193,12 @@ def _is_open(scope: Scope) -> bool:
     return scope["path"] in OPEN or scope["path"].startswith(DOCS)
 
 
-def _check_values(scope: Scope, parts: Sequence[bytes]) -> None:
-    kind, most = Headers(scope=scope).get("content-type", ""), _VALUES[scope["path"]]
-    if "json" in kind and (count := sum(part.count(mark) for part in parts for mark in _MARKS)) > most:
+def check_values(parts: Sequence[bytes], most: int) -> None:
+    """Pass JSON that holds few values enough.
+
+    :raises Refusal: If there are more.
+    """
+    if (count := sum(part.count(mark) for part in parts for mark in _MARKS)) > most:
         raise Refusal(
             422,
             f"the JSON has {count:,} commas, colons and brackets; at most {most:,} are read",

@@ -136,6 +136,9 @@ def _url_shown(url: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are not closed: what would be the host, is not known
+        return f"{scheme(url)}://..."
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"

@@ -23,6 +23,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
 from t2i_pipelines.serve.jobs import Job
+from t2i_pipelines.serve.middleware import VALUES, check_values
 from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, refusal_of, schema_of
 from t2i_pipelines.serve.requests import (
     Health,
@@ -99,6 +100,8 @@ async def _form(request: Request) -> dict[str, Any]:
             return {name: await _value(form, name) for name in form}
     except MultiPartException as err:
         raise Refusal(400, f"the form cannot be read: {err.message}") from err
+    except (LookupError, UnicodeError) as err:  # of a charset that is none, or not for this
+        raise Refusal(400, f"the form's charset does not fit: {err!s:.200}") from err
 
 
 async def _value(form: FormData, name: str) -> Any:
@@ -108,6 +111,7 @@ async def _value(form: FormData, name: str) -> Any:
             raise Refusal(422, f"{name!r:.80} is a file; only image may be one")
         return b64encode(await value.read())
     if name in STRUCTURED:
+        check_values([value.encode()], VALUES["/v1/search"])
         try:
             return from_json(value)
         except ValueError as err:

@@ -214,6 +214,7 @@ def test_a_folder_whose_name_begins_like_a_roots_is_not_in_it(tmp_path, pictures
         ("tar://a.png::/srv/x.tar", "tar://a.png::<path>"),
         ("https://user:pass@host.example/a.png?sig=secret is", "https://host.example/a.png is"),
         ("postgres://user:pass@db/x", "postgres://..."),
+        ("http://user:pass@[x/a.png?sig=secret is", "http://... is"),
         ("year > 2015 and/or 3/4", "year > 2015 and/or 3/4"),
     ],
 )

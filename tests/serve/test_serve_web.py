@@ -220,3 +220,15 @@ def test_a_stored_url_that_is_slow_is_given_up(tmp_path, pictures, public, one_i
         (hit,) = search(http, text="red")
         assert problem(http.get(hit["links"]["file"]), 404, "image_not_shown")
         done.set()
+
+
+def test_a_url_that_is_none_fails_alone(tmp_path, pictures):
+    (pictures / "rows.csv").write_text("path\nred.png\nhttp://u:secret@[bad/a.jpg\nblue.png\n")
+    with serving(tmp_path, roots=[pictures], allow_urls=True) as http:
+        report = insert(http, source="pictures/rows.csv")
+        assert (report["status"], report["counts"]) == ("done", {"inserted": 2, "failed": 1})
+        assert report["failed"][0]["path"] == "http://..."
+        assert "secret" not in str(report)
+        assert insert(http, urls=["http://[", "http://[::1"])["counts"] == {"failed": 2}
+        told = problem(http.post("/v1/search", json={"expression": "http://["}), 422, "unreadable_image")
+        assert "not a valid URL" in told
