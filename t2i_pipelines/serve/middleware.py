@@ -33,7 +33,13 @@ _MARKS = (b",", b":", b"[", b"{")
 BODIES = 16
 """Bodies of ``max_body`` that are kept at a time, at most; there may be any number of smaller ones."""
 
-HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),  # beside what a route says
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 
 class Guard:
@@ -53,17 +59,22 @@ class Guard:
             return
         began, status = time.perf_counter(), 500
 
+        is_head = scope["method"] == "HEAD"
+        asked = {**scope, "method": "GET"} if is_head else scope  # every route that has GET has HEAD
+
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *HEADERS]
+            elif is_head:
+                message["body"] = b""
             await send(message)
 
         try:
-            await self._answer(scope, receive, watched)
+            await self._answer(asked, receive, watched)
         finally:
-            route = getattr(scope.get("route"), "path", "")
+            route = getattr(asked.get("route"), "path", "")
             self._metrics.requests.labels(route, _method(scope), str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
 
@@ -126,6 +137,8 @@ class Guard:
             raise Refusal(401, f"only this machine is let in; set {KEY_VARIABLE} to let others in by a key")
         if not _is_loopback(_host(headers.get("host", ""))):
             raise Refusal(421, "without a key, the service answers to 127.0.0.1 and localhost only")
+        if _is_of_other_page(scope["method"], headers):
+            raise Refusal(403, "without a key, pages of other sites get no answer", code="other_site")
 
     def _knows_key(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -216,6 +229,20 @@ def _replayed(body: bytes) -> Receive:
         return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replay
+
+
+def _is_of_other_page(method: str, headers: Headers) -> bool:
+    """Return whether a browser sends this for a page that did not come from here.
+
+    Somebody who follows a link to a page here is let in.
+    """
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        return True
+    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return False
+    follows = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return not (follows and method in ("GET", "HEAD"))
 
 
 def _host(header: str) -> str:

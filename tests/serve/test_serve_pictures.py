@@ -72,6 +72,28 @@ def test_a_picture_its_file_and_its_thumbnail(http, pictures):
         assert (picture.format, max(picture.size)) == ("WEBP", 256)
 
 
+def test_head_gives_what_get_gives_without_a_body(http, pictures):
+    insert(http, source="pictures")
+    image = f"/v1/images/{id_of(http, 'red')}"
+    job = http.post("/v1/insert", json={"source": "pictures"}).headers["location"]
+    for path in (
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/openapi.json",
+        image,
+        f"{image}/file",
+        f"{image}/thumbnail",
+        job,
+    ):
+        head, get = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert path == job or head.headers["content-length"] == str(len(get.content))
+    assert http.head("/metrics").headers["content-type"] == http.get("/metrics").headers["content-type"]
+    assert (http.head("/v1/images/none").status_code, http.head("/v1/search").status_code) == (404, 405)
+    assert measured(http)['t2i_requests_total{method="HEAD",route="/healthz",status="200"}'] == 1
+
+
 def test_what_is_deleted_is_found_no_more_and_its_file_stays(http, pictures):
     insert(http, source="pictures")
     id = id_of(http, "red")
