@@ -184,13 +184,9 @@ def report(job: Job, service: Service) -> JobReport:
     )
 
 
-CONTENT = {
-    "Cache-Control": "private, max-age=3600",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-}
-"""Headers for files of unknown origin, whatever type they claim to be."""
-
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+KNOWN: dict[int | str, dict[str, Any]] = {304: {"description": "It is what `If-None-Match` names."}}
 
 
 def images_routes(service: Service) -> APIRouter:
@@ -201,24 +197,22 @@ def images_routes(service: Service) -> APIRouter:
         "/v1/images/{id:path}/thumbnail",
         summary="A small image",
         response_class=Response,
-        responses={200: {"content": {"image/webp": BINARY}}},
+        responses={200: {"content": {"image/webp": BINARY}}, **KNOWN},
     )
     async def thumbnail(id: str) -> Response:
         """WebP, its longer side 256 pixels at most, its size 24 kB."""
         with service.metrics.stage("thumbnail"):
-            content = await service.run(service.images.thumbnail, id)
-        return Response(content, media_type="image/webp", headers=CONTENT)
+            return await service.run(service.images.thumbnail, id)
 
     @routes.get(
         "/v1/images/{id:path}/file",
         summary="The image",
         response_class=Response,
-        responses={200: {"content": {"image/*": BINARY}}},
+        responses={200: {"content": {"image/*": BINARY}}, 206: {"content": {"image/*": BINARY}}, **KNOWN},
     )
     async def file(id: str) -> Response:
-        """Return the file's own bytes."""
-        found = await service.run(service.images.file, id)
-        return Response(found.content, media_type=found.media_type, headers=CONTENT)
+        """Return the file's own bytes, or the `Range` of them that is asked for."""
+        return await service.run(service.images.file, id)
 
     @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
     async def image(id: str) -> StoredImage:

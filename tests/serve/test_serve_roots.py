@@ -183,6 +183,13 @@ def test_a_link_that_changes_back_leads_nowhere_either(pictures, secret, monkeyp
         roots.read(str(link))
 
 
+def test_what_is_outside_is_not_opened(pictures, secret, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened"))
+    for way in (Roots({"pictures": pictures}).open, Roots({"pictures": pictures}).read):
+        with pytest.raises(ImageDecodeError, match="in none of the folders that are served"):
+            way(str(secret))
+
+
 def test_pipes_folders_and_giants_are_no_files(pictures):
     roots = Roots({"pictures": pictures})
     os.mkfifo(pictures / "pipe.png")
