@@ -22,6 +22,14 @@ from t2i_pipelines.errors import (
 COLLECTION_NOT_FOUND, NOT_LOADED, DATABASE_NOT_FOUND, CANNOT_CONNECT = 100, 101, 800, 2
 TIMEOUT = "FutureTimeoutError"  # of gRPC, and no TimeoutError
 REFUSED = 1100
+NOT_UNDERSTOOD = (
+    "cannot parse expression",
+    # Milvus Lite, of deep parentheses, and of numbers that need more than 64 bits
+    "maximum recursion depth exceeded",
+    "too large to convert to c long",
+)
+"""What is said about a filter that cannot be meant."""
+
 BAD_ARGUMENT = {6, REFUSED}  # of Milvus Lite, of a server
 NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded")  # ENOSPC, EFBIG, EDQUOT
 
@@ -93,7 +101,7 @@ def _kind(err: BaseException, text: str) -> str:
         ("not loaded", code == NOT_LOADED),
         ("no database", code == DATABASE_NOT_FOUND),
         ("full", any(words in text for words in NO_ROOM)),
-        ("refused", code in BAD_ARGUMENT or "cannot parse expression" in text),
+        ("refused", code in BAD_ARGUMENT or any(words in text for words in NOT_UNDERSTOOD)),
     )
     return next((kind for kind, found in rules if found), "")
 

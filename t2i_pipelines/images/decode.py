@@ -130,6 +130,9 @@ HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 BYTES_A_PIXEL = 5
 """How much memory an image of ``max_pixels`` may take to decode: 0.9 GB with the default."""
 
+LONGEST_SIDE = 1_000_000
+"""Pixels that a side may have: each row takes memory of its own, 40 bytes and more, however short it is."""
+
 _ODD_METADATA = ("ignore", None, UserWarning, re.compile(r"PIL\."), 0)
 """What Pillow warns of: EXIF that is cut off, TIFF tags of the wrong type. Only pixels matter here."""
 
@@ -164,6 +167,10 @@ def check_size(header: Pillow.Image, max_pixels: int) -> None:
     :raises ImageDecodeError: With its size and the option that sets the limit.
     """
     width, height = header.size
+    if max(width, height) > LONGEST_SIDE:
+        raise ImageDecodeError(
+            f"{width} x {height} pixels: a side may have {LONGEST_SIDE:,} at most; cut the image into pieces"
+        )
     if width * height > max_pixels:
         raise ImageDecodeError(
             f"{width} x {height} are {width * height:,} pixels, more than max_pixels={max_pixels:,}; "

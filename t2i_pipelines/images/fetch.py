@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
 from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceError, cause
@@ -47,22 +47,25 @@ HOST_LIMIT = 8
 """Requests at a time to one host. Scrapy's ``CONCURRENT_REQUESTS_PER_DOMAIN`` has the same default."""
 
 
-def fetch(url: str, *, only_public: bool = False) -> bytes:
+def fetch(url: str, *, only_public: bool = False, within: float | None = None) -> bytes:
     """Fetch a URL; at most ``limits.MAX_BYTES``.
 
     :param only_public: connect to public addresses only, see :mod:`t2i_pipelines.images.fetch`.
+    :param within: seconds for one try, its redirects included. Without it there are :data:`TRIES`, which wait
+        as the server asks, and each redirect has :data:`TIMEOUT` seconds.
     :raises ImageDecodeError: Names the URL, and the status or what else went wrong.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
     retrying = Retrying(
-        stop=stop_after_attempt(TRIES),
+        stop=stop_after_attempt(TRIES if within is None else 1),
         wait=_wait,
         retry=retry_if_exception(lambda err: isinstance(err, _FetchError) and err.may_pass),
         reraise=True,
     )
+    session = _public_session() if only_public else _session()
     try:
-        content: bytes = retrying(_get, url, _body, _public_session() if only_public else _session())
+        content: bytes = retrying(_get, url, _body, session, within and _Deadline.of(within))
     except (_FetchError, ImageDecodeError, SourceError) as err:
         raise ImageDecodeError(f"cannot read image {url}: {err}") from err
     return content
@@ -131,17 +134,35 @@ def _new_session() -> Session:
     return session
 
 
-def _get(url: str, take: Any, session: Session) -> Any:
-    """Ask for a URL, follow redirects, and give what ``take`` makes of the response."""
+class _Deadline(NamedTuple):
+    """When something must have ended, and how many seconds it had."""
+
+    at: float
+    seconds: float
+
+    @classmethod
+    def of(cls, seconds: float) -> _Deadline:
+        return cls(time.monotonic() + seconds, seconds)
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.at - time.monotonic())
+
+
+def _get(url: str, take: Any, session: Session, whole: _Deadline | None = None) -> Any:
+    """Ask for a URL, follow redirects, and give what ``take`` makes of the response.
+
+    :param whole: of all of it; else each redirect has :data:`TIMEOUT`.
+    """
     for _ in range(REDIRECTS + 1):
-        with _turn(split_url(url).netloc):
-            deadline = time.monotonic() + TIMEOUT
-            response = _asked(url, session)
+        with _turn(split_url(url).netloc, whole):
+            deadline = whole or _Deadline.of(TIMEOUT)
+            response = _asked(url, session, deadline)
             try:
                 target = _redirected(response, session)
                 if target is None:
                     _check_status(response)
-                    with _named_errors():
+                    with _named_errors(deadline.seconds):
                         return take(response, deadline)
             except BaseException:
                 response.close()
@@ -153,10 +174,11 @@ def _get(url: str, take: Any, session: Session) -> Any:
     raise _FetchError(f"more than {REDIRECTS} redirects")
 
 
-def _asked(url: str, session: Session) -> Response:
-    limits = (min(CONNECT_TIMEOUT, TIMEOUT), TIMEOUT)
+def _asked(url: str, session: Session, deadline: _Deadline) -> Response:
+    left = max(0.001, deadline.left)  # 0 would be for ever
+    limits = (min(CONNECT_TIMEOUT, left), left)
     try:
-        with _named_errors():
+        with _named_errors(deadline.seconds):
             return session.get(url, stream=True, allow_redirects=False, timeout=limits)
     except ValueError as err:  # requests looks at where a redirect leads, even where it does not follow
         raise _FetchError(f"redirected to what is not a valid URL: {cause(err)}") from err
@@ -192,7 +214,7 @@ def _retry_after(header: str | None) -> float | None:
         return None
 
 
-def _body(response: Response, deadline: float) -> bytes:
+def _body(response: Response, deadline: _Deadline) -> bytes:
     announced = response.headers.get("Content-Length", "")
     if announced.isdecimal():
         check_size(int(announced))
@@ -202,15 +224,15 @@ def _body(response: Response, deadline: float) -> bytes:
             parts.append(part)
             size += len(part)
             check_size(size)
-            if time.monotonic() > deadline:
-                raise _FetchError(f"not complete within {TIMEOUT:g} seconds", may_pass=True)
+            if not deadline.left:
+                raise _FetchError(f"not complete within {deadline.seconds:g} seconds", may_pass=True)
     return b"".join(parts)
 
 
 class _Stream(io.RawIOBase):
     """The body of a response, with its errors as ``OSError``."""
 
-    def __init__(self, response: Response, deadline: float) -> None:
+    def __init__(self, response: Response, deadline: _Deadline) -> None:
         self._response = response
 
     def readable(self) -> bool:
@@ -218,7 +240,7 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            with _named_errors():
+            with _named_errors(TIMEOUT):
                 part = self._response.raw.read1(len(buffer), decode_content=True)
         except _FetchError as err:
             raise OSError(0, str(err)) from err
@@ -231,12 +253,15 @@ class _Stream(io.RawIOBase):
 
 
 @contextmanager
-def _named_errors() -> Iterator[None]:
-    """Turn what requests and urllib3 raise into a failed try."""
+def _named_errors(seconds: float) -> Iterator[None]:
+    """Turn what requests and urllib3 raise into a failed try.
+
+    :param seconds: that it had.
+    """
     import requests
     import urllib3.exceptions
 
-    late = f"no answer within {TIMEOUT:g} seconds"
+    late = f"no answer within {seconds:g} seconds"
     try:
         yield
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as err:
@@ -279,14 +304,18 @@ in_forked_child(_renew)
 
 
 @contextmanager
-def _turn(name: str) -> Iterator[None]:
+def _turn(name: str, deadline: _Deadline | None) -> Iterator[None]:
     """Wait until the host may be asked. Idle hosts are forgotten: there may be millions."""
     with _hosts_lock:
         host = _hosts.setdefault(name, _Host())
         host.callers += 1
     try:
-        with host.free:
+        if not host.free.acquire(timeout=deadline and deadline.left):
+            raise _FetchError(f"{HOST_LIMIT} requests to its host wait for an answer already")
+        try:
             yield
+        finally:
+            host.free.release()
     finally:
         with _hosts_lock:
             host.callers -= 1

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from cachetools import LRUCache
+from fastapi.responses import FileResponse, Response
 from PIL import Image as Pillow
+from starlette.datastructures import Headers
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from t2i_pipelines.collection import Collection
 from t2i_pipelines.config.settings import Decoding
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import decode
-from t2i_pipelines.images.address import is_http
+from t2i_pipelines.images.address import is_http, scheme
 from t2i_pipelines.images.decode import identify
-from t2i_pipelines.images.fetch import fetch
 from t2i_pipelines.images.shrink import MARGIN
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.render import LONGEST, Thumbnail, shrunk
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
-from t2i_pipelines.serve.requests import HIDDEN, FailedInput, Found, Links, Result, StoredImage
+from t2i_pipelines.serve.requests import (
+    FETCH_SECONDS,
+    HIDDEN,
+    FailedInput,
+    Found,
+    Links,
+    Result,
+    StoredImage,
+    Web,
+)
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.types import Hit, Outcome
+
+CONTENT = {
+    # asked for again each time, and answered 304 until it changes
+    "Cache-Control": "private, no-cache",
+    "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
+}
+"""Headers for files of unknown origin, whatever type they claim to be."""
 
 THUMBNAILS = 64 << 20
 """Bytes of thumbnails that are remembered."""
@@ -34,11 +57,37 @@ UNSIGNED = "TGA"
 """A format that many a file could be said to be in; it is shown as a thumbnail only."""
 
 
-class File(NamedTuple):
-    """An image's own bytes."""
+class _Known(Response):
+    """Answers 304 to who has it already."""
 
-    content: bytes
-    media_type: str
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Compare ``If-None-Match``, and send it if need be."""
+        if StaticFiles().is_not_modified(self.headers, Headers(scope=scope)):
+            await NotModifiedResponse(self.headers)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class Loaded(_Known):
+    """An image in memory."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        tag = hashlib.sha256(content).hexdigest()[:32]
+        super().__init__(content, media_type=media_type, headers={**CONTENT, "ETag": f'"{tag}"'})
+
+
+class Opened(_Known, FileResponse):
+    """An open file: what was checked is what is sent, wherever its name leads meanwhile."""
+
+    def __init__(self, file: BinaryIO, media_type: str) -> None:
+        self._file, handle = file, file.fileno()
+        path, stat = f"/dev/fd/{handle}", os.fstat(handle)
+        super().__init__(path, media_type=media_type, headers=CONTENT, stat_result=stat)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or the range that is asked for, and close it."""
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 class Images:
@@ -49,9 +98,14 @@ class Images:
     """
 
     def __init__(
-        self, roots: Roots, collection: Callable[[], Collection], decoding: Decoding, options: ServeOptions
+        self,
+        roots: Roots,
+        collection: Callable[[], Collection],
+        decoding: Decoding,
+        options: ServeOptions,
+        web: Web,
     ) -> None:
-        self._roots, self._collection, self._options = roots, collection, options
+        self._roots, self._collection, self._options, self._web = roots, collection, options, web
         self._decoding = replace(decoding, truncated="accept")
         self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(THUMBNAILS, getsizeof=len)
         self._lock = Lock()
@@ -74,21 +128,34 @@ class Images:
         self._row(id, ["path"])
         self._collection().delete([id])
 
-    def file(self, id: str) -> File:
-        """Return the bytes of a stored image.
+    def file(self, id: str) -> Response:
+        """Return a stored image; the file in a root as a stream.
 
         :raises Refusal: If there is none, or it may not be shown, or is no image any more.
         """
-        content = self._content(self._row(id, ["path"])["path"])
+        address = self._row(id, ["path"])["path"]
+        if scheme(address):
+            content = self._content(address)
+            return Loaded(content, self._media_type(content))
+        with ExitStack() as opened:
+            try:
+                file = opened.enter_context(self._roots.open(address))
+            except ImageDecodeError as err:
+                raise _not_shown() from err
+            kind = self._media_type(file.read())
+            opened.pop_all()
+        return Opened(file, kind)
+
+    def _media_type(self, content: bytes) -> str:
         try:
             kind = identify(content, self._decoding.max_pixels).format or ""
         except Exception as err:  # whatever the header has: it is no image
             raise _not_shown() from err
         if kind == UNSIGNED or kind not in Pillow.MIME:
             raise _not_shown()
-        return File(content, Pillow.MIME[kind])
+        return Pillow.MIME[kind]
 
-    def thumbnail(self, id: str) -> bytes:
+    def thumbnail(self, id: str) -> Response:
         """Return a small image, WebP, its longer side 256 pixels at most.
 
         :raises Refusal: As :meth:`file` does.
@@ -98,7 +165,7 @@ class Images:
         with self._lock:
             if (known := self._kept.get(key)) is not None:
                 self.hits += 1
-                return known
+                return Loaded(known, "image/webp")
             self.misses += 1
         try:
             pixels = decode(self._content(row["path"]), id, self._decoding, lambda: LONGEST // MARGIN)
@@ -107,7 +174,7 @@ class Images:
         made = Thumbnail.of(shrunk(Pillow.fromarray(pixels), LONGEST)).content
         with self._lock:
             self._kept[key] = made
-        return made
+        return Loaded(made, "image/webp")
 
     def result(self, hits: Hits) -> Result:
         """Hits as clients see them."""
@@ -141,7 +208,7 @@ class Images:
     def _content(self, address: str) -> bytes:
         try:
             if is_http(address) and self._options.allow_urls:
-                return fetch(address, only_public=True)
+                return self._web.read(address, time.monotonic() + FETCH_SECONDS)
             return self._roots.read(address)
         except ImageDecodeError as err:
             raise _not_shown() from err

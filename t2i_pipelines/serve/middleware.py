@@ -25,7 +25,7 @@ DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 INSERT_BODY = 8 << 20
 """Bytes of an insert: 10,000 long URLs."""
 
-_VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
 _MARKS = (b",", b":", b"[", b"{")
@@ -33,7 +33,13 @@ _MARKS = (b",", b":", b"[", b"{")
 BODIES = 16
 """Bodies of ``max_body`` that are kept at a time, at most; there may be any number of smaller ones."""
 
-HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),  # beside what a route says
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 
 
 class Guard:
@@ -53,17 +59,22 @@ class Guard:
             return
         began, status = time.perf_counter(), 500
 
+        is_head = scope["method"] == "HEAD"
+        asked = {**scope, "method": "GET"} if is_head else scope  # every route that has GET has HEAD
+
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *HEADERS]
+            elif is_head:
+                message["body"] = b""
             await send(message)
 
         try:
-            await self._answer(scope, receive, watched)
+            await self._answer(asked, receive, watched)
         finally:
-            route = getattr(scope.get("route"), "path", "")
+            route = getattr(asked.get("route"), "path", "")
             self._metrics.requests.labels(route, _method(scope), str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
 
@@ -126,6 +137,8 @@ class Guard:
             raise Refusal(401, f"only this machine is let in; set {KEY_VARIABLE} to let others in by a key")
         if not _is_loopback(_host(headers.get("host", ""))):
             raise Refusal(421, "without a key, the service answers to 127.0.0.1 and localhost only")
+        if _is_of_other_page(scope["method"], headers):
+            raise Refusal(403, "without a key, pages of other sites get no answer", code="other_site")
 
     def _knows_key(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -165,7 +178,8 @@ class Guard:
                     self._check_memory()
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
-        _check_values(scope, body.parts)
+        if "json" in Headers(scope=scope).get("content-type", ""):
+            check_values(body.parts, VALUES[scope["path"]])
 
     def _check_memory(self) -> None:
         if self._held > BODIES * self._options.max_body:
@@ -192,9 +206,12 @@ def _is_open(scope: Scope) -> bool:
     return scope["path"] in OPEN or scope["path"].startswith(DOCS)
 
 
-def _check_values(scope: Scope, parts: Sequence[bytes]) -> None:
-    kind, most = Headers(scope=scope).get("content-type", ""), _VALUES[scope["path"]]
-    if "json" in kind and (count := sum(part.count(mark) for part in parts for mark in _MARKS)) > most:
+def check_values(parts: Sequence[bytes], most: int) -> None:
+    """Pass JSON that holds few values enough.
+
+    :raises Refusal: If there are more.
+    """
+    if (count := sum(part.count(mark) for part in parts for mark in _MARKS)) > most:
         raise Refusal(
             422,
             f"the JSON has {count:,} commas, colons and brackets; at most {most:,} are read",
@@ -212,6 +229,20 @@ def _replayed(body: bytes) -> Receive:
         return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replay
+
+
+def _is_of_other_page(method: str, headers: Headers) -> bool:
+    """Return whether a browser sends this for a page that did not come from here.
+
+    Somebody who follows a link to a page here is let in.
+    """
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
+        return True
+    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return False
+    follows = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return not (follows and method in ("GET", "HEAD"))
 
 
 def _host(header: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -268,18 +271,53 @@ HIDDEN = frozenset({"path", "vector", "digest"})
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 
 
+FETCHES = 8
+"""Images that requests fetch at a time. Others are answered meanwhile: they have threads of their own."""
+
+FETCH_SECONDS = 10.0
+"""Seconds that the images of a request may take to come."""
+
+
+class Web:
+    """Fetches what a request names, in one try. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(FETCHES)
+
+    def read(self, url: str, until: float) -> bytes:
+        """Return the bytes of an image on a public address.
+
+        :param until: when it must have come, by ``time.monotonic()``.
+        :raises ImageDecodeError: If it does not come.
+        :raises Refusal: If as many as may be fetched are on their way.
+        """
+        if not self._free.acquire(blocking=False):
+            raise Refusal(
+                429,
+                f"{FETCHES} images are being fetched, of at most {FETCHES}; try again in 1 s",
+                retry_after=1,
+            )
+        try:
+            return fetch(url, only_public=True, within=max(0.001, until - time.monotonic()))
+        finally:
+            self._free.release()
+
+
 class Reader:
     """Reads requests. Thread-safe; its methods decode and fetch, so they belong into threads.
 
-    :param decode: the decoder of inserts.
+    :param decode: the decoder of inserts; one image a core is decoded at a time.
+    :param web: fetches.
     """
 
-    def __init__(self, options: ServeOptions, roots: Roots, decode: ImageDecode) -> None:
-        self._options, self._roots, self._decode = options, roots, decode
+    def __init__(self, options: ServeOptions, roots: Roots, decode: ImageDecode, web: Web) -> None:
+        self._options, self._roots, self._decode, self._web = options, roots, decode, web
+        self._decoders = threading.Semaphore(os.cpu_count() or 1)
 
-    def query(self, asked: Asked) -> str | Query:
+    def query(self, asked: Asked, until: float) -> str | Query:
         """Return a query, its images decoded.
 
+        :param until: when those on the web must have come, by ``time.monotonic()``.
         :raises QueryError: If it is none, or names an image that it may not.
         :raises ImageDecodeError: If the image that came with it cannot be read.
         :raises Refusal: If it is too long.
@@ -293,14 +331,14 @@ class Reader:
             parts.append(Q(asked.text))
         if asked.expression is not None:
             left = iter(range(IMAGES))
-            parts.append(parse(asked.expression, lambda text: self._named(text, left)))
+            parts.append(parse(asked.expression, lambda text: self._named(text, left, until)))
         if asked.like is not None:
             parts.append(Like(asked.like))
         if asked.image is not None:
             parts.append(self._img(asked.image))
         return reduce(add, parts)
 
-    def _named(self, text: str, left: Iterator[int]) -> Img | None:
+    def _named(self, text: str, left: Iterator[int], until: float) -> Img | None:
         """Return the image that an expression names.
 
         None where it is words. Files elsewhere are not looked at.
@@ -311,7 +349,7 @@ class Reader:
             raise QueryError(f"an expression may name {IMAGES} images at most")
         if is_http(text):
             self._check_urls()
-            content = fetch(text, only_public=True)
+            content = self._web.read(text, until)
         elif text.startswith("./"):
             content = self._roots.read(self._roots.locate(text))
         else:
@@ -322,7 +360,8 @@ class Reader:
         return self._img(content)
 
     def _img(self, content: bytes) -> Img:
-        return Img(self._decode.many([content])[0])
+        with self._decoders:
+            return Img(self._decode.many([content])[0])
 
     def _check_urls(self) -> None:
         if not self._options.allow_urls:

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from t2i_pipelines.errors import ImageDecodeError, QueryError
@@ -64,22 +65,37 @@ class Roots:
 
         :raises ImageDecodeError: If it is elsewhere, no file, too large, or cannot be read.
         """
+        self._check_admitted(address)
+        if scheme(address) == "tar":
+            return read_member(address)
+        with self.open(address) as file:
+            content = file.read()
+        if not content:
+            raise ImageDecodeError(f"cannot read image {address}: the file is empty")
+        return content
+
+    def open(self, address: str) -> BinaryIO:
+        """Open a file in a root, as :meth:`read` does.
+
+        :raises ImageDecodeError: As :meth:`read` does; of a tar's member, too.
+        """
+        self._check_admitted(address)
+        try:
+            handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                self._check_opened(handle, address)
+                return os.fdopen(handle, "rb")
+            except BaseException:
+                os.close(handle)
+                raise
+        except OSError as err:
+            raise ImageDecodeError(f"cannot read image {address}: {err.strerror}") from err
+
+    def _check_admitted(self, address: str) -> None:
         if not self.admits(address):
             raise ImageDecodeError(
                 f"cannot read image {address}: it is in none of the folders that are served"
             )
-        if scheme(address) == "tar":
-            return read_member(address)
-        try:
-            handle = os.open(address, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(handle, "rb") as file:
-                self._check_opened(file.fileno(), address)
-                content = file.read()
-        except OSError as err:
-            raise ImageDecodeError(f"cannot read image {address}: {err.strerror}") from err
-        if not content:
-            raise ImageDecodeError(f"cannot read image {address}: the file is empty")
-        return content
 
     def _check_opened(self, handle: int, address: str) -> None:
         opened, real = os.fstat(handle), os.path.realpath(address)
@@ -136,6 +152,9 @@ def _url_shown(url: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that are not closed: what would be the host, is not known
+        return f"{scheme(url)}://..."
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"

@@ -23,6 +23,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
 from t2i_pipelines.serve.jobs import Job
+from t2i_pipelines.serve.middleware import VALUES, check_values
 from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, refusal_of, schema_of
 from t2i_pipelines.serve.requests import (
     Health,
@@ -99,6 +100,8 @@ async def _form(request: Request) -> dict[str, Any]:
             return {name: await _value(form, name) for name in form}
     except MultiPartException as err:
         raise Refusal(400, f"the form cannot be read: {err.message}") from err
+    except (LookupError, UnicodeError) as err:  # of a charset that is none, or not for this
+        raise Refusal(400, f"the form's charset does not fit: {err!s:.200}") from err
 
 
 async def _value(form: FormData, name: str) -> Any:
@@ -108,6 +111,7 @@ async def _value(form: FormData, name: str) -> Any:
             raise Refusal(422, f"{name!r:.80} is a file; only image may be one")
         return b64encode(await value.read())
     if name in STRUCTURED:
+        check_values([value.encode()], VALUES["/v1/search"])
         try:
             return from_json(value)
         except ValueError as err:
@@ -180,13 +184,9 @@ def report(job: Job, service: Service) -> JobReport:
     )
 
 
-CONTENT = {
-    "Cache-Control": "private, max-age=3600",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-}
-"""Headers for files of unknown origin, whatever type they claim to be."""
-
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+KNOWN: dict[int | str, dict[str, Any]] = {304: {"description": "It is what `If-None-Match` names."}}
 
 
 def images_routes(service: Service) -> APIRouter:
@@ -197,24 +197,22 @@ def images_routes(service: Service) -> APIRouter:
         "/v1/images/{id:path}/thumbnail",
         summary="A small image",
         response_class=Response,
-        responses={200: {"content": {"image/webp": BINARY}}},
+        responses={200: {"content": {"image/webp": BINARY}}, **KNOWN},
     )
     async def thumbnail(id: str) -> Response:
         """WebP, its longer side 256 pixels at most, its size 24 kB."""
         with service.metrics.stage("thumbnail"):
-            content = await service.run(service.images.thumbnail, id)
-        return Response(content, media_type="image/webp", headers=CONTENT)
+            return await service.run(service.images.thumbnail, id)
 
     @routes.get(
         "/v1/images/{id:path}/file",
         summary="The image",
         response_class=Response,
-        responses={200: {"content": {"image/*": BINARY}}},
+        responses={200: {"content": {"image/*": BINARY}}, 206: {"content": {"image/*": BINARY}}, **KNOWN},
     )
     async def file(id: str) -> Response:
-        """Return the file's own bytes."""
-        found = await service.run(service.images.file, id)
-        return Response(found.content, media_type=found.media_type, headers=CONTENT)
+        """Return the file's own bytes, or the `Range` of them that is asked for."""
+        return await service.run(service.images.file, id)
 
     @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
     async def image(id: str) -> StoredImage:

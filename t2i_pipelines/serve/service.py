@@ -23,7 +23,7 @@ from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.options import ServeOptions
-from t2i_pipelines.serve.requests import Reader, SearchRequest
+from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, SearchRequest, Web
 from t2i_pipelines.serve.roots import Roots
 
 _T = TypeVar("_T")
@@ -56,12 +56,13 @@ class Service:
         self.options = options
         self.roots = Roots(options.named_roots)
         self.metrics = Metrics()
-        self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding))
+        web = Web()
+        self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
         self._searcher = Searcher(**settings)
-        self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options)
+        self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options, web)
         self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
         self._loaded = load(*target.lookup)
-        self._decoders = CapacityLimiter(os.cpu_count() or 1)
+        self._readers = CapacityLimiter(FETCHES + (os.cpu_count() or 1))
         self._threads = CapacityLimiter(THREADS)
         self.batches = Batches(
             self._search,
@@ -142,13 +143,15 @@ class Service:
         """
         options = self.reader.search_options(request)
         self.batches.check_room(len(request.asked))
-        queries = []
+        queries, until = [], time.monotonic() + FETCH_SECONDS
         for asked in request.asked:
             if asked.expression is None and asked.image is None:
-                queries.append(self.reader.query(asked))
+                queries.append(self.reader.query(asked, until))
                 continue
             with self.metrics.stage("decode"):
-                queries.append(await to_thread.run_sync(self.reader.query, asked, limiter=self._decoders))
+                queries.append(
+                    await to_thread.run_sync(self.reader.query, asked, until, limiter=self._readers)
+                )
         return await self.batches.find(queries, options)
 
     async def run(self, work: Callable[..., _T], *arguments: Any) -> _T:

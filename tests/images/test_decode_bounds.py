@@ -148,6 +148,22 @@ def test_the_colour_of_16_bits_that_a_png_makes_transparent_shows_the_background
     ]
 
 
+@pytest.mark.parametrize("size", [(1, 1_000_001), (1_000_001, 1)])
+def test_an_image_thinner_than_any_is_refused_undecoded(size):
+    """One of 1 x 50 million pixels may have 74 bytes, and takes 2 GB."""
+    content = png(*size, 8, 2, b"")
+    said = f"thin: {size[0]} x {size[1]} pixels: a side may have 1,000,000 at most; cut the image into pieces"
+    for truncated in ("refuse", "accept"):
+        with pytest.raises(ImageDecodeError, match=said):
+            decode(content, "thin", Decoding(truncated=truncated))
+
+
+def test_an_image_of_the_longest_side_is_decoded():
+    content = io.BytesIO()
+    Image.new("RGB", (1_000_000, 1)).save(content, "PNG")
+    assert decode(content.getvalue()).shape == (1, 1_000_000, 3)
+
+
 def test_a_progressive_jpeg_is_refused_before_it_takes_more_memory_than_max_pixels_allows():
     image = encoded(Image.new("RGB", (100, 80)), "JPEG", progressive=True, subsampling=0)
     with pytest.raises(

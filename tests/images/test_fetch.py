@@ -10,6 +10,7 @@ from web import one_after_another, send, serving
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import address, read
 from t2i_pipelines.images import fetch as door
+from t2i_pipelines.images.fetch import fetch
 
 
 @pytest.fixture
@@ -144,6 +145,36 @@ def test_a_server_that_drips_does_not_hold_a_thread_for_ever(web, monkeypatch):
     with pytest.raises(ImageDecodeError, match=r"/a\.png: not complete within 0\.2 seconds$"):
         read(f"{web.url}/a.png")
     done.set()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_who_waits_gets_one_try(web, status):
+    web.pages["/a.png"] = lambda request: send(request, status, Retry_After="60")
+    with pytest.raises(ImageDecodeError, match=rf"/a\.png: status {status} "):
+        fetch(f"{web.url}/a.png", within=30.0)
+    assert web.asked["/a.png"] == 1
+
+
+def test_the_time_of_who_waits_is_for_redirects_and_the_hosts_turn_too(web, monkeypatch):
+    done = threading.Event()
+
+    def redirect(request):
+        done.wait(0.2)
+        send(request, 302, Location="/b.png")
+
+    web.pages["/a.png"], web.pages["/b.png"] = redirect, lambda request: done.wait(20)
+    with pytest.raises(ImageDecodeError, match=r"/a\.png: no answer within 0\.5 seconds$"):
+        fetch(f"{web.url}/a.png", within=0.5)
+    monkeypatch.setattr("t2i_pipelines.images.fetch.HOST_LIMIT", 1)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch, f"{web.url}/b.png", within=20.0)
+        while web.asked["/b.png"] < 2:
+            done.wait(0.01)
+        with pytest.raises(ImageDecodeError, match="1 requests to its host wait for an answer already"):
+            fetch(f"{web.url}/c.png", within=0.1)
+        done.set()
+        assert isinstance(first.exception(60), ImageDecodeError)
+    assert web.asked["/c.png"] == 0
 
 
 def test_a_picture_that_is_announced_as_too_large_is_not_loaded(web, monkeypatch):

@@ -6,6 +6,7 @@ import re
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -70,6 +71,98 @@ def test_a_picture_its_file_and_its_thumbnail(http, pictures):
     small = http.get(stored["links"]["thumbnail"])
     with Image.open(io.BytesIO(small.content)) as picture:
         assert (picture.format, max(picture.size)) == ("WEBP", 256)
+
+
+def test_an_image_that_a_client_has_is_304_until_it_changes(http, pictures):
+    insert(http, source="pictures")
+    for part in ("file", "thumbnail"):
+        url = f"/v1/images/{id_of(http, 'red')}/{part}"
+        first = http.get(url)
+        assert first.headers["cache-control"] == "private, no-cache"
+        known = {"If-None-Match": first.headers["etag"]}
+        again = http.get(url, headers=known)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+        assert http.head(url, headers=known).status_code == 304
+        assert http.get(url, headers={"If-None-Match": '"another"'}).content == first.content
+        paint(pictures / "red.png", "red", (30 if part == "file" else 40, 30))
+        insert(http, source="pictures", refresh=True)
+        changed = http.get(url, headers=known)
+        assert changed.status_code == 200
+        assert changed.headers["etag"] != first.headers["etag"]
+
+
+def test_a_part_of_a_file_can_be_asked_for(http, pictures):
+    insert(http, source="pictures")
+    url, whole = f"/v1/images/{id_of(http, 'red')}/file", (pictures / "red.png").read_bytes()
+    part = http.get(url, headers={"Range": "bytes=2-9"})
+    assert (part.status_code, part.content) == (206, whole[2:10])
+    assert part.headers["content-range"] == f"bytes 2-9/{len(whole)}"
+    assert http.get(url, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
+    assert http.get(url, headers={"Range": "bytes=2-9", "If-Range": '"another"'}).content == whole
+
+
+def test_what_was_checked_is_what_is_sent(http, pictures, tmp_path, monkeypatch):
+    """A file's name may lead elsewhere by the time its bytes are sent."""
+    insert(http, source="pictures")
+    id, whole = id_of(http, "red"), (pictures / "red.png").read_bytes()
+    find = http.app.state.service.images.file
+    (tmp_path / "secret").write_bytes(b"s" * len(whole))
+
+    def then_changed(id):
+        found = find(id)
+        (pictures / "red.png").unlink()
+        (pictures / "red.png").symlink_to(tmp_path / "secret")
+        return found
+
+    monkeypatch.setattr(http.app.state.service.images, "file", then_changed)
+    assert http.get(f"/v1/images/{id}/file").content == whole
+    monkeypatch.undo()
+    assert problem(http.get(f"/v1/images/{id}/file"), 404, "image_not_shown")
+
+
+def test_no_answer_leaves_a_file_open(http, pictures):
+    insert(http, source="pictures")
+    url = f"/v1/images/{id_of(http, 'red')}/file"
+    tag = http.get(url).headers["etag"]
+    before = len(list(Path("/dev/fd").iterdir()))
+    for headers in ({}, {"If-None-Match": tag}, {"Range": "bytes=0-3"}, {"Range": "bytes=9999999-"}):
+        for _ in range(5):
+            http.get(url, headers=headers)
+            http.head(url, headers=headers)
+    assert len(list(Path("/dev/fd").iterdir())) <= before
+
+
+def test_an_image_in_a_tar_has_a_tag_too(http, pictures):
+    with tarfile.open(pictures / "some.tar", "w") as tar:
+        tar.add(pictures / "green.png", "green.png")
+    insert(http, source="pictures/some.tar")
+    url = f"/v1/images/{id_of(http, 'green')}/file"
+    first = http.get(url)
+    assert first.content == (pictures / "green.png").read_bytes()
+    assert http.get(url, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+
+
+def test_head_gives_what_get_gives_without_a_body(http, pictures):
+    insert(http, source="pictures")
+    image = f"/v1/images/{id_of(http, 'red')}"
+    job = http.post("/v1/insert", json={"source": "pictures"}).headers["location"]
+    for path in (
+        "/healthz",
+        "/readyz",
+        "/docs",
+        "/openapi.json",
+        image,
+        f"{image}/file",
+        f"{image}/thumbnail",
+        job,
+    ):
+        head, get = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (200, b""), path
+        assert path == job or head.headers["content-length"] == str(len(get.content))
+    assert http.head("/metrics").headers["content-type"] == http.get("/metrics").headers["content-type"]
+    assert (http.head("/v1/images/none").status_code, http.head("/v1/search").status_code) == (404, 405)
+    assert measured(http)['t2i_requests_total{method="HEAD",route="/healthz",status="200"}'] == 1
 
 
 def test_what_is_deleted_is_found_no_more_and_its_file_stays(http, pictures):

@@ -95,7 +95,7 @@ def test_no_query_opens_or_decodes_a_file_outside_the_roots(trapped, place, monk
     place = place.format(outside=secret)
     for line in (place, f"./{place}", f'./"{place}"', "magenta.png", "red + magenta.png"):
         with suppress(QueryError, Refusal):
-            query = reader.query(Asked(expression=line))
+            query = reader.query(Asked(expression=line), until=0.0)
             assert {type(operand) for _, operand in query.terms} == {Q}
 
 
@@ -183,6 +183,13 @@ def test_a_link_that_changes_back_leads_nowhere_either(pictures, secret, monkeyp
         roots.read(str(link))
 
 
+def test_what_is_outside_is_not_opened(pictures, secret, monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened"))
+    for way in (Roots({"pictures": pictures}).open, Roots({"pictures": pictures}).read):
+        with pytest.raises(ImageDecodeError, match="in none of the folders that are served"):
+            way(str(secret))
+
+
 def test_pipes_folders_and_giants_are_no_files(pictures):
     roots = Roots({"pictures": pictures})
     os.mkfifo(pictures / "pipe.png")
@@ -214,6 +221,7 @@ def test_a_folder_whose_name_begins_like_a_roots_is_not_in_it(tmp_path, pictures
         ("tar://a.png::/srv/x.tar", "tar://a.png::<path>"),
         ("https://user:pass@host.example/a.png?sig=secret is", "https://host.example/a.png is"),
         ("postgres://user:pass@db/x", "postgres://..."),
+        ("http://user:pass@[x/a.png?sig=secret is", "http://... is"),
         ("year > 2015 and/or 3/4", "year > 2015 and/or 3/4"),
     ],
 )

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from conftest import memory_uri, paint_colours
-from serving import names, problem, search, serving
+from serving import insert, names, problem, search, serving
 
 from t2i_pipelines import Searcher, build_insert_pipeline
 from t2i_pipelines.errors import StoreUnavailableError
@@ -150,6 +150,7 @@ def test_a_new_service_finds_nothing(tmp_path):
             "query_too_long",
             "where is",
         ),
+        ({"text": "x", "output_fields": [""]}, "invalid_request", "at least 1 character"),
         ({"text": "x", "output_fields": ["a"] * 65}, "invalid_request", "at most 64 items"),
         ({"queries": [{"text": "x"}] * 33}, "too_many_queries", "33 queries; a request may have 32"),
         ({"image": base64.b64encode(b"nothing").decode()}, "unreadable_image", "not an image"),
@@ -172,12 +173,40 @@ def test_what_is_no_json_is_a_problem(http, body):
 
 
 @pytest.mark.parametrize(
-    "where", ["{", "[" * 100_000, '{"year": NaN}', "[]", '{"a": {"op": "eval", "value": 1}}']
+    "where",
+    [
+        "{",
+        "[" * 100_000,
+        "[" * 9_000,
+        '["\\ud800"]',
+        '{"year": NaN}',
+        "[]",
+        '{"a": {"op": "eval", "value": 1}}',
+    ],
 )
 def test_what_is_no_json_in_a_form_is_a_problem(http, pictures, where):
     red = (pictures / "red.png").read_bytes()
     answer = http.post("/v1/search", files={"image": red}, data={"where": where})
     assert problem(answer, 422, answer.json()["code"])
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode"])
+def test_a_form_in_a_charset_that_does_not_fit_is_a_problem(http, charset):
+    form = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\ndog \xff\r\n--x--\r\n'
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    told = problem(http.post("/v1/search", content=form, headers=kind), 400, "bad_request")
+    assert told.startswith("the form's charset does not fit: ")
+
+
+@pytest.mark.parametrize("filter", ["size > 1" + "0" * 20, "(" * 490 + "id != ''" + ")" * 490])
+def test_a_filter_that_milvus_lite_cannot_take_is_a_problem(tmp_path, pictures, filter):
+    with serving(tmp_path, roots=[pictures], settings={"uri": str(tmp_path / "milvus.db")}) as client:
+        insert(client, source="pictures/red.png")
+        told = problem(
+            client.post("/v1/search", json={"text": "red", "filter": filter}), 422, "invalid_option"
+        )
+        assert told.startswith("filter ")
+        assert "was refused" in told
 
 
 def test_another_type_of_request_is_a_problem(http):

@@ -170,6 +170,49 @@ def test_this_machine_is_let_in_by_each_of_its_names(tmp_path, url):
         assert http.get("/metrics").status_code == 200
 
 
+OTHERS = [
+    {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:9000"},
+    {"Origin": "http://127.0.0.1:8000.evil.example"}, {"Origin": ""}, {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+]  # fmt: skip
+OURS = [
+    {}, {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
+]  # fmt: skip
+LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+@pytest.mark.parametrize("headers", OTHERS, ids=str)
+def test_pages_of_other_sites_get_no_answer(http, headers):
+    for method, path in (("POST", "/v1/search"), ("POST", "/v1/insert"), ("GET", "/v1/images/x/thumbnail"),
+                         ("DELETE", "/v1/images/x"), ("GET", "/docs"), ("GET", "/healthz")):  # fmt: skip
+        assert "other sites" in problem(http.request(method, path, headers=headers), 403, "other_site")
+
+
+@pytest.mark.parametrize("headers", OURS, ids=str)
+def test_pages_from_here_and_programs_are_answered(http, headers):
+    assert http.post("/v1/search", json={"text": "red"}, headers=headers).status_code == 200
+    assert http.get("/docs", headers=headers).status_code == 200
+
+
+def test_a_link_of_another_site_leads_here_and_a_form_does_not(http):
+    assert http.get("/docs", headers=LINK).status_code == 200
+    assert problem(http.post("/v1/search", headers=LINK), 403, "other_site")
+
+
+def test_who_has_the_key_may_come_from_anywhere(locked):
+    headers = {"X-API-Key": KEY, **OTHERS[0], "Sec-Fetch-Site": "cross-site"}
+    assert locked.post("/v1/search", json={"text": "red"}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/healthz", "/v1/images/x", "/nothing"])
+def test_no_answer_can_be_framed_or_used_by_other_sites(http, path):
+    headers = http.get(path).headers
+    assert headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_a_form_of_another_site_changes_nothing(http):
     """Browsers send these without asking first; JSON they ask about, and are not answered."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):

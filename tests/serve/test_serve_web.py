@@ -1,15 +1,19 @@
 """Images on the web: off unless allowed, and then of public places alone."""
 
+import os
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from serving import insert, problem, search, serving
+from serving import insert, names, problem, search, serving, wait_until
 from web import send
 from web import serving as web_server
 
 from t2i_pipelines.errors import ImageDecodeError
 from t2i_pipelines.images import fetch as fetching
 from t2i_pipelines.images.fetch import fetch
+from t2i_pipelines.serve.requests import FETCHES
 
 
 @pytest.fixture
@@ -166,3 +170,65 @@ def test_allowed_urls_are_of_public_places(tmp_path, pictures, public, one_is_pu
             )
     with serving(tmp_path, roots=[pictures]) as http:
         assert problem(http.get(hit["links"]["thumbnail"]), 404, "image_not_shown")
+
+
+def test_slow_web_servers_hold_up_no_others(tmp_path, pictures, public, one_is_public, web, monkeypatch):
+    monkeypatch.setattr("t2i_pipelines.images.fetch.HOST_LIMIT", 100)
+    public["slow.example"] = ["127.0.0.2"]
+    go = threading.Event()
+    web.pages["/a.png"] = lambda request: (
+        go.wait(60),
+        send(request, 200, (pictures / "red.png").read_bytes()),
+    )
+    slow = {"expression": at(web, "slow.example")}
+    with serving(tmp_path, roots=[pictures], allow_urls=True) as http, ThreadPoolExecutor(20) as pool:
+        insert(http, source="pictures")
+        waiting = [pool.submit(http.post, "/v1/search", json=slow) for _ in range(FETCHES)]
+        wait_until(lambda: web.asked["/a.png"] == FETCHES, "the fetches", 60)
+        answer = http.post("/v1/search", json=slow)
+        assert "8 images are being fetched, of at most 8" in problem(answer, 429, "too_busy")
+        assert answer.headers["retry-after"] == "1"
+        for line in ("./pictures/red.png", "./pictures/blue.png"):
+            found = [pool.submit(search, http, expression=line, limit=1) for _ in range(os.cpu_count() + 1)]
+            assert {name for one in found for name in names(one.result(60))} == {line[11:-4]}
+        go.set()
+        assert {one.result(60).status_code for one in waiting} == {200}
+        assert http.post("/v1/search", json=slow).status_code == 200
+
+
+def test_the_images_of_a_request_have_one_time_to_come(tmp_path, public, one_is_public, web, monkeypatch):
+    public["slow.example"] = ["127.0.0.2"]
+    monkeypatch.setattr("t2i_pipelines.serve.service.FETCH_SECONDS", 0.3)
+    done = threading.Event()
+    web.pages["/a.png"] = lambda request: done.wait(20)
+    with serving(tmp_path, allow_urls=True) as http:
+        line = " + ".join([at(web, "slow.example")] * 2)
+        answer = http.post("/v1/search", json={"queries": [{"expression": line}] * 2})
+        assert "seconds" in problem(answer, 422, "unreadable_image")
+        done.set()
+    assert web.asked["/a.png"] == 1
+
+
+def test_a_stored_url_that_is_slow_is_given_up(tmp_path, pictures, public, one_is_public, web, monkeypatch):
+    public["slow.example"] = ["127.0.0.2"]
+    web.pages["/a.png"] = (pictures / "red.png").read_bytes()
+    monkeypatch.setattr("t2i_pipelines.serve.images.FETCH_SECONDS", 0.2)
+    done = threading.Event()
+    with serving(tmp_path, allow_urls=True) as http:
+        insert(http, urls=[at(web, "slow.example")])
+        web.pages["/a.png"] = lambda request: done.wait(20)
+        (hit,) = search(http, text="red")
+        assert problem(http.get(hit["links"]["file"]), 404, "image_not_shown")
+        done.set()
+
+
+def test_a_url_that_is_none_fails_alone(tmp_path, pictures):
+    (pictures / "rows.csv").write_text("path\nred.png\nhttp://u:secret@[bad/a.jpg\nblue.png\n")
+    with serving(tmp_path, roots=[pictures], allow_urls=True) as http:
+        report = insert(http, source="pictures/rows.csv")
+        assert (report["status"], report["counts"]) == ("done", {"inserted": 2, "failed": 1})
+        assert report["failed"][0]["path"] == "http://..."
+        assert "secret" not in str(report)
+        assert insert(http, urls=["http://[", "http://[::1"])["counts"] == {"failed": 2}
+        told = problem(http.post("/v1/search", json={"expression": "http://["}), 422, "unreadable_image")
+        assert "not a valid URL" in told

@@ -38,6 +38,8 @@ def test_the_page_gets_what_it_needs_under_a_policy(path):
     assert headers[b"x-own"] == b"1"
     assert headers[b"content-security-policy"].startswith(b"default-src 'none'; ")
     assert b"http" not in headers[b"content-security-policy"]
+    ancestors = headers[b"content-security-policy"].partition(b"frame-ancestors ")[2]
+    assert ancestors == b"'self' localhost:* 127.0.0.1:* vscode-webview:"
     assert headers[b"x-content-type-options"] == b"nosniff"
 
 
