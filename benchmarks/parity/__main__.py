@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.parity.families import FAMILIES, NAMED
 from benchmarks.parity.samples import Size, least_cosines, sample_images, sample_texts
+from benchmarks.peers.memory import peak_rss
 from benchmarks.peers.torchvision_beside_cpu_torch import bring_in
 
 HEAD = ("Family", "Compared with", "Least cosine, images", "Least cosine, texts", "Peak memory, GB")
@@ -27,8 +27,7 @@ def compare(name: str, size: Size) -> dict[str, object]:
     bring_in()
     with tempfile.TemporaryDirectory() as folder:
         found = least_cosines({**FAMILIES, **NAMED}[name], Path(folder), size)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {**found._asdict(), "peak": peak}
+    return {**found._asdict(), "peak": peak_rss() / 1e9}
 
 
 def in_a_process(name: str, size: Size) -> dict[str, object]:
