@@ -239,7 +239,8 @@ LONG = {
 
 
 @pytest.mark.parametrize("sent", LONG.values(), ids=LONG)
-def test_a_connection_that_sends_without_end_is_closed(tmp_path, sent):
+def test_a_connection_that_sends_without_end_is_closed(tmp_path, monkeypatch, sent):
+    monkeypatch.setattr(app, "HEAD_SECONDS", 600)
     with running(tmp_path) as (port, server), connect(port) as connection:
         with suppress(ConnectionError):
             connection.sendall(sent)
@@ -277,7 +278,8 @@ def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
         wait_until(lambda: not server.server_state.connections, "its end", 60)
 
 
-def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path):
+def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "WRITE_SECONDS", 600)
     with running(tmp_path, drain=0.5) as (port, server), socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
