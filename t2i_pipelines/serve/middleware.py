@@ -81,7 +81,7 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             self._check_caller(scope)
-            if _is_open(scope):  # to anybody: so it takes no place, and its body is not read
+            if _is_open(scope):  # without a key: so it takes no place, and its body is not read
                 await self._app(scope, _replayed(b""), send)
                 return
             self._check_crowd()
@@ -234,7 +234,7 @@ def _replayed(body: bytes) -> Receive:
 def _is_of_other_page(method: str, headers: Headers) -> bool:
     """Return whether a browser sends this for a page that did not come from here.
 
-    Somebody who follows a link to a page here is let in.
+    A browser that follows a link to a page here is let in.
     """
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != headers.get("host"):

@@ -265,6 +265,9 @@ IMAGES = 8
 CONDITIONS = 1 << 16
 """Characters of JSON that ``where`` may have: some thousand ids to choose from."""
 
+DIVERSE = 200
+"""Hits of a query that are chosen with ``diversity``, whose time grows with their square."""
+
 HIDDEN = frozenset({"path", "vector", "digest"})
 """Columns that clients neither see nor ask about: where this machine keeps its files, and what is large."""
 
@@ -408,6 +411,7 @@ class Reader:
             SearchArgs, {**wanted, "where": where, "output_fields": tuple(wanted["output_fields"])}
         )
         SearchOptions.of(**options)
+        _check_depth(len(request.asked), wanted, allowed)
         return options
 
     def check_insert(self, request: InsertRequest) -> None:
@@ -450,6 +454,26 @@ class Reader:
                 ImageDecodeError(f"cannot read image {address}: it is {where}, which is not allowed here")
             )
         return record
+
+
+def _check_depth(queries: int, wanted: Mapping[str, Any], allowed: ServeOptions) -> None:
+    """Pass a request for few enough hits, skipped ones included: others wait meanwhile."""
+    hits, most = wanted["offset"] + wanted["limit"], allowed.max_queries * allowed.max_page
+    if queries * hits > most:
+        raise Refusal(
+            422,
+            f"{queries * hits:,} hits to look for; at most {most:,} are, of all queries, those that offset "
+            "skips included",
+            code="page_too_deep",
+        )
+    most = int(DIVERSE / queries**0.5)
+    if wanted["diversity"] and hits > most:
+        raise Refusal(
+            422,
+            f"{hits:,} hits that differ; at most {most} are chosen with diversity, those that offset skips "
+            "included",
+            code="page_too_deep",
+        )
 
 
 def _check_hidden(wanted: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ POLICY = (
     "script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self'; manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'self'; "
-    # notebooks show the page in a frame; those of other sites could have somebody click on Insert
+    # notebooks show the page in a frame; frames of other sites could mislead clicks to Insert
     "frame-ancestors 'self' localhost:* 127.0.0.1:* vscode-webview:"
 )
 """The browser asks no other host for anything, whatever the page holds."""

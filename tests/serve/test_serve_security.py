@@ -96,8 +96,8 @@ class Half:
     :ivar read: how often the service asked for more of it.
     """
 
-    def __init__(self, http, method, path, *, part=b"x", client=("203.0.113.9", 4711)):
-        self.read, self.answer, self._part = 0, [], part
+    def __init__(self, http, method, path, *, part=b"x", client=("203.0.113.9", 4711), reads=True):
+        self.read, self.answer, self._part, self._reads = 0, [], part, reads
         scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(),
                  "query_string": b"",
                  "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
@@ -113,6 +113,8 @@ class Half:
 
     async def _send(self, message):
         self.answer.append(message)
+        if not self._reads:
+            await asyncio.sleep(60)
 
     @property
     def status(self):
@@ -127,6 +129,16 @@ def test_nothing_is_read_of_whom_has_no_key(locked, method, path):
     is_open = path in ("/docs", "/openapi.json", "/healthz")
     assert request.status == (401 if not is_open else 200 if method == "GET" else 405)
     assert request.read == 0
+
+
+def test_who_has_no_key_and_does_not_read_takes_no_place(tmp_path):
+    with serving(tmp_path, max_requests=1, host="0.0.0.0", api_key=KEY, client=ELSEWHERE) as http:
+        others = [Half(http, "GET", path, reads=False) for path in ("/docs", "/openapi.json", "/readyz")]
+        wait_until(lambda: all(one.answer for one in others), "their answers", 60)
+        answer = http.post("/v1/search", json={"text": "red"}, headers={"X-API-Key": KEY})
+        assert answer.status_code == 200
+        for one in others:
+            one.done.cancel()
 
 
 def test_keys_are_compared_in_constant_time(locked, monkeypatch):
@@ -251,6 +263,30 @@ def test_a_long_field_name_is_cut_and_holds_nobody_up(http):
         answer = http.post("/v1/search", json={"text": "red", **more})
         assert "at most 255 characters" in problem(answer, 422, "invalid_request")
         assert len(answer.content) < 1000
+
+
+DEEP = [
+    ({"text": "red", "limit": 100, "offset": 3101}, "3,201 hits to look for; at most 3,200"),
+    ({"queries": [{"text": "red"}] * 32, "limit": 100, "offset": 1}, "3,232 hits to look for"),
+    ({"text": "red", "limit": 100, "offset": 101, "diversity": 0.5}, "201 hits that differ; at most 200"),
+    ({"queries": [{"text": "red"}] * 32, "limit": 36, "diversity": 0.1}, "36 hits that differ; at most 35"),
+]
+NOT_DEEP = [
+    {"text": "red", "limit": 100, "offset": 3100},
+    {"queries": [{"text": "red"}] * 32, "limit": 100},
+    {"text": "red", "limit": 100, "offset": 100, "diversity": 0.5},
+    {"queries": [{"text": "red"}] * 32, "limit": 35, "diversity": 0.1},
+]
+
+
+@pytest.mark.parametrize(("body", "said"), DEEP, ids=lambda one: str(one)[:30])
+def test_a_request_that_looks_too_deep_is_422(http, body, said):
+    assert said in problem(http.post("/v1/search", json=body), 422, "page_too_deep")
+
+
+@pytest.mark.parametrize("body", NOT_DEEP, ids=lambda one: str(one)[:30])
+def test_a_request_that_looks_as_deep_as_may_be_is_answered(http, body):
+    assert http.post("/v1/search", json=body).status_code == 200
 
 
 def test_only_the_first_mistakes_are_listed(http):
