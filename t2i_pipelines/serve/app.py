@@ -135,6 +135,10 @@ def server_config(app: FastAPI, options: ServeOptions) -> uvicorn.Config:
 
 def _open_files() -> int:
     """Return how many files the process may have open."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows, which has no such limit
+        return sys.maxsize
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
 
