@@ -153,6 +153,10 @@ class Server(uvicorn.Server):
         """Finish what was accepted, and end."""
         self.service.begin_end()
         await super().shutdown(sockets)
+        for one in self.server_state.connections:  # whose clients still do not read
+            if isinstance(one, Connection):
+                one.transport.abort()
+        await asyncio.sleep(0)  # they are closed in the loop's next turn
 
 
 class Connection(HttpToolsProtocol):

@@ -170,7 +170,7 @@ def running(tmp_path, **options):
     made = app.make(chosen, {"uri": memory_uri(tmp_path), "model_name": "colour"})
     with app.listening(chosen) as listener:
         server = app.Server(app.server_config(made, chosen), made.state.service)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             wait_until(lambda: server.started, "the server", 60)
@@ -280,11 +280,12 @@ def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
 
 def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(app, "WRITE_SECONDS", 600)
-    with running(tmp_path, drain=0.5) as (port, server), socket.socket() as connection:
+    with socket.socket() as connection, running(tmp_path, drain=0.5) as (port, server):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
         connection.sendall(GET.replace(b"/healthz", b"/static-offline-docs/swagger-ui-bundle.js") * 8)
-        wait_until(lambda: server.server_state.connections, "the connection", 60)
+        open_ones = server.server_state.connections
+        wait_until(lambda: any(one.flow.write_paused for one in open_ones), "an answer that waits", 60)
 
 
 def test_queries_of_clients_that_have_gone_are_not_searched_for(tmp_path, monkeypatch):
