@@ -60,7 +60,7 @@ def pair(name: str, folder: Path, size: Size, *, rename: Callable[[Any], Any] = 
     tokenizer = open_clip.get_tokenizer(model_name)
     preprocessing["size"] = model.visual.image_size
     library = _library(model, tokenizer, preprocessing)
-    return library._replace(open=lambda: open_path(folder / "weights.pt", name, None, EXACT, name))
+    return library._replace(open=lambda: open_path(folder / "weights.pt", name, None, EXACT, pair=name))
 
 
 def _scale_layers(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -321,8 +322,10 @@ def ask(text):
 def test_the_files_that_may_be_open_limit_connections(monkeypatch):
     options, made = ServeOptions(max_connections=1000), app.FastAPI()
     for allowed, limit in (((128, 4096), 65), ((1 << 20, 1 << 20), 1001), ((-1, -1), 1001)):
-        monkeypatch.setattr(app.resource, "getrlimit", lambda _, allowed=allowed: allowed)
+        monkeypatch.setattr(resource, "getrlimit", lambda _, allowed=allowed: allowed)
         assert app.server_config(made, options).limit_concurrency == limit
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert app.server_config(made, options).limit_concurrency == 1001
 
 
 def test_the_end_waits_for_inserts_from_its_beginning_on(tmp_path, monkeypatch):
