@@ -24,7 +24,7 @@ def clip(folder: Path, size: Size) -> Library:
 
 
 def openai(folder: Path, size: Size) -> Library:
-    """CLIP as OpenAI's code stores it: a state dict, with a config beside it that tells the activation."""
+    """CLIP as OpenAI's code stores it: a state dict, with a config that states the activation."""
     import clip as library
 
     shape = VIT_B_32 if size == "true" else TINY
@@ -94,7 +94,7 @@ def _sentences(folder: Path, given: list[Any]) -> np.ndarray:
 
 
 def multilingual_clip(folder: Path, size: Size) -> Library:
-    """sentence-transformers' ``clip-ViT-B-32-multilingual-v1``: DistilBERT beside ViT-B/32."""
+    """sentence-transformers' ``clip-ViT-B-32-multilingual-v1``: DistilBERT and ViT-B/32."""
     import transformers
 
     true = size == "true"
@@ -128,7 +128,7 @@ def multilingual_clip(folder: Path, size: Size) -> Library:
 
 
 def mclip(folder: Path, size: Size) -> Library:
-    """M-CLIP, of XLM-RoBERTa base's shape for true, with 60,000 embeddings, beside ViT-B/32."""
+    """M-CLIP and ViT-B/32; the true size is XLM-RoBERTa base's, with 60,000 embeddings."""
     import transformers
 
     true = size == "true"

@@ -71,7 +71,7 @@ def line(dag: Any) -> str:
 
 
 def svg(dag: Any) -> str:
-    """Return a pipeline as an SVG drawing from top to bottom, branches beside each other.
+    """Return a pipeline as an SVG drawing from top to bottom, one branch after the other.
 
     It asks for nothing else, and reads on dark pages, too.
     """

@@ -6,7 +6,7 @@ TorchScript archive          OpenAI's ``.pt``. Its zip holds code and a pickle; 
                              run, and the pickle is read by an unpickler that knows tensors,
                              dictionaries and plain attributes, and refuses everything else
 other ``.pt, .pth, .bin``    ``torch.load(weights_only=True)``
-``*.index.json``             the files that it lists, beside it, each as above
+``*.index.json``             the files that it lists, in the same folder, each as above
 ===========================  ==============================================================
 """
 
@@ -82,7 +82,7 @@ def files_of(path: Path) -> list[Path]:
         raise CheckpointError(f"{path} is no index of weights: {type(err).__name__} {err}") from err
     for name in names:
         if Path(name).name != name or not path.with_name(name).is_file():
-            raise CheckpointError(f"{path} lists {name!r}, which is not beside it")
+            raise CheckpointError(f"{path} lists {name!r}, which is not in its folder")
     if not names:
         raise CheckpointError(f"{path} lists no files")
     return [path.with_name(name) for name in names]

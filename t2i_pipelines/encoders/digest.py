@@ -56,7 +56,9 @@ def digest_values(arrays: Iterable[NDArray[Any]], *, quick_gelu: bool) -> str:
         elif array.dtype.kind == "f" and sum(side > 1 for side in array.shape) == 2 and array.ndim < 4:
             counts += _histogram(array.ravel())
     if not counts.any() and not integers.any():
-        raise CheckpointError("a model without matrices cannot be told from another: it holds no weights")
+        raise CheckpointError(
+            "the model has no matrices, so its digest would be that of any other such model"
+        )
     digest = hashlib.blake2b(counts.tobytes() + integers.tobytes(), digest_size=16)
     digest.update(b"quick_gelu" if quick_gelu else b"")
     return digest.hexdigest()
@@ -87,7 +89,7 @@ def digest_module(module: Any, *, quick_gelu: bool = False) -> str:
 def digest_onnx(image_tower: Path, text_tower: Path) -> str:
     """Return the digest of two ONNX towers, which may keep weights in files of their own.
 
-    :raises CheckpointError: If a file is no ONNX model, or lacks the weights that it keeps beside it.
+    :raises CheckpointError: If a file is no ONNX model, or its external weights are missing.
     """
     import onnx
 

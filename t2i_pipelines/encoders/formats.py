@@ -4,7 +4,7 @@
   ``quick_gelu``, the model's name tells it; without a name it is GELU, open_clip's default, and a warning
   is logged. open_clip's own upload writes ``quick_gelu`` for OpenAI's weights (``push_to_hf_hub.py``), but
   folders of other makers may leave it out.
-* transformers: ``config.json`` beside ``model.safetensors``, ``pytorch_model.bin`` or the index of several
+* transformers: ``config.json`` with ``model.safetensors``, ``pytorch_model.bin`` or the index of several
   files. A CLIPModel is built as OpenAI's architecture, others by transformers itself.
 * sentence-transformers: ``modules.json`` names the folder of a CLIPModel, stored as transformers does.
 * open_clip, weights alone: the caller names the model, and open_clip has the config, as of MobileCLIP.
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2i_pipelines.encoders.checkpoints import INDEX, Weights, activation_of
 from t2i_pipelines.encoders.models import SUFFIXES, ModelInfo
-from t2i_pipelines.encoders.onnx_folder import cleaning, read_json
+from t2i_pipelines.encoders.onnx_folder import cleaning, pad_token_of, read_json
 from t2i_pipelines.encoders.openai_clip import Details, import_extra, is_openai_clip
 from t2i_pipelines.encoders.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from t2i_pipelines.encoders.tokenizer import CONTEXT_LENGTH, openai_tokenizer, read_tokenizer
@@ -67,7 +67,7 @@ class Checkpoint:
     :ivar config: open_clip's model config, as far as it is known.
     :ivar details: for OpenAI's architecture; None for what only open_clip can build.
     :ivar preprocessing: open_clip's preprocessing settings, without the size where the weights tell it.
-    :ivar is_transformers: what transformers wrote beside the weights tells the preprocessing.
+    :ivar is_transformers: whether ``preprocessor_config.json`` of the folder decides the preprocessing.
     """
 
     weights: Path
@@ -108,11 +108,7 @@ class Checkpoint:
         """
         path = self.weights.with_name("tokenizer.json")
         if path.is_file():
-            beside = path.with_name("tokenizer_config.json")
-            pad_token = read_json(beside).get("pad_token") if beside.is_file() else None
-            if isinstance(pad_token, dict):
-                pad_token = pad_token["content"]
-            return read_tokenizer(path, self.context_length, pad_token)
+            return read_tokenizer(path, self.context_length, pad_token_of(path.parent))
         if self.config["text_cfg"].get("vocab_size") == OPENAI_VOCABULARY:
             return openai_tokenizer(self.context_length)
         raise CheckpointError(
@@ -130,7 +126,7 @@ class Checkpoint:
         if told != (sizes["embed_dim"], sizes["image_resolution"]):
             raise CheckpointError(
                 f"{self.weights} has embed_dim {sizes['embed_dim']} and image_size "
-                f"{sizes['image_resolution']}, the config beside it says {told[0]} and {told[1]}"
+                f"{sizes['image_resolution']}, the config in its folder says {told[0]} and {told[1]}"
             )
         assert self.details is not None
         layers = sizes["vision_layers"]
@@ -307,7 +303,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _details(cfg: Mapping[str, Any], quick: bool) -> Details | None:
-    """Return what OpenAI's architecture needs beside the weights; None for what only open_clip can build."""
+    """Return the settings of OpenAI's architecture that weights do not hold; None for other architectures."""
     if not is_openai_clip(cfg):
         return None
     vision = cfg["vision_cfg"]

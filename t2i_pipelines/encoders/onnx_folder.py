@@ -55,7 +55,7 @@ PREPROCESSOR, TOKENIZER, TOKENIZER_CONFIG = (
     "tokenizer_config.json",
 )
 _NO_WEIGHTS = (".onnx", ".json", ".txt", ".md", ".model", ".armnn", ".rknn")
-"""Suffixes of files beside a tower that are no part of it."""
+"""Suffixes of files in a tower's folder that hold none of its weights."""
 ENDED = "text_ends_at_highest_id"
 _CLEAN = {"clip": "lower", "clip_text_model": "lower", "clip_vision_model": "lower"}
 """model_type of transformers -> how its texts are cleaned; others leave it to ``tokenizer.json``."""
@@ -91,7 +91,9 @@ class OnnxFolder:
         outside = []
         for tower in towers:
             there = sorted(path for path in tower.parent.iterdir() if path.is_file())
-            outside += [Path(name) for name in beside(tower.as_posix(), (path.as_posix() for path in there))]
+            outside += [
+                Path(name) for name in external_files(tower.as_posix(), (path.as_posix() for path in there))
+            ]
         return [*towers, *outside]
 
     def read_tokenizer(self) -> Tokenizer:
@@ -101,10 +103,10 @@ class OnnxFolder:
         """
         if self.context_length is None:
             return read_tokenizer(self.tokenizer)
-        return read_tokenizer(self.tokenizer, self.context_length, _pad_token(self.tokenizer.parent))
+        return read_tokenizer(self.tokenizer, self.context_length, pad_token_of(self.tokenizer.parent))
 
 
-def beside(tower: str, names: Iterable[str]) -> list[str]:
+def external_files(tower: str, names: Iterable[str]) -> list[str]:
     """Return the files that may hold weights of a tower: one or more, or, in Immich's layout, one a tensor.
 
     torch's exporter names those of Immich's large models by their tensors, such as ``onnx__MatMul_2953``.
@@ -216,18 +218,19 @@ def _dim(config: Mapping[str, Any], folder: Path) -> int:
 
 def _context_length(config: Mapping[str, Any], folder: Path) -> int:
     """Return how many tokens a text may have, which transformers' files give in one of three places."""
-    beside = folder / TOKENIZER_CONFIG
+    config_file = folder / TOKENIZER_CONFIG
     text = config.get("text_config") or config
-    stated = read_json(beside).get("model_max_length") if beside.is_file() else None
+    stated = read_json(config_file).get("model_max_length") if config_file.is_file() else None
     for found in (text.get("max_position_embeddings"), stated):
         if isinstance(found, int) and found < 1 << 16:  # transformers writes 10^30 for "no limit"
             return found
     return CONTEXT_LENGTH
 
 
-def _pad_token(folder: Path) -> str | None:
-    beside = folder / TOKENIZER_CONFIG
-    pad_token = read_json(beside).get("pad_token") if beside.is_file() else None
+def pad_token_of(folder: Path) -> str | None:
+    """Return the padding token that ``tokenizer_config.json`` names, if there is one."""
+    config_file = folder / TOKENIZER_CONFIG
+    pad_token = read_json(config_file).get("pad_token") if config_file.is_file() else None
     # an AddedToken, as transformers 4 writes it
     return pad_token.get("content") if isinstance(pad_token, dict) else pad_token
 

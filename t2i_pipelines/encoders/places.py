@@ -33,7 +33,7 @@ from t2i_pipelines.encoders.onnx_folder import (
     ONE_TOWER,
     TEXT_TOWERS,
     TOKENIZER_CONFIG,
-    beside,
+    external_files,
 )
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 from t2i_pipelines.types import AUTO, Compute
@@ -96,7 +96,7 @@ def forms_of(names: Iterable[str]) -> list[Form]:
     found: list[Form] = []
     if set(FILES) <= there:
         more = {f"textual/{TOKENIZER_CONFIG}"} & there
-        outside = _beside([name for name in FILES if name.endswith(".onnx")], there)
+        outside = _external_files([name for name in FILES if name.endswith(".onnx")], there)
         found.append(Form("onnx", (*FILES, *more, *outside)))
     else:
         towers = [_first(there, IMAGE_TOWERS), _first(there, TEXT_TOWERS)]
@@ -104,7 +104,7 @@ def forms_of(names: Iterable[str]) -> list[Form]:
             towers = [_first(there, (ONE_TOWER,))]
         if all(towers):
             heads = list(filter(None, towers))
-            found.append(Form("onnx", (*heads, *_beside(heads, there), *small)))
+            found.append(Form("onnx", (*heads, *_external_files(heads, there), *small)))
     if "open_clip_config.json" in there and (weights := _first(there, _OPENCLIP)):
         found.append(Form("torch", (weights, *small)))
     elif "modules.json" in there:
@@ -119,8 +119,8 @@ def _first(there: set[str], names: Iterable[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
 
-def _beside(towers: Iterable[str], there: set[str]) -> list[str]:
-    return sorted({name for tower in towers for name in beside(tower, there)})
+def _external_files(towers: Iterable[str], there: set[str]) -> list[str]:
+    return sorted({name for tower in towers for name in external_files(tower, there)})
 
 
 def _exported(name: str) -> bool:
@@ -140,7 +140,7 @@ def _weights(there: set[str]) -> tuple[str, ...]:
 
 
 def _lightest(names: Sequence[str]) -> list[str]:
-    """Leave out other frameworks' weights, and ``pytorch_model.bin`` beside ``model.safetensors``."""
+    """Leave out other frameworks' weights, and ``pytorch_model.bin`` where there is ``model.safetensors``."""
     safe = {name.removesuffix("model.safetensors") for name in names if name.endswith("model.safetensors")}
     doubled = {f"{folder}pytorch_model.bin" for folder in safe}
     return [name for name in names if name not in doubled and not name.endswith((".h5", ".msgpack", ".ot"))]

@@ -24,7 +24,7 @@ from typing import Any
 
 from t2i_pipelines._towhee.door import NNOperator, RuntimePipeline, build_triton_models, ops, pipe, register
 from t2i_pipelines.encoders.onnx import OnnxEncoder
-from t2i_pipelines.encoders.onnx_folder import beside
+from t2i_pipelines.encoders.onnx_folder import external_files
 from t2i_pipelines.errors import CheckpointError, MissingExtraError
 
 MAX_BATCH_SIZE = 64
@@ -65,7 +65,7 @@ class OnnxTower(NNOperator):  # type: ignore[misc]
         """Write the model to ``path``; True, as Towhee expects."""
         shutil.copyfile(self._path, path)
         there = (file.as_posix() for file in self._path.parent.iterdir() if file.is_file())
-        for weights in beside(self._path.as_posix(), there):
+        for weights in external_files(self._path.as_posix(), there):
             shutil.copyfile(weights, path.parent / Path(weights).name)
         return True
 

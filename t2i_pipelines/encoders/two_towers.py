@@ -2,7 +2,7 @@
 
 * sentence-transformers: ``modules.json`` names a Transformer, a Pooling and Dense layers, each in a folder,
   as in ``clip-ViT-B-32-multilingual-v1``, whose images are OpenAI's ViT-B/32.
-* M-CLIP: ``config.json`` of the model type ``M-CLIP`` beside ``pytorch_model.bin``: a Transformer, the mean
+* M-CLIP: ``config.json`` of the model type ``M-CLIP`` with ``pytorch_model.bin``: a Transformer, the mean
   of its tokens and ``LinearTransformation``. The images are those of the CLIP that its name ends with.
 """
 

@@ -185,7 +185,7 @@ def test_bfloat16_is_counted(tmp_path):
 
 
 def test_a_model_without_matrices_has_no_digest():
-    with pytest.raises(CheckpointError, match="a model without matrices cannot be told from another"):
+    with pytest.raises(CheckpointError, match="the model has no matrices, so its digest"):
         digest_values([np.ones(3, "f4")], quick_gelu=False)
 
 

@@ -1,6 +1,7 @@
 """The table of models says what its sources say, and ``recommend`` picks from it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from clips import open_clip
@@ -163,3 +164,8 @@ def test_only_models_that_open_clip_alone_can_build_have_a_pair():
     assert [find(name).pair for name in ("ViT-B/32", "ViT-B-32/laion2b_e16", "t2i_mini", "org/any")] == [
         None
     ] * 4
+
+
+def test_the_readme_says_how_many_models_are_listed():
+    for page, words in (("README.md", "list {} with sizes"), ("CHANGELOG.md", "lists {} models")):
+        assert words.format(len(models())) in Path(page).read_text(encoding="utf-8")

@@ -89,10 +89,10 @@ def test_weights_in_several_files_are_read_and_all_of_them_count(folder, written
     save({key: weights[key] for key in weights if homes[key] == names[1]}, folder / names[1])
     assert TorchEncoder(str(folder), "m").space.weights != before
     (folder / names[1]).unlink()
-    with pytest.raises(CheckpointError, match=rf"index\.json lists '{names[1]}', which is not beside it"):
+    with pytest.raises(CheckpointError, match=rf"index\.json lists '{names[1]}', which is not in its folder"):
         vectors_of_new(folder)
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.bin"}}))
-    with pytest.raises(CheckpointError, match=r"lists '\.\./elsewhere\.bin', which is not beside it"):
+    with pytest.raises(CheckpointError, match=r"lists '\.\./elsewhere\.bin', which is not in its folder"):
         vectors_of_new(folder)
 
 

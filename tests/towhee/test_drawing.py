@@ -1,4 +1,4 @@
-"""A pipeline draws itself: its operators in their order, branches beside each other."""
+"""A pipeline draws itself: its operators in their order, one branch after the other."""
 
 import re
 from itertools import combinations
