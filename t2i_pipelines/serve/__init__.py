@@ -3,12 +3,14 @@
 ::
 
     options.py      what may be chosen, and checked before anything starts
-    app.py          the FastAPI application; service.py, what its requests share
-    guard.py        who is let in, and how much of whom; before any route
+    app.py          the FastAPI application, and a server that finishes what it accepted
+    service.py      what the requests of an application share
+    middleware.py   access control and limits, before any route
+    routes.py       search, stored images, state; insert_routes.py, inserts and their jobs
+    schemas.py      models of requests and responses; requests.py reads them
     roots.py        the folders whose files may be inserted and shown
     batches.py      requests that come together are embedded and searched together
     jobs.py         inserts, which take their time
-    app.py          a server that finishes what it accepted
 
 Importing this package imports nothing of these; they need the extra ``serve``.
 """

@@ -22,10 +22,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from t2i_pipelines.collection import close
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.serve.insert_routes import insert_routes
 from t2i_pipelines.serve.middleware import Guard
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import add_handlers
-from t2i_pipelines.serve.routes import images_routes, insert_routes, search_routes, state_routes
+from t2i_pipelines.serve.routes import images_routes, search_routes, state_routes
 from t2i_pipelines.serve.service import Service
 
 DESCRIPTION = """

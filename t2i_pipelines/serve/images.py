@@ -30,17 +30,9 @@ from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.search.render import LONGEST, Thumbnail, shrunk
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
-from t2i_pipelines.serve.requests import (
-    FETCH_SECONDS,
-    HIDDEN,
-    FailedInput,
-    Found,
-    Links,
-    Result,
-    StoredImage,
-    Web,
-)
+from t2i_pipelines.serve.requests import FETCH_SECONDS, HIDDEN, Web
 from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.serve.schemas import FailedInput, Found, Links, Result, StoredImage
 from t2i_pipelines.types import Hit, Outcome
 
 CONTENT = {

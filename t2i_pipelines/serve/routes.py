@@ -1,9 +1,8 @@
-"""The routes: search, insert and its jobs, stored images, health and metrics.
+"""The routes of search, stored images, health and metrics.
 
 ::
 
     POST /v1/search           JSON, or a form with the file of an image
-    POST /v1/insert           GET /v1/jobs/{id}
     GET  /v1/images/{id}      its file, thumbnail; DELETE
     GET  /healthz, /readyz, /metrics
 """
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, params
@@ -22,17 +20,12 @@ from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
 
-from t2i_pipelines.serve.jobs import Job
 from t2i_pipelines.serve.middleware import VALUES, check_values
-from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, refusal_of, schema_of
-from t2i_pipelines.serve.requests import (
+from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, schema_of
+from t2i_pipelines.serve.schemas import (
     Health,
-    InsertRequest,
-    JobError,
-    JobReport,
     SearchRequest,
     SearchResponse,
-    SkippedFiles,
     StoredImage,
 )
 from t2i_pipelines.serve.service import Service
@@ -117,71 +110,6 @@ async def _value(form: FormData, name: str) -> Any:
         except ValueError as err:
             raise Refusal(422, f"{name} is not JSON: {err}") from err
     return value
-
-
-def insert_routes(service: Service) -> APIRouter:
-    """Return the routes."""
-    routes = APIRouter(tags=["insert"])
-
-    @routes.post(
-        "/v1/insert",
-        summary="Insert images",
-        status_code=202,
-        response_model=JobReport,
-        responses=problems(401, 403, 408, 413, 422, 429),
-    )
-    async def insert(request: InsertRequest, response: Response) -> JobReport:
-        """Return a job that inserts them. Running it again is safe: unchanged files are skipped.
-
-        `Location` is where to look how it is doing. What is accepted is finished, also when the service is
-        ending.
-        """
-        if service.options.read_only:
-            raise Refusal(403, "this service only reads", code="read_only")
-        service.reader.check_insert(request)
-        job = service.jobs.accept(
-            Job(partial(service.reader.records, request), request.source, request.refresh)
-        )
-        response.headers["Location"] = f"/v1/jobs/{job.id}"
-        return report(job, service)
-
-    @routes.get(
-        "/v1/jobs/{id}",
-        summary="How an insert is doing",
-        response_model=JobReport,
-        responses=problems(401, 404, 422, 429),
-    )
-    async def look(id: str) -> JobReport:
-        """Return what became of its inputs so far, and which failed."""
-        job = service.jobs.find(id)
-        if job is None:
-            raise Refusal(
-                404, f"no job has the id {id!r:.80}; ended ones are forgotten in time", code="job_not_found"
-            )
-        return report(job, service)
-
-    return routes
-
-
-def report(job: Job, service: Service) -> JobReport:
-    """Return a job as clients see it."""
-    error = None
-    if job.error is not None:
-        refusal = refusal_of(job.error, service.roots)
-        error = JobError(code=refusal.code, detail=refusal.detail)
-    return JobReport(
-        id=job.id,
-        status=job.status,
-        source=job.source,
-        counts={status: count for status, count in job.report.counts.items() if count},
-        skipped=[SkippedFiles(**one) for one in job.skipped.as_list()],
-        failed=[service.images.failed(one) for one in list(job.report.failed)],
-        seconds_by_stage=job.report.stages,
-        error=error,
-        created=job.created,
-        started=job.started,
-        finished=job.finished,
-    )
 
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}

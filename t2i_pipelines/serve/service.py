@@ -23,8 +23,9 @@ from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.options import ServeOptions
-from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, SearchRequest, Web
+from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, Web
 from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.serve.schemas import SearchRequest
 
 _T = TypeVar("_T")
 

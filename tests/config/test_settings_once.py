@@ -43,7 +43,7 @@ from typer.testing import CliRunner
 from t2i_pipelines import Searcher, build_search_pipeline, search_steps
 from t2i_pipelines.cli import app
 from t2i_pipelines.config import SearchOptions
-from t2i_pipelines.serve.requests import SearchRequest
+from t2i_pipelines.serve.schemas import SearchRequest
 
 for door in (Searcher, build_search_pipeline, search_steps):
     print("brightness" in inspect.signature(door).parameters)

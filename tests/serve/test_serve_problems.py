@@ -5,8 +5,8 @@ import pytest
 from t2i_pipelines import errors
 from t2i_pipelines.errors import T2IError
 from t2i_pipelines.serve.problems import MEANINGS, Refusal, meaning_of, refusal_of, schema_of
-from t2i_pipelines.serve.requests import SearchRequest
 from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.serve.schemas import SearchRequest
 
 # what clients may have written down; a name that changes here breaks them
 CODES = {

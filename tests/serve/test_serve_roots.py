@@ -13,8 +13,8 @@ from t2i_pipelines.errors import ConfigError, ImageDecodeError, QueryError
 from t2i_pipelines.search.query import Q
 from t2i_pipelines.serve import ServeOptions
 from t2i_pipelines.serve.problems import Refusal
-from t2i_pipelines.serve.requests import Asked
 from t2i_pipelines.serve.roots import Roots
+from t2i_pipelines.serve.schemas import Asked
 
 
 @pytest.fixture

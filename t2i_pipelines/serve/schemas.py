@@ -1,0 +1,240 @@
+"""Models of requests and responses."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, create_model, model_validator
+
+from t2i_pipelines.config.checks import first_sentence
+from t2i_pipelines.config.search import SearchOptions
+from t2i_pipelines.types import Stage
+
+Scalar: TypeAlias = str | int | float | bool | None
+Operator: TypeAlias = Literal["==", "!=", ">", ">=", "<", "<=", "in", "not in", "like", "contains"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+"""A column's; Milvus has none that is longer."""
+
+
+class Strict(BaseModel):
+    """A request: what it does not know is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Condition(Strict):
+    """A condition on a field."""
+
+    op: Operator
+    value: Scalar | list[Scalar]
+
+
+class Asked(Strict):
+    """A query: words, an expression, a stored image, an image of your own, or the sum of several."""
+
+    text: str | None = Field(None, description="Words, as they are.", examples=["a white dog"])
+    expression: str | None = Field(
+        None,
+        description="A sum of words, images and `like:ID`; double quotes protect words. Images are "
+        "`./NAME/file.jpg` in a folder that is served and, where URLs are allowed, `https://...`.",
+        examples=["golden retriever^2 + ./photos/pool.jpg - fruit"],
+    )
+    like: str | None = Field(None, description="The id of a stored image: more like it.")
+    image: Base64Bytes | None = Field(None, description="An image's file, in base64.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return (self.text, self.expression, self.like, self.image) == (None, None, None, None)
+
+
+_TYPES: dict[str, Any] = {
+    "where": dict[Name, Scalar | Condition | list[Condition]] | None,
+    "output_fields": Annotated[list[Name], Field(max_length=64)],
+    "group_by": Name | None,
+}
+"""Options of a search whose JSON has another type than the setting."""
+
+_MORE: dict[str, dict[str, Any]] = {
+    "where": {
+        "description": "Column -> the value it must have, or a condition, or several. All must hold.",
+    },
+    "filter": {"examples": ["year > 2015"]},
+}
+
+
+def _option(one: Any, hint: Any) -> Any:
+    """Return the type and field of an option of a search, for pydantic."""
+    kind = _TYPES.get(one.name, hint)
+    if float in (kind, *get_args(kind)):
+        kind = Finite | None if type(None) in get_args(kind) else Finite
+    lowest = getattr(one.metadata["check"], "keywords", {}).get("lowest") if hint is int else None
+    described = {"description": first_sentence(one.metadata["help"]), **_MORE.get(one.name, {})}
+    return kind, Field([] if one.default == () else one.default, ge=lowest, **described)
+
+
+_HINTS = get_type_hints(SearchOptions)
+_Options: Any = create_model(
+    "_Options", **{one.name: _option(one, _HINTS[one.name]) for one in fields(SearchOptions)}
+)
+
+
+class SearchRequest(Asked, _Options):  # type: ignore[misc]
+    """One query, or up to 32 as `queries`, and which of their hits are wanted."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "a white dog", "limit": 3},
+                {
+                    "expression": "golden retriever^2 + beach - people",
+                    "where": {"year": {"op": ">", "value": 2015}},
+                },
+                {"queries": [{"text": "a boat"}, {"like": "6f1ed002ab5595859014ebf0951522d9"}], "limit": 5},
+            ]
+        }
+    )
+
+    queries: list[Asked] | None = Field(None, description="Several queries, in place of one.", min_length=1)
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> SearchRequest:
+        if self.queries is None and self.is_empty:
+            raise ValueError("nothing is asked for: give text, expression, like, image, or queries")
+        if self.queries is not None:
+            if not self.is_empty:
+                raise ValueError("give one query or `queries`, not both")
+            if any(one.is_empty for one in self.queries):
+                raise ValueError("a query is empty: give text, expression, like or image")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the search, as they were sent."""
+        return {one.name: getattr(self, one.name) for one in fields(SearchOptions)}
+
+    @property
+    def asked(self) -> list[Asked]:
+        """Each query."""
+        return [self] if self.queries is None else list(self.queries)
+
+
+class Links(BaseModel):
+    """Where more of an image is."""
+
+    image: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9"])
+    file: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9/file"])
+    thumbnail: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9/thumbnail"])
+
+
+class Found(BaseModel):
+    """A hit."""
+
+    id: str = Field(examples=["6f1ed002ab5595859014ebf0951522d9"])
+    score: float = Field(description="Cosine similarity, -1 to 1.", examples=[0.31])
+    relevance: float | None = Field(description="0 to 1; null where nothing was calibrated.", examples=[0.93])
+    path: str | None = Field(
+        description="The file, by the name of its folder, or its URL; null if in no folder that is served.",
+        examples=["photos/2024/dog.jpg"],
+    )
+    fields: dict[str, Any] = Field(description="The `output_fields` that the image has.")
+    links: Links
+
+
+class Result(BaseModel):
+    """The hits of a query, best first."""
+
+    hits: list[Found]
+    no_match: bool | None = Field(description="The best hit has a relevance below 0.1.")
+
+
+class SearchResponse(BaseModel):
+    """One result for each query, in their order."""
+
+    results: list[Result]
+
+
+class StoredImage(BaseModel):
+    """What is stored of an image."""
+
+    id: str
+    path: str | None = Field(description="As in a hit.")
+    fields: dict[str, Any] = Field(description="Its metadata.")
+    links: Links
+
+
+class InsertRequest(Strict):
+    """What to insert: what a path names, or images on the web."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"source": "photos/2024"}, {"urls": ["https://example.org/a.jpg"], "refresh": True}]
+        }
+    )
+
+    source: str | None = Field(
+        None,
+        description="A file, a folder (searched recursively), a table or a tar in a folder that is served, "
+        "by that folder's name.",
+    )
+    urls: list[str] | None = Field(
+        None, description="Images on the web, if URLs are allowed.", min_length=1, max_length=10_000
+    )
+    refresh: bool = Field(False, description="Look again at what counts as unchanged.")
+
+    @model_validator(mode="after")
+    def _names_one(self) -> InsertRequest:
+        if (self.source is None) == (self.urls is None):
+            raise ValueError("give either source or urls")
+        return self
+
+
+class FailedInput(BaseModel):
+    """An input that was not inserted."""
+
+    path: str | None = Field(description="As in a hit.")
+    id: str
+    stage: Stage | Literal[""] = Field(description="Where it failed.")
+    reason: str
+
+
+class SkippedFiles(BaseModel):
+    """Files or folders of a source that are no input."""
+
+    kind: str = Field(description="A suffix, or the name of a folder.", examples=[".mp4"])
+    reason: str
+    count: int
+
+
+class JobError(BaseModel):
+    """Why an insert broke off; as in a problem."""
+
+    code: str
+    detail: str
+
+
+class JobReport(BaseModel):
+    """How an insert is doing."""
+
+    id: str
+    status: Literal["waiting", "running", "done", "failed"] = Field(
+        description="`done` is when every input has an outcome, be it a failure; `failed` is broken off."
+    )
+    source: str | None = Field(description="As it was asked for; null for URLs.")
+    counts: dict[str, int] = Field(description="Inputs so far, by outcome.", examples=[{"inserted": 41}])
+    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
+    failed: list[FailedInput] = Field(description="The first 1,000 failures.")
+    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
+    error: JobError | None = None
+    created: datetime
+    started: datetime | None = None
+    finished: datetime | None = None
+
+
+class Health(BaseModel):
+    """Whether the service is there."""
+
+    status: Literal["ok"] = "ok"
