@@ -3,7 +3,7 @@
 ::
 
     options.py      what may be chosen, and checked before anything starts
-    app.py          the FastAPI application, and a server that finishes what it accepted
+    app.py          the FastAPI application; server.py runs it, and finishes what it accepted
     service.py      what the requests of an application share
     middleware.py   access control and limits, before any route
     routes.py       search, stored images, state; insert_routes.py, inserts and their jobs
@@ -52,10 +52,10 @@ def serve(options: ServeOptions | None = None, **settings: Any) -> bool:
     :raises CheckpointError: If the model cannot be loaded.
     """
     try:
-        from t2i_pipelines.serve import app
+        from t2i_pipelines.serve import server
     except ModuleNotFoundError as err:
         raise _missing(err) from err
-    return app.run(options or ServeOptions(), settings)
+    return server.run(options or ServeOptions(), settings)
 
 
 def _missing(err: ModuleNotFoundError) -> MissingExtraError:

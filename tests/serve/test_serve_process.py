@@ -25,6 +25,7 @@ from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve import ServeOptions, app, serve
+from t2i_pipelines.serve import server as server_module
 from t2i_pipelines.serve import service as service_module
 
 pytest_plugins = ["milvus_backends"]
@@ -157,7 +158,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path):
 
 def test_answers_do_not_wait_to_be_acknowledged():
     with (
-        app.listening(ServeOptions(port=0)) as listener,
+        server_module.listening(ServeOptions(port=0)) as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
@@ -169,8 +170,8 @@ def running(tmp_path, **options):
     """The service on a port, in a thread."""
     chosen = ServeOptions(port=0, **options)
     made = app.make(chosen, {"uri": memory_uri(tmp_path), "model_name": "colour"})
-    with app.listening(chosen) as listener:
-        server = app.Server(app.server_config(made, chosen), made.state.service)
+    with server_module.listening(chosen) as listener:
+        server = server_module.Server(server_module.server_config(made, chosen), made.state.service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
@@ -210,14 +211,14 @@ HALVES = {
 
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 def test_a_connection_that_sends_half_a_request_is_closed(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr(app, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(app, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "KEEP_ALIVE", 0.2)
     with running(tmp_path) as (port, _), connect(port, sent) as connection:
         assert received(connection).count(b"200 OK") == sent.count(b"\r\n\r\n")
 
 
 def test_a_connection_that_goes_on_sending_a_byte_at_a_time_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.3)
     with running(tmp_path) as (port, server), connect(port, HALVES["half a body that is not read"]) as client:
 
         def sends_more():
@@ -241,12 +242,12 @@ LONG = {
 
 @pytest.mark.parametrize("sent", LONG.values(), ids=LONG)
 def test_a_connection_that_sends_without_end_is_closed(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr(app, "HEAD_SECONDS", 600)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 600)
     with running(tmp_path) as (port, server), connect(port) as connection:
         with suppress(ConnectionError):
             connection.sendall(sent)
-        assert received(connection).count(b"200 OK") <= app.PIPELINED
-        assert server.server_state.total_requests <= app.PIPELINED
+        assert received(connection).count(b"200 OK") <= server_module.PIPELINED
+        assert server.server_state.total_requests <= server_module.PIPELINED
 
 
 def answered(connection):
@@ -270,7 +271,7 @@ def test_where_there_are_too_many_connections_the_one_idle_longest_gives_way(tmp
 
 
 def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(server_module, "WRITE_SECONDS", 0.3)
     with running(tmp_path) as (port, server), socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
@@ -280,7 +281,7 @@ def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
 
 
 def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "WRITE_SECONDS", 600)
+    monkeypatch.setattr(server_module, "WRITE_SECONDS", 600)
     with socket.socket() as connection, running(tmp_path, drain=0.5) as (port, server):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
@@ -323,9 +324,9 @@ def test_the_files_that_may_be_open_limit_connections(monkeypatch):
     options, made = ServeOptions(max_connections=1000), app.FastAPI()
     for allowed, limit in (((128, 4096), 65), ((1 << 20, 1 << 20), 1001), ((-1, -1), 1001)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, allowed=allowed: allowed)
-        assert app.server_config(made, options).limit_concurrency == limit
+        assert server_module.server_config(made, options).limit_concurrency == limit
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert app.server_config(made, options).limit_concurrency == 1001
+    assert server_module.server_config(made, options).limit_concurrency == 1001
 
 
 def test_the_end_waits_for_inserts_from_its_beginning_on(tmp_path, monkeypatch):
@@ -343,7 +344,7 @@ def test_without_the_extra_one_sentence_names_it(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("t2i_pipelines.serve.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(t2i_pipelines.serve, "app", raising=False)
-    monkeypatch.delattr(t2i_pipelines.serve, "run", raising=False)
+    monkeypatch.delattr(t2i_pipelines.serve, "server", raising=False)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for begin in (t2i_pipelines.serve.build_app, serve):
