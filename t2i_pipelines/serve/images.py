@@ -110,7 +110,7 @@ class Images:
         """
         row = self._row(id, ["path", "size", "mtime", "*"])
         fields = {name: value for name, value in row.items() if name not in HIDDEN and name != "id"}
-        return StoredImage(id=id, path=self._roots.shown(row["path"]), fields=fields, links=links(id))
+        return StoredImage(id=id, path=self._roots.shown(row["path"]), fields=fields, links=self._links(id))
 
     def delete(self, id: str) -> None:
         """Take an image out of the collection; its file stays.
@@ -188,8 +188,13 @@ class Images:
             relevance=hit.relevance,
             path=self._roots.shown(hit.path),
             fields={name: value for name, value in hit.fields.items() if name not in HIDDEN},
-            links=links(hit.id),
+            links=self._links(hit.id),
         )
+
+    def _links(self, id: str) -> Links:
+        """Return where an image is served."""
+        image = f"{self._options.root_path}/v1/images/{quote(id, safe='')}"
+        return Links(image=image, file=f"{image}/file", thumbnail=f"{image}/thumbnail")
 
     def _row(self, id: str, fields: list[str]) -> dict[str, Any]:
         row = self._collection().rows([id], fields).get(id)
@@ -204,12 +209,6 @@ class Images:
             return self._roots.read(address)
         except ImageDecodeError as err:
             raise _not_shown() from err
-
-
-def links(id: str) -> Links:
-    """Return where an image is served."""
-    image = f"/v1/images/{quote(id, safe='')}"
-    return Links(image=image, file=f"{image}/file", thumbnail=f"{image}/thumbnail")
 
 
 def _not_shown() -> Refusal:

@@ -40,7 +40,7 @@ def insert_routes(service: Service) -> APIRouter:
         job = service.jobs.accept(
             Job(partial(service.reader.records, request), request.source, request.refresh)
         )
-        response.headers["Location"] = f"/v1/jobs/{job.id}"
+        response.headers["Location"] = f"{service.options.root_path}/v1/jobs/{job.id}"
         return report(job, service)
 
     @routes.get(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from t2i_pipelines.config.checks import REPEATABLE, Checked, described, flag, setting, whole_number
+from t2i_pipelines.config.checks import REPEATABLE, Checked, Cli, described, flag, setting, whole_number
 from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
+
+LogFormat = Literal["text", "json"]
 
 KEY_VARIABLE = "T2I_API_KEY"
 SHORTEST_KEY = 16
@@ -21,6 +24,13 @@ SHORTEST_KEY = 16
 def _seconds(name: str, value: Any) -> None:
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
+
+
+def _root_path(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"(/[\w.~-]+)*", value, re.ASCII):
+        raise ConfigError(
+            f"{name} begins with a slash and does not end with one, as in /search; got {value!r}"
+        )
 
 
 @described
@@ -52,6 +62,34 @@ class ServeOptions(Checked):
         "",
         f"Key that clients must send. From the environment, {KEY_VARIABLE}, and shown nowhere.",
         repr=False,
+    )
+    keys_file: str = setting(
+        "",
+        "File of further keys with scopes, as TOML. ``[keys.NAME]`` with ``sha256``, the digest of the key, "
+        'and ``scopes = ["read", "write"]`` or one of them. It is read again when it changes.',
+        cli=Cli(flags=("--keys",), envvar="T2I_KEYS"),
+    )
+    cors_origins: Sequence[str] = setting(
+        (),
+        "Origin whose pages may use the service, as in https://photos.example. With a key, * is any.",
+        cli=replace(
+            REPEATABLE,
+            flags=("--cors-origin",),
+            envvar="T2I_CORS_ORIGIN",
+            help="Origin whose pages may use the service, as in https://photos.example; repeatable. With a "
+            "key, * is any.",
+        ),
+    )
+    root_path: str = setting(
+        "",
+        "Prefix of all paths at a proxy that takes it away, as in /search. Links and the docs begin with it.",
+        _root_path,
+    )
+    forwarded_allow_ips: str = setting(
+        "",
+        "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. Addresses and networks, with "
+        "commas between; with a key, * is any. Of others these headers are ignored.",
+        cli=Cli(help="Proxies whose X-Forwarded-For and -Proto are believed: addresses, networks, or *."),
     )
     max_body: int = setting(16 << 20, "Bytes of a request. More get 413.", whole_number(1 << 30))
     max_pixels: int = setting(
@@ -103,6 +141,7 @@ class ServeOptions(Checked):
                 "request of that many queries would never be let in"
             )
         self._check_key()
+        self._check_origins()
         _ = self.named_roots
 
     def _check_key(self) -> None:
@@ -113,11 +152,27 @@ class ServeOptions(Checked):
                 f"the key in {KEY_VARIABLE} must have at least {SHORTEST_KEY} characters, all printable "
                 "ASCII; openssl rand -base64 24 makes one"
             )
-        if not self.api_key and not self.is_loopback:
+        if self.api_key or self.keys_file:
+            return
+        if not self.is_loopback:
             raise ConfigError(
                 f"listening on {self.host!r} lets others in: set {KEY_VARIABLE} to a key that clients "
                 "must know, or listen on 127.0.0.1"
             )
+        for name in ("cors_origins", "forwarded_allow_ips"):
+            if "*" in getattr(self, name):
+                raise ConfigError(
+                    f"without a key, {name} cannot be '*'; name each one, or set {KEY_VARIABLE} to a key "
+                    "that clients must know"
+                )
+
+    def _check_origins(self) -> None:
+        for one in self.cors_origins:
+            if one != "*" and not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d+)?", one):
+                raise ConfigError(
+                    "cors_origins are each a scheme, a host in lower case, and a port unless it is the usual "
+                    f"one, as in https://photos.example; got {one!r}"
+                )
 
     @property
     def is_loopback(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -98,6 +99,7 @@ class Problem(BaseModel):
                     "status": 429,
                     "detail": "256 queries are waiting already; try again in 2 s",
                     "code": "too_busy",
+                    "request_id": "3f6c1e7a9b0d4c52a8e4f1d2c3b4a596",
                 }
             ]
         }
@@ -109,6 +111,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong with this request, and the way out.")
     code: str = Field(description="What went wrong, in a word that stays the same.")
     errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
+    request_id: str | None = Field(None, description="By which the log names this request: `X-Request-ID`.")
 
 
 class Refusal(Exception):
@@ -152,7 +155,12 @@ def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | No
     metrics.failures.labels(refusal.code).inc()
     title = HTTPStatus(refusal.status).phrase
     body = Problem(
-        title=title, status=refusal.status, detail=refusal.detail, code=refusal.code, errors=errors
+        title=title,
+        status=refusal.status,
+        detail=refusal.detail,
+        code=refusal.code,
+        errors=errors,
+        request_id=correlation_id.get(),
     )
     return JSONResponse(
         body.model_dump(exclude_none=True), refusal.status, refusal.headers, media_type=MEDIA_TYPE
@@ -185,7 +193,6 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
     app.add_exception_handler(T2IError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_http)
-    app.add_exception_handler(Exception, ours)
 
 
 def _field(place: Sequence[Any]) -> str:

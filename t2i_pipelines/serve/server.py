@@ -76,7 +76,9 @@ def server_config(app: FastAPI, options: ServeOptions) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        root_path=options.root_path,
+        proxy_headers=bool(options.forwarded_allow_ips),
+        forwarded_allow_ips=options.forwarded_allow_ips,
         backlog=min(2048, max(1, most // 2)),  # connections accepted in one go, too
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, ceil(options.drain)),
