@@ -115,6 +115,8 @@ async def _checked(form: FormData) -> Form:
             files.append((cleaned(value.filename or ""), value.file))
         elif name == "fields":
             given = value.encode() if isinstance(value, str) else await value.read(FIELDS_BYTES + 1)
+        elif name == "image":
+            raise Refusal(422, "image is text; send the bytes of a file, with the name of the file")
         else:
             raise Refusal(422, f"a form has files as image, and fields; it cannot have {name!r:.80}")
     if not files:
