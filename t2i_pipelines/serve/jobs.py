@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -96,12 +97,12 @@ class Job:
             self.upload.take(outcome)
 
     def until_stopped(self, records: Iterator[Record]) -> Iterator[Record]:
-        """Yield records until ``stop`` is set."""
-        for record in records:
-            if self.stop.is_set():
-                self.was_cut = True
-                return
-            yield record
+        """Return records until ``stop`` is set. It is no generator: Towhee reads one to its end at once."""
+        return takewhile(self._goes_on, records)
+
+    def _goes_on(self, _: Record) -> bool:
+        self.was_cut = self.was_cut or self.stop.is_set()
+        return not self.was_cut
 
 
 class Store:
