@@ -23,6 +23,11 @@ def _seconds(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
 
 
+def _folder(name: str, value: Any) -> None:
+    if value is not None and not str(value).strip():
+        raise ConfigError(f"{name} must be a folder, got {value!r}")
+
+
 @described
 @dataclass(kw_only=True)
 class ServeOptions(Checked):
@@ -48,6 +53,7 @@ class ServeOptions(Checked):
         None,
         "Folder in which uploaded images are kept, or NAME=FOLDER. It is made if it is missing, and served "
         "as a root; without it, uploads get 403.",
+        _folder,
         cli=Cli(kind=str | None, help="Folder in which uploaded images are kept, or NAME=FOLDER."),
     )
     allow_urls: bool = setting(
@@ -90,6 +96,7 @@ class ServeOptions(Checked):
         None,
         "Folder in which jobs are kept over a restart; one service each. Without it, they are in a file next "
         "to a local database, FILE.db.jobs, and with a Milvus server in memory only.",
+        _folder,
         cli=Cli(kind=str | None),
     )
     batch_size: int = setting(

@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import Request
@@ -31,7 +32,7 @@ from pydantic_core import from_json, to_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from t2i_pipelines.errors import ConfigError, ImageDecodeError
+from t2i_pipelines.errors import ConfigError, ImageDecodeError, cause
 from t2i_pipelines.images.decode import identify, image_suffixes
 from t2i_pipelines.images.files import digest
 from t2i_pipelines.images.record import RESERVED, record_of
@@ -160,7 +161,7 @@ class Upload:
     """The files of one upload, staged until its job reads them.
 
     :ivar id: of the job.
-    :ivar fingerprint: digest of names, contents and metadata.
+    :ivar keep: where images are kept; ``staged``: where those of this upload wait.
     """
 
     id: str
@@ -169,7 +170,9 @@ class Upload:
     max_pixels: int
     rows: list[dict[str, Any]]
     digests: list[str]
-    _made: set[str] = field(default_factory=set)
+    _made: dict[str, int] = field(default_factory=dict)
+    """Path -> records without an outcome, of files that are not known to be of use yet."""
+    _lock: Lock = field(default_factory=Lock)
 
     @property
     def fingerprint(self) -> str:
@@ -181,29 +184,39 @@ class Upload:
         for number, (row, name) in enumerate(zip(self.rows, self.digests, strict=True)):
             try:
                 path = self._publish(self.staged / str(number), name)
-            except (ImageDecodeError, OSError) as err:
+            except Exception as err:  # whatever the header has: it is this file's
                 called = row.get("filename") or f"file {number + 1} of the request"
+                why = err if isinstance(err, ImageDecodeError) else cause(err)
                 record = Record("", metadata=row)
-                record.fail(f"cannot read image {called}: {getattr(err, 'strerror', None) or err}")
+                record.fail(f"cannot read image {called}: {why}")
                 yield record
             else:
                 yield record_of({**row, "path": str(path)})
 
     def _publish(self, staged: Path, name: str) -> Path:
         path = self.keep / name[:2] / f"{name}{_suffix(staged.read_bytes(), self.max_pixels)}"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            staged.replace(path)
-            self._made.add(str(path))
-            _sync(path.parent)
-            _sync(self.keep)
+        with self._lock:
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                staged.replace(path)
+                self._made[str(path)] = 0
+                _sync(path.parent)
+                _sync(self.keep)
+            if str(path) in self._made:
+                self._made[str(path)] += 1
         return path
 
     def take(self, outcome: Outcome) -> None:
-        """Remove the file of a failed outcome, unless it was there before."""
-        if outcome.status == "failed" and outcome.path in self._made:
-            self._made.remove(outcome.path)
-            Path(outcome.path).unlink(missing_ok=True)
+        """Remove the file of a failed outcome, unless it was there before or another record needs it."""
+        with self._lock:
+            if outcome.path not in self._made:
+                return
+            self._made[outcome.path] -= 1
+            if outcome.status not in ("failed", "skipped"):
+                del self._made[outcome.path]
+            elif not self._made[outcome.path]:
+                del self._made[outcome.path]
+                Path(outcome.path).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove what is still staged."""

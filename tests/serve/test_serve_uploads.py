@@ -121,6 +121,36 @@ def refuses(self, rows):
     raise ConfigError("no")
 
 
+@pytest.mark.parametrize("ids", [["x" * 5000, "fine"], ["fine", "x" * 5000]], ids=["first", "last"])
+def test_a_failure_removes_no_file_that_another_image_of_the_upload_has(http, pictures, kept, ids):
+    file = ("red.png", (pictures / "red.png").read_bytes())
+    report = uploaded(http, file, file, fields=[{"id": id} for id in ids])
+    assert report["counts"] == {"inserted": 1, "failed": 1}
+    assert http.get("/v1/images/fine/file").content == file[1]
+
+
+def test_a_file_that_failed_twice_is_not_kept(http, pictures, kept):
+    half = ("half.png", (pictures / "red.png").read_bytes()[:60])
+    report = uploaded(http, half, half, half, fields=[{"id": "a"}, {"id": "b"}, {"id": "b"}])
+    assert report["counts"] == {"failed": 2, "skipped": 1}
+    assert files_in(kept) == []
+
+
+def test_a_decoder_that_breaks_fails_the_file_alone(http, pictures, kept, monkeypatch):
+    identify = uploads.identify
+
+    def breaks(content, max_pixels):
+        if content == b"bad":
+            raise ZeroDivisionError("division by zero")
+        return identify(content, max_pixels)
+
+    monkeypatch.setattr(uploads, "identify", breaks)
+    report = uploaded(http, ("bad.png", b"bad"), ("red.png", (pictures / "red.png").read_bytes()))
+    assert report["counts"] == {"inserted": 1, "failed": 1}
+    assert "cannot read image bad.png: " in report["failed"][0]["reason"]
+    assert "division by zero" in report["failed"][0]["reason"]
+
+
 def test_a_format_that_cannot_be_shown_is_refused(http, kept):
     image = paint(kept.parent / "red.png", "red")
     from PIL import Image
@@ -317,6 +347,9 @@ def test_the_folder_of_uploads_is_checked_with_the_roots(tmp_path, pictures):
     assert ServeOptions(uploads=tmp_path / "not there").uploads_folder == tmp_path / "not there"
     with pytest.raises(ConfigError, match="two roots are called 'pictures'"):
         ServeOptions(roots=[pictures], uploads=f"pictures={tmp_path}")
+    for name in ("uploads", "state"):
+        with pytest.raises(ConfigError, match=f"{name} must be a folder, got ''"):
+            ServeOptions(**{name: ""})
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(ConfigError, match=r"uploads must be a folder, got '.*/file'"),
