@@ -1,13 +1,16 @@
 """Images that come with the request: kept once, found, shown, and refused where that cannot be."""
 
 import errno
+import io
 import json
 import re
 import threading
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from conftest import COLOURS, paint, paint_colours
+from PIL import Image as Pillow
 from serving import insert, problem, search, serving, wait_for
 
 from t2i_pipelines.collection import Collection
@@ -151,11 +154,28 @@ def test_a_decoder_that_breaks_fails_the_file_alone(http, pictures, kept, monkey
     assert "division by zero" in report["failed"][0]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("heif", "image/heif"), ("jp2", "image/jp2"), ("qoi", "image/qoi"), ("jpeg", "image/jpeg")],
+)
+def test_whatever_is_kept_is_shown_and_has_a_suffix_that_sources_know(http, pictures, kept, suffix, kind):
+    red, content = Pillow.open(pictures / "red.png"), io.BytesIO()
+    if suffix == "heif":
+        pillow_heif.from_pillow(red).save(content)
+    else:
+        red.save(content, {"jp2": "JPEG2000"}.get(suffix, suffix))
+    assert uploaded(http, ("IMG_0001", content.getvalue()))["counts"] == {"inserted": 1}
+    (hit,) = search(http, text="red")
+    assert hit["path"].endswith(f".{suffix}")
+    file = http.get(hit["links"]["file"])
+    assert (file.content, file.headers["content-type"]) == (content.getvalue(), kind)
+    assert http.get(hit["links"]["thumbnail"]).status_code == 200
+    assert insert(http, source="kept")["counts"] == {"updated": 1}
+
+
 def test_a_format_that_cannot_be_shown_is_refused(http, kept):
     image = paint(kept.parent / "red.png", "red")
-    from PIL import Image
-
-    Image.open(image).save(kept.parent / "red.tga")
+    Pillow.open(image).save(kept.parent / "red.tga")
     report = uploaded(http, ("red.tga", (kept.parent / "red.tga").read_bytes()))
     assert report["failed"][0]["reason"].endswith("TGA has no signature to tell it by; send it as PNG")
     assert files_in(kept) == []
