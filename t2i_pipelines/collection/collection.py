@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
 from t2i_pipelines.collection import schema, search
 from t2i_pipelines.collection.catalog import Catalog, Entry
+from t2i_pipelines.collection.columns import Values, check_column, commonest, types_of
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.duplicates import Member, groups
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
@@ -38,6 +39,12 @@ DELETION_SETTLES = 10.0
 
 SAMPLE = 1000
 """Rows that are looked at to learn which columns there are."""
+
+MOST_ROWS = 1_000_000
+"""Rows that are looked at for the values of a column, at most: they are counted in memory."""
+
+METADATA_PAGE = 1000
+"""Rows whose metadata is read from a server at a time: at most 64 MB, which is the limit of its answers."""
 
 MOST_WARNINGS = 100
 """Names of columns after which a collection warns no more: clients of a service may send any."""
@@ -138,16 +145,64 @@ class Collection:
             found |= {row["id"]: row for row in rows}
         return found
 
-    def scan(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """Read every row, a page at a time, in the order of the ids.
+    def scan(
+        self,
+        fields: Sequence[str],
+        *,
+        filter: str = "",
+        where: Mapping[str, Any] | None = None,
+        after: str = "",
+        page_rows: int | None = None,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Read rows, a page at a time, in the order of the ids.
 
         A page of a server has at most 16,384 rows. Milvus Lite looks at every row for every page, so its
-        pages have up to 250,000. Rows that others write meanwhile may or may not be seen.
+        pages have up to 250,000. Each row that is stored all the while is read once, whatever is inserted or
+        deleted meanwhile; rows that others write may or may not be seen.
 
-        :param fields: of each row, beside ``id``.
+        :param fields: of each row, beside ``id``; ``$meta`` is all metadata but a partition key.
+        :param filter: with ``where``, which rows; as for :meth:`search`.
+        :param after: only rows of a higher id.
+        :param page_rows: rows of a page, in place of what suits most collections.
+        :raises ConfigError: If ``filter`` or ``where`` is wrong.
         """
+        asked = SearchOptions(filter=filter, where=where)
+        if page_rows is not None:
+            check_whole_number("page_rows", page_rows, MAX_LIMIT)
         if (entry := self.entry()) is not None:
-            yield from Finder(self, entry, SearchOptions()).pages(fields)
+            yield from Finder(self, entry, asked).pages(fields, after=after, most=page_rows)
+
+    def columns(self, *, rows: int = SAMPLE) -> dict[str, str]:
+        """Return the columns of metadata, by name, with the type of their values.
+
+        Each row may have columns of its own, so those are found that some of the first rows have.
+
+        :param rows: rows that are looked at, in the order of the ids.
+        :return: a name of JSON Schema for each column: ``string``, ``integer``, ``number``, ``boolean``,
+            ``array`` or ``object``; ``mixed`` where rows differ.
+        """
+        check_whole_number("rows", rows, MOST_ROWS)
+        return types_of(islice(self._metadata(rows), rows))
+
+    def values(self, column: str, *, limit: int = 20, rows: int = 10_000) -> Values:
+        """Return the commonest values of a column. Of a list, each item counts.
+
+        :param column: of metadata; no row need have it.
+        :param limit: values to return, at most.
+        :param rows: rows that are looked at, in the order of the ids.
+        :raises ConfigError: If the column is one of the collection's own, or a number is wrong.
+        """
+        check_column(column)
+        check_whole_number("limit", limit, MAX_LIMIT)
+        check_whole_number("rows", rows, MOST_ROWS)
+        return commonest(self._metadata(rows), column, limit=limit, most=rows)
+
+    def _metadata(self, rows: int) -> Iterator[dict[str, Any]]:
+        """Read the metadata of the first ``rows`` rows, and of at least one more if there is one."""
+        entry = self.entry()
+        key = [] if entry is None or entry.storage.partition_key is None else [entry.storage.partition_key]
+        page_rows = min(rows + 1, MAX_LIMIT if self.is_lite else METADATA_PAGE)
+        return chain.from_iterable(self.scan(["$meta", *key], page_rows=page_rows))
 
     def search(
         self, vectors: Matrix, options: SearchOptions | None = None, **more: Unpack[SearchArgs]
