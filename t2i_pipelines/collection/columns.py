@@ -5,13 +5,17 @@ A collection has no list of its columns: each row may have others. So a bounded 
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from t2i_pipelines.collection.rows import FIELDS
+from t2i_pipelines.config.search import NUMBERS, TEXTS, SearchOptions, check_filter, read_where
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.types import Hit
 
 Scalar: TypeAlias = str | int | float | bool
 OWN = frozenset({*FIELDS, "$meta"})
@@ -25,7 +29,9 @@ TYPES: dict[type, str] = {
     list: "array",
     dict: "object",
 }
-NUMBERS = {"integer", "number"}
+
+MOST_WARNINGS = 100
+"""Names of columns after which a collection warns no more: clients of a service may send any."""
 
 
 class Values(NamedTuple):
@@ -50,6 +56,18 @@ def check_column(column: str) -> None:
         raise ConfigError(
             f"column must be the name of metadata, got {column!r:.300}; the collection's own columns "
             f"({', '.join(FIELDS)}) are none"
+        )
+
+
+def check_condition(filter: str, where: Mapping[str, Any] | None) -> None:
+    """Pass a filter that is meant to leave rows out.
+
+    :raises ConfigError: If there is no condition in it.
+    """
+    if not check_filter(filter) and not read_where(where):
+        raise ConfigError(
+            "filter and where have no condition, so every row would be deleted; give one; every row meets "
+            "the filter 'id != \"\"'"
         )
 
 
@@ -80,6 +98,45 @@ def commonest(rows: Iterator[Mapping[str, Any]], column: str, *, limit: int, mos
 
 
 def _common(types: set[str]) -> str:
-    if types == NUMBERS:
+    if types == {"integer", "number"}:
         return "number"
     return types.pop() if len(types) == 1 else "mixed"
+
+
+class ColumnWarnings:
+    """Warns of columns that a search names and no row has, once for each name."""
+
+    def __init__(self) -> None:
+        self._asked: set[str] = set()
+
+    def check(
+        self,
+        asked: SearchOptions,
+        found: Sequence[Sequence[Hit]],
+        sample: Callable[[], Sequence[Mapping[str, Any]]],
+    ) -> None:
+        """Warn the caller's caller.
+
+        A column of a hit is one, and so is that of a condition that a hit meets.
+
+        :param found: what the search has found.
+        :param sample: reads some rows, of which each may have other columns.
+        """
+        names = {*asked.output_fields, *filter(None, [asked.group_by])}
+        if asked.where and not any(found):
+            names |= set(asked.where)
+        names -= {"*", "vector", *TEXTS, *NUMBERS} | self._asked
+        if not names or len(self._asked) >= MOST_WARNINGS:
+            return
+        names -= {field for some in found for hit in some for field in hit.fields}
+        names = set(sorted(names)[:MOST_WARNINGS])
+        if not names:
+            return
+        rows = sample()
+        if rows:  # of an empty collection every column is unknown
+            self._asked |= names
+        known = {field for row in rows for field in row} - {"vector"}
+        for name in sorted(names - known) if rows else ():
+            near = ", ".join(get_close_matches(name, sorted(known), n=3))
+            advice = f"; the nearest are {near}" if near else ""
+            warnings.warn(f"no row has a column {name!r}{advice}", stacklevel=3)

@@ -358,11 +358,6 @@ class Finder:
         return pages(read, fields, self._collection.is_lite, self._filters, after=after, most=most)
 
     @property
-    def takes_every_row(self) -> bool:
-        """Whether no filter leaves any row out."""
-        return not self._filters[-1]["filter"]
-
-    @property
     def _takes_all(self) -> bool:
         asked = self._options
         return (asked.range_filter, asked.group_by, asked.collapse, asked.diversity) == (None, None, None, 0)
