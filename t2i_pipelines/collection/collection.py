@@ -201,10 +201,15 @@ class Collection:
 
     def _metadata(self, rows: int) -> Iterator[dict[str, Any]]:
         """Read the metadata of the first ``rows`` rows, and of at least one more if there is one."""
-        entry = self.entry()
-        key = [] if entry is None or entry.storage.partition_key is None else [entry.storage.partition_key]
         page_rows = min(rows + 1, MAX_LIMIT if self.is_lite else METADATA_PAGE)
-        return chain.from_iterable(self.scan(["$meta", *key], page_rows=page_rows))
+        return chain.from_iterable(self.scan(self.metadata_fields, page_rows=page_rows))
+
+    @property
+    def metadata_fields(self) -> list[str]:
+        """Fields of a row that together are its metadata."""
+        entry = self.entry()
+        key = None if entry is None else entry.storage.partition_key
+        return ["$meta"] if key is None else ["$meta", key]
 
     def search(
         self, vectors: Matrix, options: SearchOptions | None = None, **more: Unpack[SearchArgs]

@@ -22,12 +22,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from t2i_pipelines.collection import close
 from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.serve.embeddings import embeddings_routes
 from t2i_pipelines.serve.insert_routes import insert_routes
 from t2i_pipelines.serve.middleware import Guard
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import add_handlers
-from t2i_pipelines.serve.routes import images_routes, search_routes, state_routes
+from t2i_pipelines.serve.routes import search_routes, state_routes
 from t2i_pipelines.serve.service import Service
+from t2i_pipelines.serve.stored_routes import images_routes, stored_routes
 
 DESCRIPTION = """
 Type words, get the matching images.
@@ -62,6 +64,8 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
     ]
     locked = says_so if options.api_key else []
     app.include_router(search_routes(service), dependencies=locked)
+    app.include_router(embeddings_routes(service), dependencies=locked)
+    app.include_router(stored_routes(service), dependencies=locked)
     app.include_router(images_routes(service), dependencies=locked)
     app.include_router(insert_routes(service), dependencies=locked)
     app.include_router(state_routes(service, locked))

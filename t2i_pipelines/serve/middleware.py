@@ -25,7 +25,10 @@ DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 INSERT_BODY = 8 << 20
 """Bytes of an insert: 10,000 long URLs."""
 
-VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+UPDATE_BODY = 1 << 19
+"""Bytes of an update: metadata of 64 KiB, each character of which may be written as an escape."""
+
+VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000, "/v1/embeddings": 10_000, "/v1/images/{id}": 10_000}
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
 _MARKS = (b",", b":", b"[", b"{")
@@ -49,7 +52,12 @@ class Guard:
         self._app, self._options, self._metrics = app, options, metrics
         self._key = options.api_key.encode()
         self._inside = self._held = 0
-        self._bodies = {"/v1/search": options.max_body, "/v1/insert": min(options.max_body, INSERT_BODY)}
+        self._bodies = {
+            "/v1/search": options.max_body,
+            "/v1/insert": min(options.max_body, INSERT_BODY),
+            "/v1/embeddings": options.max_body,
+            "/v1/images/{id}": min(options.max_body, UPDATE_BODY),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let it in."""
@@ -156,7 +164,8 @@ class Guard:
 
     async def _read(self, scope: Scope, receive: Receive, body: _Body) -> None:
         """Read a body, unless it is too long, too long on its way, or one too many."""
-        most = self._bodies.get(scope["path"], 0) if scope["method"] == "POST" else 0
+        route = _route_with_body(scope)
+        most = self._bodies.get(route, 0)
         if not most:  # no other route has one
             return
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")
@@ -179,7 +188,7 @@ class Guard:
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
         if "json" in Headers(scope=scope).get("content-type", ""):
-            check_values(body.parts, VALUES[scope["path"]])
+            check_values(body.parts, VALUES[route])
 
     def _check_memory(self) -> None:
         if self._held > BODIES * self._options.max_body:
@@ -204,6 +213,13 @@ class _Body:
 
 def _is_open(scope: Scope) -> bool:
     return scope["path"] in OPEN or scope["path"].startswith(DOCS)
+
+
+def _route_with_body(scope: Scope) -> str:
+    """Return the route that reads a body, as :data:`VALUES` names it; empty if none may."""
+    if scope["method"] == "PATCH" and scope["path"].startswith("/v1/images/"):
+        return "/v1/images/{id}"
+    return str(scope["path"]) if scope["method"] == "POST" else ""
 
 
 def check_values(parts: Sequence[bytes], most: int) -> None:

@@ -61,9 +61,7 @@ def test_an_update_of_nothing_and_one_of_an_unknown_row_store_nothing(store):
 def test_the_collections_own_fields_are_not_updated(store, name):
     store.upsert([row("a", unit(0)[0], year=1)])
     for value in ("x", None):
-        with pytest.raises(
-            ConfigError, match=f"row 'a': metadata may not be called '{name}', which the c"
-        ):
+        with pytest.raises(ConfigError, match=f"row 'a': metadata may not be called '{name}', which the c"):
             store.update("a", {"year": 2, name: value})
     assert metadata(store, "a") == {("year", 1)}
 
