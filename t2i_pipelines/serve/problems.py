@@ -27,6 +27,8 @@ ERRORS = 20
 
 LONGEST = 300
 
+EMBEDDINGS = "/v1/embeddings"
+
 log = logging.getLogger("t2i_pipelines.serve")
 
 
@@ -109,6 +111,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong with this request, and the way out.")
     code: str = Field(description="What went wrong, in a word that stays the same.")
     errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
+    message: str | None = Field(
+        None, description="Of embeddings: `detail`, where OpenAI's clients look for it."
+    )
 
 
 class Refusal(Exception):
@@ -147,12 +152,22 @@ def refusal_of(err: Exception, roots: Roots) -> Refusal:
     return Refusal(500, "something went wrong here, and is in the log")
 
 
-def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
-    """Return a refusal as a response; it is counted."""
+def answer(
+    refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None, path: str = ""
+) -> JSONResponse:
+    """Return a refusal as a response; it is counted.
+
+    :param path: of the request.
+    """
     metrics.failures.labels(refusal.code).inc()
     title = HTTPStatus(refusal.status).phrase
     body = Problem(
-        title=title, status=refusal.status, detail=refusal.detail, code=refusal.code, errors=errors
+        title=title,
+        status=refusal.status,
+        detail=refusal.detail,
+        code=refusal.code,
+        errors=errors,
+        message=refusal.detail if path == EMBEDDINGS else None,
     )
     return JSONResponse(
         body.model_dump(exclude_none=True), refusal.status, refusal.headers, media_type=MEDIA_TYPE
@@ -163,7 +178,7 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
     """Let every error of a route become a problem."""
 
     async def ours(request: Request, err: Exception) -> JSONResponse:
-        return answer(refusal_of(err, roots), metrics)
+        return answer(refusal_of(err, roots), metrics, path=request.url.path)
 
     async def invalid(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, RequestValidationError)
@@ -172,14 +187,14 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
             for one in err.errors()[:ERRORS]
         ]
         told = "; ".join(f"{one['field']}: {one['reason']}" for one in found[:3])
-        return answer(Refusal(422, roots.cleaned(told)), metrics, found)
+        return answer(Refusal(422, roots.cleaned(told)), metrics, found, request.url.path)
 
     async def of_http(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, HTTPException)
         code = STATUS_CODES.get(err.status_code, STATUS_CODES[400 if err.status_code < 500 else 500])
         refusal = Refusal(err.status_code, str(err.detail), code=code)
         refusal.headers |= dict(err.headers or {})
-        return answer(refusal, metrics)
+        return answer(refusal, metrics, path=request.url.path)
 
     app.add_exception_handler(Refusal, ours)
     app.add_exception_handler(T2IError, ours)
