@@ -6,7 +6,8 @@
     app.py          the FastAPI application; server.py runs it, and finishes what it accepted
     service.py      what the requests of an application share
     middleware.py   access control and limits, before any route
-    routes.py       search, stored images, state; insert_routes.py, inserts and their jobs
+    routes.py       search, state; stored_routes.py, what is stored; insert_routes.py, inserts and their jobs
+    embeddings.py   vectors in the form of OpenAI's API
     schemas.py      models of requests and responses; requests.py reads them
     roots.py        the folders whose files may be inserted and shown
     batches.py      requests that come together are embedded and searched together

@@ -14,14 +14,16 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
+from t2i_pipelines.serve.embeddings import embeddings_routes
 from t2i_pipelines.serve.insert_routes import insert_routes
 from t2i_pipelines.serve.keys import Keys
 from t2i_pipelines.serve.logs import telemetry
 from t2i_pipelines.serve.middleware import AccessLog, Guard, request_id
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import add_handlers
-from t2i_pipelines.serve.routes import images_routes, search_routes, state_routes
+from t2i_pipelines.serve.routes import search_routes, state_routes
 from t2i_pipelines.serve.service import Service
+from t2i_pipelines.serve.stored_routes import images_routes, stored_routes
 
 DESCRIPTION = """
 Type words, get the matching images.
@@ -75,6 +77,8 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
     ]
     locked = says_so if keys else []
     app.include_router(search_routes(service), dependencies=locked)
+    app.include_router(embeddings_routes(service), dependencies=locked)
+    app.include_router(stored_routes(service), dependencies=locked)
     app.include_router(images_routes(service), dependencies=locked)
     app.include_router(insert_routes(service), dependencies=locked)
     app.include_router(state_routes(service, locked))

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from asgi_correlation_id import CorrelationIdFilter, correlation_id
 from fastapi.telemetry import TelemetryConfig
 from pythonjsonlogger.json import JsonFormatter
-from starlette._utils import get_route_path
 
 from t2i_pipelines.errors import MissingExtraError
 from t2i_pipelines.search.render import printable
 from t2i_pipelines.serve.middleware import OPEN
 from t2i_pipelines.serve.options import LogFormat
+from t2i_pipelines.serve.problems import route_path
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Variables of which one says where traces are sent."""
@@ -79,5 +79,5 @@ def telemetry() -> TelemetryConfig:
     return TelemetryConfig(
         auto_configure=bool(installed),
         operation_spans=False,  # one of each request is enough
-        exclude=lambda scope: get_route_path(scope) in OPEN,
+        exclude=lambda scope: route_path(scope) in OPEN,
     )

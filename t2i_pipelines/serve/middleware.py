@@ -12,7 +12,6 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from anyio import CancelScope
-from starlette._utils import get_route_path  # the router looks at no other path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +19,7 @@ from t2i_pipelines.search.render import printable
 from t2i_pipelines.serve.keys import Keys, Right
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.options import KEY_VARIABLE, ServeOptions
-from t2i_pipelines.serve.problems import Refusal, answer, refusal_of
+from t2i_pipelines.serve.problems import Refusal, answer, refusal_of, route_path
 from t2i_pipelines.serve.roots import Roots
 
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -32,7 +31,10 @@ DOCS = re.compile(r"/docs(/.*)?|/openapi\.json|/static-offline-docs/.*", re.DOTA
 INSERT_BODY = 8 << 20
 """Bytes of an insert: 10,000 long URLs."""
 
-VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+UPDATE_BODY = 1 << 19
+"""Bytes of an update: metadata of 64 KiB, each character of which may be written as an escape."""
+
+VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000, "/v1/embeddings": 10_000, "/v1/images/{id}": 10_000}
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
 _MARKS = (b",", b":", b"[", b"{")
@@ -78,7 +80,7 @@ class AccessLog:
                 await self._app(scope, receive, send)
             return
         began, status, sent = time.perf_counter(), 500, 0
-        method, path = _method(scope), get_route_path(scope)  # before a mounted application changes it
+        method, path = _method(scope), route_path(scope)  # before a mounted application changes it
         is_head = scope["method"] == "HEAD"
         asked = {**scope, "method": "GET"} if is_head else scope  # every route that has GET has HEAD
         asked["state"] = {**scope.get("state", {})}
@@ -124,7 +126,12 @@ class Guard:
         self._app, self._options, self._keys = app, options, keys
         self._metrics, self._roots = metrics, roots
         self._inside = self._held = 0
-        self._bodies = {"/v1/search": options.max_body, "/v1/insert": min(options.max_body, INSERT_BODY)}
+        self._bodies = {
+            "/v1/search": options.max_body,
+            "/v1/insert": min(options.max_body, INSERT_BODY),
+            "/v1/embeddings": options.max_body,
+            "/v1/images/{id}": min(options.max_body, UPDATE_BODY),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; what goes wrong is a problem, with the same headers as every answer."""
@@ -143,7 +150,8 @@ class Guard:
         except Exception as err:
             if started:
                 raise
-            await answer(refusal_of(err, self._roots), self._metrics)(scope, receive, send)
+            refusal = refusal_of(err, self._roots)
+            await answer(refusal, self._metrics, path=route_path(scope))(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._check_caller(scope)
@@ -228,8 +236,8 @@ class Guard:
 
     async def _read(self, scope: Scope, receive: Receive, body: _Body) -> None:
         """Read a body, unless it is too long, too long on its way, or one too many."""
-        path = get_route_path(scope)
-        most = self._bodies.get(path, 0) if scope["method"] == "POST" else 0
+        route = _route_with_body(scope)
+        most = self._bodies.get(route, 0)
         if most and Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data"):
             most = self._options.max_body  # files
         if not most:  # no other route has one
@@ -254,7 +262,7 @@ class Guard:
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
         if "json" in Headers(scope=scope).get("content-type", ""):
-            check_values(body.parts, VALUES[path])
+            check_values(body.parts, VALUES[route])
 
     def _check_memory(self) -> None:
         if self._held > BODIES * self._options.max_body:
@@ -278,14 +286,22 @@ class _Body:
 
 
 def _is_open(scope: Scope) -> bool:
-    path = get_route_path(scope)
+    path = route_path(scope)
     return path in OPEN or DOCS.fullmatch(path) is not None
 
 
 def _right(scope: Scope) -> Right:
     """Return the scope that a request needs."""
     asks = scope["method"] in ("GET", "HEAD", "OPTIONS")
-    return "read" if asks or (scope["method"] == "POST" and get_route_path(scope) in READS) else "write"
+    return "read" if asks or (scope["method"] == "POST" and route_path(scope) in READS) else "write"
+
+
+def _route_with_body(scope: Scope) -> str:
+    """Return the route that reads a body, as :data:`VALUES` names it; empty if none may."""
+    path = route_path(scope)
+    if scope["method"] == "PATCH" and path.startswith("/v1/images/"):
+        return "/v1/images/{id}"
+    return path if scope["method"] == "POST" else ""
 
 
 def check_values(parts: Sequence[bytes], most: int) -> None:

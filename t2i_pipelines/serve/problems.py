@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from t2i_pipelines import errors
 from t2i_pipelines.errors import T2IError
@@ -27,6 +28,8 @@ ERRORS = 20
 """Fields that an answer lists as wrong, at most; ``LONGEST``: characters of each name and reason."""
 
 LONGEST = 300
+
+EMBEDDINGS = "/v1/embeddings"
 
 log = logging.getLogger("t2i_pipelines.serve")
 
@@ -112,6 +115,9 @@ class Problem(BaseModel):
     code: str = Field(description="What went wrong, in a word that stays the same.")
     errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
     request_id: str | None = Field(None, description="By which the log names this request: `X-Request-ID`.")
+    message: str | None = Field(
+        None, description="Of embeddings: `detail`, where OpenAI's clients look for it."
+    )
 
 
 class Refusal(Exception):
@@ -150,8 +156,13 @@ def refusal_of(err: Exception, roots: Roots) -> Refusal:
     return Refusal(500, "something went wrong here, and is in the log")
 
 
-def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
-    """Return a refusal as a response; it is counted."""
+def answer(
+    refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None, path: str = ""
+) -> JSONResponse:
+    """Return a refusal as a response; it is counted.
+
+    :param path: of the request.
+    """
     metrics.failures.labels(refusal.code).inc()
     title = HTTPStatus(refusal.status).phrase
     body = Problem(
@@ -161,17 +172,24 @@ def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | No
         code=refusal.code,
         errors=errors,
         request_id=correlation_id.get(),
+        message=refusal.detail if path == EMBEDDINGS else None,
     )
     return JSONResponse(
         body.model_dump(exclude_none=True), refusal.status, refusal.headers, media_type=MEDIA_TYPE
     )
 
 
+def route_path(scope: Scope) -> str:
+    """Return the path below the root path: the router looks at no other."""
+    root, path = scope.get("root_path", ""), str(scope["path"])
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
 def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
     """Let every error of a route become a problem."""
 
     async def ours(request: Request, err: Exception) -> JSONResponse:
-        return answer(refusal_of(err, roots), metrics)
+        return answer(refusal_of(err, roots), metrics, path=route_path(request.scope))
 
     async def invalid(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, RequestValidationError)
@@ -180,14 +198,14 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
             for one in err.errors()[:ERRORS]
         ]
         told = "; ".join(f"{one['field']}: {one['reason']}" for one in found[:3])
-        return answer(Refusal(422, roots.cleaned(told)), metrics, found)
+        return answer(Refusal(422, roots.cleaned(told)), metrics, found, route_path(request.scope))
 
     async def of_http(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, HTTPException)
         code = STATUS_CODES.get(err.status_code, STATUS_CODES[400 if err.status_code < 500 else 500])
         refusal = Refusal(err.status_code, str(err.detail), code=code)
         refusal.headers |= dict(err.headers or {})
-        return answer(refusal, metrics)
+        return answer(refusal, metrics, path=route_path(request.scope))
 
     app.add_exception_handler(Refusal, ours)
     app.add_exception_handler(T2IError, ours)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 
@@ -29,6 +29,7 @@ from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, Web
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.serve.schemas import SearchRequest
 from t2i_pipelines.serve.uploads import Uploads
+from t2i_pipelines.types import Encoder, Vector
 
 _T = TypeVar("_T")
 
@@ -43,6 +44,12 @@ ANSWERS_WITHIN = 5.0
 
 THREADS = 16
 """For what waits for the database or the disk."""
+
+SCANS = 2
+"""Requests at a time that read many rows."""
+
+NOT_SEARCHED: Any = None
+"""Options of queries that are only embedded."""
 
 log = logging.getLogger("t2i_pipelines.serve")
 
@@ -74,9 +81,11 @@ class Service:
             limit=options.max_jobs,
             path=_jobs_path(options, target.uri),
         )
+        self.model_name = target.model_name
         self._loaded = load(*target.lookup)
         self._readers = CapacityLimiter(FETCHES + (os.cpu_count() or 1))
         self._threads = CapacityLimiter(THREADS)
+        self._scanners = CapacityLimiter(SCANS)
         self.batches = Batches(
             self._search,
             self.metrics,
@@ -172,23 +181,44 @@ class Service:
                 queries.append(self.reader.query(asked, until))
                 continue
             with self.metrics.stage("decode"):
-                queries.append(
-                    await to_thread.run_sync(self.reader.query, asked, until, limiter=self._readers)
-                )
+                queries.append(await self.read(self.reader.query, asked, until))
         return await self.batches.find(queries, options)
 
     async def run(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Do what waits for the database or the disk in a thread."""
         return await to_thread.run_sync(work, *arguments, limiter=self._threads)
 
+    async def read(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what decodes or fetches images in a thread."""
+        return await to_thread.run_sync(work, *arguments, limiter=self._readers)
+
+    async def scan(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what reads many rows in a thread. It takes its time, so that all else has threads of its own."""
+        return await to_thread.run_sync(work, *arguments, limiter=self._scanners)
+
+    async def embed(self, queries: list[Any]) -> list[Vector]:
+        """Return the vector of each query, as it would be searched for.
+
+        :raises T2IError: As searching does.
+        :raises Refusal: If too many wait.
+        """
+        return cast("list[Vector]", await self.batches.find(queries, NOT_SEARCHED))
+
     def _count(self) -> int:
         return self._searcher.collection.count()
 
-    def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Hits]:
+    def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Any]:
         with self.metrics.stage("encode"):
             vectors = self._searcher.embed(queries)
+        if options is NOT_SEARCHED:
+            return vectors
         with self.metrics.stage("search"):
             return self._searcher.find(vectors, queries, **options)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model."""
+        return self._loaded.encoder
 
     def load(self) -> None:
         """Open the file of jobs, and load the model.
