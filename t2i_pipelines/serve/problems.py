@@ -111,9 +111,7 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong with this request, and the way out.")
     code: str = Field(description="What went wrong, in a word that stays the same.")
     errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
-    message: str | None = Field(
-        None, description="Of embeddings: `detail`, where OpenAI's clients look for it."
-    )
+    message: str | None = Field(None, description="Of embeddings: `detail`, as OpenAI's clients name it.")
 
 
 class Refusal(Exception):
