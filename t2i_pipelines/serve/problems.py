@@ -115,9 +115,7 @@ class Problem(BaseModel):
     code: str = Field(description="What went wrong, in a word that stays the same.")
     errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
     request_id: str | None = Field(None, description="By which the log names this request: `X-Request-ID`.")
-    message: str | None = Field(
-        None, description="Of embeddings: `detail`, where OpenAI's clients look for it."
-    )
+    message: str | None = Field(None, description="Of embeddings: `detail`, as OpenAI's clients name it.")
 
 
 class Refusal(Exception):
