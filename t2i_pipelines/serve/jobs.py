@@ -122,7 +122,9 @@ class Store:
                 "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; BEGIN IMMEDIATE;"
                 "CREATE TABLE IF NOT EXISTS jobs (number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, "
                 "created REAL NOT NULL, status TEXT NOT NULL, key TEXT UNIQUE, request TEXT, "
-                "report TEXT NOT NULL); COMMIT"
+                "report TEXT NOT NULL);"
+                "CREATE INDEX IF NOT EXISTS by_status ON jobs (status);"
+                "CREATE INDEX IF NOT EXISTS keyed ON jobs (created) WHERE key IS NOT NULL; COMMIT"
             )
         except (OSError, sqlite3.Error) as err:
             locked = "locked" in str(err)
@@ -164,7 +166,8 @@ class Store:
 
     def latest(self, status: JobStatus | None, limit: int) -> list[JobReport]:
         """Return jobs, newest first."""
-        return self._reports("WHERE ?1 IS NULL OR status = ?1 ORDER BY number DESC LIMIT ?2", status, limit)
+        which, values = ("", ()) if status is None else ("WHERE status = ?", (status,))
+        return self._reports(f"{which} ORDER BY number DESC LIMIT ?", *values, limit)
 
     def unended(self) -> list[JobReport]:
         """Return the jobs that an earlier process has not finished."""
@@ -189,7 +192,7 @@ class Store:
 
     def count_keys(self) -> int:
         """Return how many keys are remembered."""
-        ((count,),) = self._ask("SELECT count(key) FROM jobs")
+        ((count,),) = self._ask("SELECT count(*) FROM jobs WHERE key IS NOT NULL")
         return int(count)
 
     def forget(self) -> None:

@@ -197,11 +197,14 @@ class Upload:
         path = self.keep / name[:2] / f"{name}{_suffix(staged.read_bytes(), self.max_pixels)}"
         with self._lock:
             if not path.exists():
-                path.parent.mkdir(exist_ok=True)
+                if not path.parent.exists():
+                    path.parent.mkdir()
+                    _sync(self.keep)
+                with staged.open("rb+") as file:
+                    os.fsync(file.fileno())
                 staged.replace(path)
                 self._made[str(path)] = 0
                 _sync(path.parent)
-                _sync(self.keep)
             if str(path) in self._made:
                 self._made[str(path)] += 1
         return path
@@ -273,10 +276,9 @@ class Uploads:
             for number, (_, file) in enumerate(files):
                 content = file.read()
                 upload.digests.append(digest(content))
-                with (staged / str(number)).open("xb") as out:
-                    out.write(content)
-                    out.flush()
-                    os.fsync(out.fileno())
+                (staged / str(number)).write_bytes(
+                    content
+                )  # synced when it is kept: till then it may be lost
         except OSError as err:
             upload.discard()
             if err.errno in FULL:

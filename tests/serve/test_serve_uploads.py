@@ -302,10 +302,11 @@ def test_an_upload_may_be_as_large_as_a_request(tmp_path, kept, pictures):
 
 
 def test_a_full_disk_is_507_and_leaves_nothing(http, kept, pictures, monkeypatch):
-    def full(handle):
+    def full(self, content):
+        self.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(uploads.os, "fsync", full)
+    monkeypatch.setattr(uploads.Path, "write_bytes", full)
     answer = send(http, ("red.png", (pictures / "red.png").read_bytes()))
     assert "no room for uploads" in problem(answer, 507, "storage_full")
     assert files_in(kept) == []
@@ -313,14 +314,31 @@ def test_a_full_disk_is_507_and_leaves_nothing(http, kept, pictures, monkeypatch
     assert uploaded(http, ("red.png", (pictures / "red.png").read_bytes()))["status"] == "done"
 
 
-def test_a_disk_that_is_full_later_fails_the_file(http, kept, pictures, monkeypatch):
-    def full(self, to):
+@pytest.mark.parametrize("at", ["replace", "fsync"])
+def test_a_disk_that_is_full_later_fails_the_file(http, kept, pictures, monkeypatch, at):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(uploads.Path, "replace", full)
+    monkeypatch.setattr(uploads.os if at == "fsync" else uploads.Path, at, full)
     (failed,) = uploaded(http, ("red.png", (pictures / "red.png").read_bytes()))["failed"]
     assert failed["reason"] == "cannot read image red.png: No space left on device"
     assert files_in(kept) == []
+
+
+def test_an_image_is_on_the_disk_before_it_has_its_name(http, kept, pictures, monkeypatch):
+    done, fsync, replace = [], uploads.os.fsync, Path.replace
+
+    def synced(handle):
+        done.append(("sync", Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    monkeypatch.setattr(uploads.os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(("name", to)), replace(self, to)))
+    id = uploaded(http, ("red.png", (pictures / "red.png").read_bytes()))["id"]
+    (path,) = [kept / file for file in files_in(kept)]
+    assert done == [
+        ("sync", kept), ("sync", kept / ".incoming" / id / "0"), ("name", path), ("sync", path.parent)
+    ]  # fmt: skip
 
 
 def test_uploads_that_wait_are_bounded_and_a_cancelled_one_leaves_nothing(
