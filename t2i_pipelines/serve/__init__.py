@@ -5,7 +5,9 @@
     options.py      what may be chosen, and checked before anything starts
     app.py          the FastAPI application; server.py runs it, and finishes what it accepted
     service.py      what the requests of an application share
-    middleware.py   access control and limits, before any route
+    middleware.py   access control and limits, before any route; the access log
+    keys.py         keys and their scopes
+    logs.py         the log as text or JSON, and traces
     routes.py       search, state; stored_routes.py, what is stored; insert_routes.py, inserts and their jobs
     embeddings.py   vectors in the form of OpenAI's API
     schemas.py      models of requests and responses; requests.py reads them

@@ -218,6 +218,7 @@ def _field(place: Sequence[Any]) -> str:
 
 _WHEN = {
     401: "No key, or not the right one.",
+    403: "The key has no scope for this, the service only reads, or the page is of another site.",
     404: "There is no such thing.",
     408: "The request did not come in time.",
     413: "The request is too large.",
@@ -229,7 +230,7 @@ _WHEN = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problems as responses of a route; 400 and 421, which the server may find wrong anywhere, are added."""
+    """Problems as responses of a route; 400, 403 and 421, which are found before any route, are added."""
     schema = schema_of(Problem)
     return {
         status: {
@@ -237,7 +238,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {MEDIA_TYPE: {"schema": schema}},
             **({"headers": _RETRY} if status in (429, 503) else {}),
         }
-        for status in sorted({400, 421, *statuses})
+        for status in sorted({400, 403, 421, *statuses})
     }
 
 
