@@ -25,7 +25,7 @@ DOCS = ("/docs", "/openapi.json", "/static-offline-docs/")
 INSERT_BODY = 8 << 20
 """Bytes of an insert: 10,000 long URLs."""
 
-VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000}
+VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000, "/mcp": 10_000}
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
 _MARKS = (b",", b":", b"[", b"{")
@@ -50,6 +50,7 @@ class Guard:
         self._key = options.api_key.encode()
         self._inside = self._held = 0
         self._bodies = {"/v1/search": options.max_body, "/v1/insert": min(options.max_body, INSERT_BODY)}
+        self._bodies["/mcp"] = options.max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let it in."""
