@@ -30,8 +30,9 @@ AllowInsert = Annotated[
     of=ServeOptions,
     defaults={"port": 8001},
     helps={
-        "roots": "Folder whose images can be searched by, inserted and, where any is named, looked at; or "
-        "NAME=FOLDER; repeatable. Without it, stored images can be looked at.",
+        "roots": "Folder whose images can be looked at, searched by and inserted, or NAME=FOLDER; repeatable. "
+        "Without it, on stdin, every stored image can be looked at.",
+        "allow_urls": "Let assistants look at stored images that are on the web, and search by such.",
         "host": f"With --http: address to listen on; any but loopback needs a key in {KEY_VARIABLE}.",
         "port": "With --http: port to listen on; 0 is any that is free.",
     },
@@ -50,7 +51,9 @@ def run(http: Http = False, allow_insert: AllowInsert = False, **given: Any) -> 
     options = ServeOptions(**{name: given.pop(name) for name in SHOWN}, api_key=key)
     if http:
         console.leave_to_python()
-    elif sys.stdin.isatty():
+    else:
+        console.say_at_interrupt(lambda: None)
+    if not http and sys.stdin.isatty():
         console.err.print(
             "waiting for an assistant on stdin, see docs/mcp.md (Ctrl-C ends it)", highlight=False
         )

@@ -188,7 +188,7 @@ class Tools:
         try:
             yield
         finally:
-            opening.cancel()
+            await asyncio.wait([opening])  # what is half open cannot be closed
             if self._release is not None:
                 self._release.cancel()
             if self._service is not None:
@@ -290,7 +290,7 @@ class Tools:
         return await self._search(SearchRequest(image=image, **_wanted(options)))
 
     async def more_like(self, id: Id, **options: Any) -> SearchResult:
-        """Find images that look like a stored one."""
+        """Find images that look like a stored one; itself comes first."""
         return await self._search(SearchRequest(like=id, **_wanted(options)))
 
     async def _search(self, request: SearchRequest) -> SearchResult:
@@ -376,6 +376,8 @@ def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
 
 def make_http(options: ServeOptions, settings: dict[str, Any]) -> Starlette:
     """Return the server as an ASGI application at ``/mcp``, with the access control of ``t2i serve``."""
+    if not options.roots:
+        log.warning("over HTTP, assistants see images of folders that --root names; none is named")
     service = Service(options, settings)
     app = (
         Tools(options, settings, service)
