@@ -30,8 +30,8 @@ AllowInsert = Annotated[
     of=ServeOptions,
     defaults={"port": 8001},
     helps={
-        "roots": "Folder whose images can be looked at, searched by and inserted, or NAME=FOLDER; repeatable. "
-        "Without it, on stdin, every stored image can be looked at.",
+        "roots": "Folder whose images can be looked at, searched by and inserted, or NAME=FOLDER; "
+        "repeatable. Without it, on stdin, every stored image can be looked at.",
         "allow_urls": "Let assistants look at stored images that are on the web, and search by such.",
         "host": f"With --http: address to listen on; any but loopback needs a key in {KEY_VARIABLE}.",
         "port": "With --http: port to listen on; 0 is any that is free.",
@@ -47,16 +47,15 @@ def run(http: Http = False, allow_insert: AllowInsert = False, **given: Any) -> 
     handler = RichHandler(console=console.err, show_path=False, rich_tracebacks=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("t2i_pipelines.serve").setLevel(logging.INFO)
-    key = os.environ.get(KEY_VARIABLE, "") if http else ""
-    options = ServeOptions(**{name: given.pop(name) for name in SHOWN}, api_key=key)
     if http:
         console.leave_to_python()
+        key = os.environ.get(KEY_VARIABLE, "")
     else:
         console.say_at_interrupt(lambda: None)
-    if not http and sys.stdin.isatty():
-        console.err.print(
-            "waiting for an assistant on stdin, see docs/mcp.md (Ctrl-C ends it)", highlight=False
-        )
+        key, given["host"] = "", ServeOptions.host  # nothing is listened on
+        if sys.stdin.isatty():
+            console.err.print("waiting for an assistant on stdin; Ctrl-C ends it", highlight=False)
+    options = ServeOptions(**{name: given.pop(name) for name in SHOWN}, api_key=key)
     try:
         finished = serve_mcp(options, allow_insert=allow_insert, http=http, **given)
     except KeyboardInterrupt:

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -17,9 +19,10 @@ from mcp.client import Client
 from PIL import Image as Pillow
 from serving import LOCAL
 from starlette.testclient import TestClient
+from typer.main import get_command
 
 import t2i_pipelines
-from t2i_pipelines import Searcher, build_insert_pipeline
+from t2i_pipelines import Searcher, build_insert_pipeline, cli
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 from t2i_pipelines.serve import ServeOptions, build_mcp, mcp, mcp_schemas, serve_mcp
@@ -426,6 +429,28 @@ def test_http_shows_only_images_in_folders_that_are_named(stored, photos):
         (result,) = (json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: {"))
         (hit,) = result["result"]["structuredContent"]["images"]
         assert hit["path"] == path
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_show_commands_that_are_understood_and_every_tool(stored, photos):
+    command = get_command(cli.app).commands["mcp"]
+    shown = [line[2:] for line in DOCS.splitlines() if line.startswith("$ ") and " t2i mcp" in line]
+    arguments = [shlex.split(line.partition("t2i mcp")[2]) for line in shown]
+    for block in re.findall(r"```json\n(.*?)```", DOCS, re.DOTALL):
+        ((_, servers),) = json.loads(block).items()
+        assert servers["images"]["command"].endswith("t2i")
+        name, *others = servers["images"]["args"]
+        assert name == "mcp"
+        arguments.append(others)
+    assert len(arguments) == 4
+    for one in arguments:
+        command.make_context("mcp", one)
+    (code,) = re.findall(r"```python\n(.*)\nserver\.run\(\).*\n```", DOCS, re.DOTALL)
+    exec(compile(code.replace("/home/me/Pictures", str(photos)), "mcp.md", "exec"), {})
+    found, _ = tools(stored, allow_insert=True, options=ServeOptions(roots=[photos]))
+    assert re.findall(r"^\| `(\w+)` \|", DOCS, re.MULTILINE) == list(found)
 
 
 def test_without_the_extra_it_is_one_sentence(monkeypatch):
