@@ -29,7 +29,7 @@ from starlette.applications import Starlette
 
 from t2i_pipelines.collection import check_exists, close, open_collection
 from t2i_pipelines.collection.connection import parse_uri
-from t2i_pipelines.config.settings import Place, Settings
+from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.errors import ConfigError, QueryError, T2IError
 from t2i_pipelines.images.address import is_http, scheme
 from t2i_pipelines.serve.insert_routes import report
@@ -132,15 +132,10 @@ class Tools:
             raise ConfigError(
                 "inserting needs folders that images may come from; name them by --root (roots)"
             )
-        chosen = Settings.of(**settings).part(Place)
-        self._place: dict[str, Any] = {
-            "uri": chosen.uri,
-            "token": chosen.token,
-            "collection_name": chosen.collection_name,
-        }
+        self._place = _place(settings)
         self._options, self._settings, self._service = options, settings, service
         self._is_local = service is None
-        self._is_file = self._is_local and parse_uri(chosen.uri).path is not None
+        self._is_file = self._is_local and parse_uri(self._place["uri"]).path is not None
         sees_all = self._is_local and not options.roots
         self._roots = EveryStored() if sees_all else Roots(options.named_roots)
         self._opening = asyncio.Lock()
@@ -375,9 +370,13 @@ def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
 
 
 def make_http(options: ServeOptions, settings: dict[str, Any]) -> Starlette:
-    """Return the server as an ASGI application at ``/mcp``, with the access control of ``t2i serve``."""
+    """Return the server as an ASGI application at ``/mcp``, with the access control of ``t2i serve``.
+
+    :raises StoreError: If the database cannot be opened.
+    """
     if not options.roots:
         log.warning("over HTTP, assistants see images of folders that --root names; none is named")
+    open_collection(**_place(settings)).space()  # where it cannot be opened, nothing tells its model
     service = Service(options, settings)
     app = (
         Tools(options, settings, service)
@@ -387,6 +386,11 @@ def make_http(options: ServeOptions, settings: dict[str, Any]) -> Starlette:
     app.state.service = service
     app.add_middleware(Guard, options=options, metrics=service.metrics)
     return app
+
+
+def _place(settings: dict[str, Any]) -> dict[str, Any]:
+    chosen = Settings.of(**settings)
+    return {name: getattr(chosen, name) for name in ("uri", "token", "collection_name")}
 
 
 def _wanted(options: dict[str, Any]) -> dict[str, Any]:

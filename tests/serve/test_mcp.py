@@ -24,7 +24,7 @@ from typer.main import get_command
 import t2i_pipelines
 from t2i_pipelines import Searcher, build_insert_pipeline, cli
 from t2i_pipelines.collection import open_collection
-from t2i_pipelines.errors import ConfigError, MissingExtraError
+from t2i_pipelines.errors import ConfigError, MissingExtraError, StoreLockedError
 from t2i_pipelines.serve import ServeOptions, build_mcp, mcp, mcp_schemas, serve_mcp
 from t2i_pipelines.serve.service import Service
 from t2i_pipelines.testing import forget_memory
@@ -371,6 +371,8 @@ def test_a_database_that_another_process_has_open_is_an_error_with_the_way_out(t
         said = refused(chosen, "search_images", {"text": "red"})
         assert f"{tmp_path / 'milvus.db'} is open in another process" in said
         assert "run milvus-lite server --data-dir" in said
+        with pytest.raises(StoreLockedError, match="is open in another process"):
+            mcp.make_http(ServeOptions(read_only=True), chosen)
         other.stdin.close()
     assert stems(answer(chosen, "search_images", {"text": "red"})) == ["red"]
 
