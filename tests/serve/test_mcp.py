@@ -349,8 +349,9 @@ def test_a_local_database_is_released_between_calls(tmp_path, monkeypatch):
     async def ask():
         async with Client(build_mcp(**chosen)) as client:
             first = await client.call_tool("search_images", {"text": "red"})
-            while (await anyio.run_process(held, check=False)).returncode:
-                await anyio.sleep(0.1)
+            with anyio.fail_after(60):
+                while (await anyio.run_process(held, check=False)).returncode:
+                    await anyio.sleep(0.1)
             return first, await client.call_tool("search_images", {"text": "red"})
 
     for result in anyio.run(ask):
