@@ -11,6 +11,7 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi_offline import FastAPIOffline
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
@@ -83,6 +84,12 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
     app.include_router(insert_routes(service), dependencies=locked)
     app.include_router(state_routes(service, locked))
     add_handlers(app, service.metrics, service.roots)
+    add_middleware(app, options, keys, service)
+    return app
+
+
+def add_middleware(app: Starlette, options: ServeOptions, keys: Keys, service: Service) -> None:
+    """Put access control, limits and logging around an application."""
     # from the inside out: the caller is known before a body is read; refusals have CORS headers, too
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5, exclude_content_types=UNCOMPRESSED)
     app.add_middleware(Guard, options=options, keys=keys, metrics=service.metrics, roots=service.roots)
@@ -99,4 +106,3 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
     app.add_middleware(
         CorrelationIdMiddleware, validator=None, transformer=request_id, update_request_header=False
     )
-    return app

@@ -241,14 +241,24 @@ class Images:
                 self.hits += 1
                 return Loaded(known, "image/webp")
             self.misses += 1
-        try:
-            pixels = decode(self._content(row["path"]), id, self._decoding, lambda: LONGEST // MARGIN)
-        except ImageDecodeError as err:
-            raise _not_shown() from err
-        made = Thumbnail.of(shrunk(Pillow.fromarray(pixels), LONGEST)).content
+        made = Thumbnail.of(self._decoded(row["path"], id, LONGEST)).content
         with self._lock:
             self._kept[key] = made
         return Loaded(made, "image/webp")
+
+    def small(self, id: str, longest: int) -> Pillow.Image:
+        """Return a stored image, RGB, its longer side ``longest`` pixels at most.
+
+        :raises Refusal: As :meth:`file` does.
+        """
+        return self._decoded(self._row(id, ["path"])["path"], id, longest)
+
+    def _decoded(self, address: str, id: str, longest: int) -> Pillow.Image:
+        try:
+            pixels = decode(self._content(address), id, self._decoding, lambda: longest // MARGIN)
+        except ImageDecodeError as err:
+            raise _not_shown() from err
+        return shrunk(Pillow.fromarray(pixels), longest)
 
     def result(self, hits: Hits) -> Result:
         """Hits as clients see them."""

@@ -34,7 +34,13 @@ INSERT_BODY = 8 << 20
 UPDATE_BODY = 1 << 19
 """Bytes of an update: metadata of 64 KiB, each character of which may be written as an escape."""
 
-VALUES = {"/v1/search": 10_000, "/v1/insert": 100_000, "/v1/embeddings": 10_000, "/v1/images/{id}": 10_000}
+VALUES = {
+    "/v1/search": 10_000,
+    "/v1/insert": 100_000,
+    "/v1/embeddings": 10_000,
+    "/v1/images/{id}": 10_000,
+    "/mcp": 10_000,
+}
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
 _MARKS = (b",", b":", b"[", b"{")
@@ -131,6 +137,7 @@ class Guard:
             "/v1/insert": min(options.max_body, INSERT_BODY),
             "/v1/embeddings": options.max_body,
             "/v1/images/{id}": min(options.max_body, UPDATE_BODY),
+            "/mcp": options.max_body,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -218,12 +225,18 @@ class Guard:
         if key is None:
             raise Refusal(401, "a key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
         scope["state"]["key"] = key.name
-        if (needed := _right(scope)) not in key.scopes:
+        if (needed := self._right(scope)) not in key.scopes:
             raise Refusal(
                 403,
                 f"the key {key.name!r} has the scope {', '.join(sorted(key.scopes))}; this needs {needed}",
                 code="scope_missing",
             )
+
+    def _right(self, scope: Scope) -> Right:
+        """Return the scope that a request needs; tools of assistants may insert unless it is a reader's server."""
+        method, path = scope["method"], route_path(scope)
+        reads = path in READS or (path == "/mcp" and self._options.read_only)
+        return "read" if method in ("GET", "HEAD", "OPTIONS") or (method == "POST" and reads) else "write"
 
     def _check_crowd(self) -> None:
         if self._inside >= self._options.max_requests:
@@ -288,12 +301,6 @@ class _Body:
 def _is_open(scope: Scope) -> bool:
     path = route_path(scope)
     return path in OPEN or DOCS.fullmatch(path) is not None
-
-
-def _right(scope: Scope) -> Right:
-    """Return the scope that a request needs."""
-    asks = scope["method"] in ("GET", "HEAD", "OPTIONS")
-    return "read" if asks or (scope["method"] == "POST" and route_path(scope) in READS) else "write"
 
 
 def _route_with_body(scope: Scope) -> str:

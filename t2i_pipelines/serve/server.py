@@ -7,12 +7,13 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from math import ceil
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from t2i_pipelines.collection import close
@@ -39,7 +40,7 @@ WRITE_SECONDS = 30.0
 log = logging.getLogger("t2i_pipelines.serve")
 
 
-def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
+def run(options: ServeOptions, settings: dict[str, Any], make: Callable[..., Starlette] = make) -> bool:
     """Serve; see :func:`t2i_pipelines.serve.serve`."""
     app = make(options, settings)
     service = app.state.service
@@ -66,7 +67,7 @@ def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
     return not service.unfinished
 
 
-def server_config(app: FastAPI, options: ServeOptions) -> uvicorn.Config:
+def server_config(app: Starlette, options: ServeOptions) -> uvicorn.Config:
     """Return uvicorn's settings."""
     most = min(options.max_connections, _open_files() // 2)
     return uvicorn.Config(

@@ -58,16 +58,17 @@ class Service:
     """The pipelines, the limits, and what is counted.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :param roots: in place of those of the options.
     :raises ConfigError: If one is wrong.
     """
 
-    def __init__(self, options: ServeOptions, settings: dict[str, Any]) -> None:
+    def __init__(self, options: ServeOptions, settings: dict[str, Any], roots: Roots | None = None) -> None:
         settings = {"max_pixels": options.max_pixels, **settings}
         target, chosen = checked(settings)
         self.options = options
         folder = options.uploads_folder
         self.uploads = None if folder is None else Uploads(folder, options.max_pixels)
-        self.roots = Roots(options.named_roots)
+        self.roots = roots or Roots(options.named_roots)
         self.metrics = Metrics()
         web = Web()
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
