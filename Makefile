@@ -103,8 +103,9 @@ bench-search: $(TEST)
 bench-gpu: $(TEST)
 	$(BIN)/python -m benchmarks.gpu
 
+# compared with the service of another checkout: make bench-serve BEFORE=../before DOCUMENT=docs/benchmarks/serve.md
 bench-serve: $(TEST)
-	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.serve $(if $(BEFORE),--before $(BEFORE)) $(if $(DOCUMENT),--document $(DOCUMENT))
 
 # runs the notebooks afresh and stores what they give; `make test` runs them, too, and compares
 notebooks: $(TEST)
