@@ -20,7 +20,7 @@ GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 export PYTHONDONTWRITEBYTECODE :=
 
 # make t ROOM=search  the tests of one room, a folder of tests/
-.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots wheel clean
+.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots lock wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -114,6 +114,11 @@ notebooks: $(TEST)
 # the images that the README shows
 screenshots: $(TEST)
 	$(BIN)/python tests/taking_screenshots.py
+
+# what the image installs, with hashes; for the platforms of the image, Linux on x86-64 and ARM
+lock: $(TEST)
+	$(PIP) install --quiet uv==0.13.9
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --python-platform linux --extra serve --extra openvino --constraint constraints.txt --no-annotate --custom-compile-command "make lock" --output-file deploy/requirements.txt setup.cfg
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
