@@ -7,7 +7,8 @@ URLs that strangers name are fetched from public addresses only. The address of 
 checked, and connected to, so that a DNS answer that changes in between gains nothing; TLS is still checked
 against the name. Each redirect is a request of its own. `requests-hardened
 <https://github.com/saleor/requests-hardened>`_ refuses private, loopback, link-local (where clouds keep their
-metadata), shared, reserved and multicast addresses.
+metadata), shared and multicast addresses. Reserved ones, such as ``::127.0.0.1``, and ``fec0::/10``, once the
+private addresses of IPv6, are refused here.
 
 urllib3 bounds connecting and each read, not their sum: a server that sends its headers byte by byte would
 hold a fetch for hours. So each read gets what is left of the deadline, headers included.
@@ -25,6 +26,7 @@ from contextvars import ContextVar
 from functools import cache
 from http.client import HTTPResponse
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
@@ -415,7 +417,8 @@ def restrict(session: Session) -> None:
                 host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
             except InvalidIPAddress as err:
                 raise requests.exceptions.InvalidURL("its host has no public address") from err
-            if host["host"] == PLATFORM:
+            address = ip_address(host["host"].strip("[]"))
+            if str(address) == PLATFORM or address.is_reserved or getattr(address, "is_site_local", False):
                 raise requests.exceptions.InvalidURL("its host has no public address")
             return host, pool
 
