@@ -10,7 +10,8 @@
     schemas.py      models of requests and responses; requests.py reads them
     roots.py        the folders whose files may be inserted and shown
     batches.py      requests that come together are embedded and searched together
-    jobs.py         inserts, which take their time
+    jobs.py         inserts, which take their time, kept over a restart
+    uploads.py      images that come with the request
 
 Importing this package imports nothing of these; they need the extra ``serve``.
 """

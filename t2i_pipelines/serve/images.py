@@ -48,6 +48,15 @@ THUMBNAILS = 64 << 20
 UNSIGNED = "TGA"
 """A format that many a file could be said to be in; it is shown as a thumbnail only."""
 
+_TYPES = {"HEIF": "image/heif", "QOI": "image/qoi", "DDS": "image/vnd-ms.dds"}
+"""Media types of formats for which Pillow has none."""
+
+
+def media_type_of(header: Pillow.Image) -> str:
+    """Return the media type of an image; empty if its file is not shown."""
+    kind = header.format or ""
+    return "" if kind == UNSIGNED else _TYPES.get(kind, Pillow.MIME.get(kind, ""))
+
 
 class _Known(Response):
     """Answers 304 to who has it already."""
@@ -140,12 +149,12 @@ class Images:
 
     def _media_type(self, content: bytes) -> str:
         try:
-            kind = identify(content, self._decoding.max_pixels).format or ""
+            kind = media_type_of(identify(content, self._decoding.max_pixels))
         except Exception as err:  # whatever the header has: it is no image
             raise _not_shown() from err
-        if kind == UNSIGNED or kind not in Pillow.MIME:
+        if not kind:
             raise _not_shown()
-        return Pillow.MIME[kind]
+        return kind
 
     def thumbnail(self, id: str) -> Response:
         """Return a small image, WebP, its longer side 256 pixels at most.
@@ -179,6 +188,7 @@ class Images:
             id=outcome.id,
             stage=getattr(outcome.reason, "stage", ""),
             reason=self._roots.cleaned(str(outcome.reason)),
+            filename=_filename(outcome),
         )
 
     def _found(self, hit: Hit) -> Found:
@@ -204,6 +214,11 @@ class Images:
             return self._roots.read(address)
         except ImageDecodeError as err:
             raise _not_shown() from err
+
+
+def _filename(outcome: Outcome) -> str | None:
+    name = getattr(outcome.reason, "metadata", {}).get("filename")
+    return name if isinstance(name, str) else None
 
 
 def links(id: str) -> Links:

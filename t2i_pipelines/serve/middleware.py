@@ -157,6 +157,8 @@ class Guard:
     async def _read(self, scope: Scope, receive: Receive, body: _Body) -> None:
         """Read a body, unless it is too long, too long on its way, or one too many."""
         most = self._bodies.get(scope["path"], 0) if scope["method"] == "POST" else 0
+        if most and Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data"):
+            most = self._options.max_body  # files
         if not most:  # no other route has one
             return
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")

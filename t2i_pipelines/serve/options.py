@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from t2i_pipelines.config.checks import REPEATABLE, Checked, described, flag, setting, whole_number
+from t2i_pipelines.config.checks import REPEATABLE, Checked, Cli, described, flag, setting, whole_number
 from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
@@ -21,6 +21,11 @@ SHORTEST_KEY = 16
 def _seconds(name: str, value: Any) -> None:
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
+
+
+def _folder(name: str, value: Any) -> None:
+    if value is not None and not str(value).strip():
+        raise ConfigError(f"{name} must be a folder, got {value!r}")
 
 
 @described
@@ -43,6 +48,13 @@ class ServeOptions(Checked):
             help="Folder whose files can be inserted and shown, or NAME=FOLDER; repeatable. Clients name "
             "files by it, as in photos/2024/dog.jpg.",
         ),
+    )
+    uploads: str | Path | None = setting(
+        None,
+        "Folder in which uploaded images are kept, or NAME=FOLDER. It is made if it is missing, and served "
+        "as a root; without it, uploads get 403.",
+        _folder,
+        cli=Cli(kind=str | None, help="Folder in which uploaded images are kept, or NAME=FOLDER."),
     )
     allow_urls: bool = setting(
         False, "Let clients insert and ask for images on the web. On public addresses.", flag
@@ -80,6 +92,13 @@ class ServeOptions(Checked):
         whole_number(1_000_000),
     )
     max_jobs: int = setting(16, "Inserts that wait or run; more get 429.", whole_number(10_000))
+    state: str | Path | None = setting(
+        None,
+        "Folder in which jobs are kept over a restart; one service each. Without it, they are in a file next "
+        "to a local database, FILE.db.jobs, and with a Milvus server in memory only.",
+        _folder,
+        cli=Cli(kind=str | None),
+    )
     batch_size: int = setting(
         32,
         "Queries embedded and searched at once; 1 is one by one.",
@@ -128,15 +147,21 @@ class ServeOptions(Checked):
             return self.host == "localhost"
 
     @property
+    def uploads_folder(self) -> Path | None:
+        """Absolute path of the folder of uploads."""
+        return None if self.uploads is None else _named(self.uploads)[1]
+
+    @property
     def named_roots(self) -> dict[str, Path]:
         """Name -> absolute path of each root.
 
         :raises ConfigError: If one is no folder, or two have one name.
         """
         found: dict[str, Path] = {}
-        for root in self.roots:
+        own = [] if self.uploads is None else [self.uploads]
+        for number, root in enumerate([*own, *self.roots]):
             name, path = _named(root)
-            if not path.is_dir():
+            if number >= len(own) and not path.is_dir():
                 raise ConfigError(f"a root must be a folder that is there, got {str(root)!r}")
             if name in found:
                 raise ConfigError(

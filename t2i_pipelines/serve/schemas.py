@@ -199,6 +199,7 @@ class FailedInput(BaseModel):
     id: str
     stage: Stage | Literal[""] = Field(description="Where it failed.")
     reason: str
+    filename: str | None = Field(None, description="Name of an uploaded file.", examples=["dog.jpg"])
 
 
 class SkippedFiles(BaseModel):
@@ -216,22 +217,51 @@ class JobError(BaseModel):
     detail: str
 
 
-class JobReport(BaseModel):
-    """How an insert is doing."""
+JobStatus: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 
-    id: str
-    status: Literal["waiting", "running", "done", "failed"] = Field(
-        description="`done` is when every input has an outcome, be it a failure; `failed` is broken off."
+
+class JobSummary(BaseModel):
+    """An insert, without the inputs that failed."""
+
+    id: str = Field(examples=["9f86d081884c7d65"])
+    status: JobStatus = Field(
+        description="`done` is when every input has an outcome, be it a failure; `failed` broke off; "
+        "`cancelled` was stopped by a client; `interrupted` by the end of the service."
     )
-    source: str | None = Field(description="As it was asked for; null for URLs.")
+    source: str | None = Field(description="As it was asked for; null for URLs and uploads.")
     counts: dict[str, int] = Field(description="Inputs so far, by outcome.", examples=[{"inserted": 41}])
-    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
-    failed: list[FailedInput] = Field(description="The first 1,000 failures.")
-    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
     error: JobError | None = None
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+
+
+class JobReport(JobSummary):
+    """How an insert is doing."""
+
+    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
+    failed: list[FailedInput] = Field(description="The first 1,000 failures.")
+    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
+
+
+class JobList(BaseModel):
+    """Inserts, newest first."""
+
+    jobs: list[JobSummary]
+
+
+class UploadForm(BaseModel):
+    """Images to insert, and what is known about them."""
+
+    image: list[bytes] = Field(description="Files of images, up to 1,000.", min_length=1, max_length=1000)
+    fields: str | None = Field(
+        None,
+        description="JSON: an object with the metadata of all images, or a list with one object for each "
+        "file in their order. `id` is the id of an image; without it, that follows from its bytes. The name "
+        "of the file is the column `filename`.",
+        json_schema_extra={"contentMediaType": "application/json"},
+        examples=['{"album": "2024"}', '[{"id": "dog-1", "year": 2015}, {"id": "dog-2"}]'],
+    )
 
 
 class Health(BaseModel):

@@ -7,10 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.encoders.registry import load
 from t2i_pipelines.errors import StoreError
@@ -26,6 +28,7 @@ from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, Web
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.serve.schemas import SearchRequest
+from t2i_pipelines.serve.uploads import Uploads
 
 _T = TypeVar("_T")
 
@@ -55,13 +58,22 @@ class Service:
         settings = {"max_pixels": options.max_pixels, **settings}
         target, chosen = checked(settings)
         self.options = options
+        folder = options.uploads_folder
+        self.uploads = None if folder is None else Uploads(folder, options.max_pixels)
         self.roots = Roots(options.named_roots)
         self.metrics = Metrics()
         web = Web()
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
         self._searcher = Searcher(**settings)
         self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options, web)
-        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
+        self.jobs = Jobs(
+            settings,
+            self.metrics,
+            self.images,
+            self.roots,
+            limit=options.max_jobs,
+            path=_jobs_path(options, target.uri),
+        )
         self._loaded = load(*target.lookup)
         self._readers = CapacityLimiter(FETCHES + (os.cpu_count() or 1))
         self._threads = CapacityLimiter(THREADS)
@@ -86,8 +98,18 @@ class Service:
         """Let the seconds run that the end may take."""
         self._ends = time.monotonic() + self.options.drain
 
+    def open_jobs(self) -> None:
+        """Open the file of jobs, and remove what the uploads of interrupted ones have left.
+
+        :raises ConfigError: If it cannot be used.
+        """
+        interrupted = self.jobs.open()
+        if self.uploads is not None:
+            self.uploads.clear(interrupted)
+
     async def start(self) -> None:
         """Begin to work; it is ready some time later."""
+        self.open_jobs()
         self.batches.start()
         self.jobs.start()
         self._warming = asyncio.create_task(self._warm_up())
@@ -169,8 +191,21 @@ class Service:
             return self._searcher.find(vectors, queries, **options)
 
     def load(self) -> None:
-        """Load the model.
+        """Open the file of jobs, and load the model.
 
         :raises T2IError: If that cannot be done.
         """
+        self.open_jobs()
         self._loaded.encoder.space  # noqa: B018 - loads
+
+
+def _jobs_path(options: ServeOptions, uri: str | Path) -> Path | None:
+    """Return the file in which jobs are kept over a restart; None where they are in memory only."""
+    if options.read_only:
+        return None
+    if options.state is not None:
+        return Path(options.state).expanduser().absolute() / "jobs.db"
+    if (database := parse_uri(uri).path) is not None:
+        return database.with_name(f"{database.name}.jobs")
+    log.warning("jobs are kept in memory only: name a folder by --state to keep them over a restart")
+    return None

@@ -31,6 +31,7 @@ pytest_plugins = ["milvus_backends"]
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "data" / "gallery"
+PICTURES = [path for path in GALLERY.iterdir() if path.suffix != ".md"]
 KEY = "correct horse battery staple"
 
 
@@ -94,13 +95,68 @@ def test_what_was_accepted_is_finished_after_sigterm(tmp_path, told, code):
         assert process.wait(120) == code
         with pytest.raises(httpx2.ConnectError):
             http.get("/healthz")
-    pictures = [path for path in GALLERY.iterdir() if path.suffix != ".md"]
-    assert open_collection(tmp_path / "milvus.db").count() == len(pictures)
+    assert open_collection(tmp_path / "milvus.db").count() == len(PICTURES)
 
 
 def in_flight(http):
     (found,) = re.findall(r"^t2i_requests_in_flight (.*)$", http.get("/metrics").text, re.MULTILINE)
     return float(found)
+
+
+@pytest.mark.slow
+def test_inserts_of_a_process_that_was_killed_are_interrupted_and_go_on_when_sent_again(tmp_path):
+    bad = [("image", (f"{n}.png", b"no image")) for n in range(900)]
+    with t2i_serve(tmp_path, "--uploads", "kept", "--batch-size", "1") as (process, http):
+        image = (GALLERY / "011-sailboat.webp").read_bytes()
+        first = http.post("/v1/insert", files={"image": ("boat.webp", image)}).json()["id"]
+        wait_until(lambda: http.get(f"/v1/jobs/{first}").json()["finished"], "the upload", 120)
+        running = http.post("/v1/insert", json={"source": "photos"}, headers={"Idempotency-Key": "a"}).json()[
+            "id"
+        ]
+        waiting = http.post("/v1/insert", files=bad).json()["id"]
+        wait_until(lambda: http.get(f"/v1/jobs/{running}").json()["status"] == "running", "the insert", 120)
+        process.kill()
+        process.wait()
+    with t2i_serve(tmp_path, "--uploads", "kept") as (process, http):
+        found = {one["id"]: one for one in http.get("/v1/jobs").json()["jobs"]}
+        assert {id: one["status"] for id, one in found.items()} == {
+            waiting: "interrupted", running: "interrupted", first: "done"
+        }  # fmt: skip
+        assert found[running]["error"]["code"] == "interrupted"
+        assert found[waiting]["counts"] == {}
+        assert list((tmp_path / "kept" / ".incoming").iterdir()) == []
+        again = {"json": {"source": "photos"}, "headers": {"Idempotency-Key": "a"}}
+        assert http.post("/v1/insert", **again).json()["id"] == running
+        again["headers"] = {"Idempotency-Key": "b"}
+        job = http.post("/v1/insert", **again).json()["id"]
+        wait_until(lambda: http.get(f"/v1/jobs/{job}").json()["finished"], "the rest", 120)
+        counts = http.get(f"/v1/jobs/{job}").json()["counts"]
+        assert counts.get("unchanged", 0) >= found[running]["counts"].get("inserted", 0)
+        assert sum(counts.values()) == len(PICTURES)
+        (hit,) = http.post("/v1/search", json={"text": "a boat", "filter": "filename == 'boat.webp'"}).json()[
+            "results"
+        ][0]["hits"]
+        assert http.get(hit["links"]["file"]).content == image
+        assert http.post("/v1/insert", files={"image": ("boat.webp", image)}).status_code == 202
+        process.terminate()
+        assert process.wait(120) == 0
+    with t2i_serve(tmp_path, "--uploads", "kept") as (process, http):
+        upload, *_ = http.get("/v1/jobs").json()["jobs"]  # it was finished before the end
+        assert (upload["status"], upload["counts"]) == ("done", {"unchanged": 1})
+
+
+@pytest.mark.slow
+def test_a_second_service_with_the_same_jobs_is_one_line_and_exit_code_2(tmp_path):
+    with t2i_serve(tmp_path):
+        command = [sys.executable, str(ROOT / "t2i_command.py"), "serve", "--port", "0"]
+        command += ["--uri", str(tmp_path / "milvus.db"), "--model-name", "t2i_mini"]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "another service uses it; choose a folder of its own by --state" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -44,13 +44,13 @@ def service(tmp_path_factory):
     build_insert_pipeline(**chosen)(
         [{"path": str(folder / "pictures" / f"{name}.png"), "id": name} for name in ("red", "blue")]
     )
-    app = build_app(ServeOptions(roots=[folder / "pictures"], api_key=KEY), **chosen)
+    app = build_app(ServeOptions(roots=[folder / "pictures"], uploads=folder / "kept", api_key=KEY), **chosen)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started, "the service")
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield SimpleNamespace(app=app, url=f"http://127.0.0.1:{port}")
+    yield SimpleNamespace(app=app, url=f"http://127.0.0.1:{port}", folder=folder)
     server.should_exit = True
     thread.join(60)
     t2i_pipelines.close()
@@ -59,7 +59,9 @@ def service(tmp_path_factory):
 OPERATIONS = [
     ("POST", "/v1/search"),
     ("POST", "/v1/insert"),
+    ("GET", "/v1/jobs"),
     ("GET", "/v1/jobs/{id}"),
+    ("DELETE", "/v1/jobs/{id}"),
     ("GET", "/v1/images/{id}"),
     ("DELETE", "/v1/images/{id}"),
     ("GET", "/v1/images/{id}/file"),
@@ -114,6 +116,23 @@ def test_the_document_has_examples_that_work(service):
             body["queries"][1]["like"] = "red"
         answer = httpx2.post(f"{service.url}/v1/search", json=body, headers={"X-API-Key": KEY})
         assert answer.status_code == 200, answer.text
+
+
+def test_the_document_says_how_to_upload(service):
+    import httpx2
+
+    operation = service.app.openapi()["paths"]["/v1/insert"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"]["image"]["items"] == {"type": "string", "format": "binary"}
+    image = (service.folder / "pictures" / "red.png").read_bytes()
+    for number, fields in enumerate(form["properties"]["fields"]["examples"], 1):
+        answer = httpx2.post(
+            f"{service.url}/v1/insert", files=[("image", ("dog.jpg", image))] * number,
+            data={"fields": fields}, headers={"X-API-Key": KEY},
+        )  # fmt: skip
+        assert answer.status_code == 202, answer.text
+    (header,) = [one for one in operation["parameters"] if one["in"] == "header"]
+    assert header["name"] == "Idempotency-Key"
 
 
 def test_every_operation_is_described(service):
