@@ -1,7 +1,7 @@
 """A mixed load on the service for a long time: ``python -m benchmarks.serve --soak MINUTES``.
 
-Searches by words and images, pages of hits, thumbnails, files, inserts of images that change, and bad
-requests. Halfway, the Milvus server is killed and started again on the same port and data, unless the
+Searches by words and images, pages of hits, thumbnails, files, inserts of images that change, uploads, and
+bad requests. Halfway, the Milvus server is killed and started again on the same port and data, unless the
 database is Milvus Lite. Each answer must be the right one; while Milvus is away, 503 is, too. Memory must
 stay flat.
 """
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from PIL import Image
+from urllib3.filepost import encode_multipart_formdata
 
 from benchmarks.search import endless_texts, verdict
 from benchmarks.serve_client import ROOT, Connection, ask, search_body, service
@@ -32,7 +33,7 @@ from benchmarks.serve_client import ROOT, Connection, ask, search_body, service
 GROWTH = 1.10
 """Memory at the end, in times of that after a sixth of the time: minute 5 of 30."""
 
-RIGHT: dict[str, int | str] = {"wrong": 422, "insert": 202, "job": "done"}
+RIGHT: dict[str, int | str] = {"wrong": 422, "insert": 202, "upload": 202, "job": "done"}
 """What each kind of request is answered by; 200 if it is not here."""
 
 AWAY = 503
@@ -45,8 +46,11 @@ CLIENTS = 8
 CHANGING = 16
 """Images that each insert finds changed."""
 
+UPLOADED = 4
+"""New images of each upload."""
+
 PAUSE = 5.0
-"""Seconds between two inserts."""
+"""Seconds between two inserts, and between two uploads."""
 
 GALLERY = ROOT / "data" / "gallery"
 
@@ -101,6 +105,7 @@ class Soak:
 
     :ivar counts: how often each kind of request had which status.
     :ivar wrong: answers that were not the right ones.
+    :ivar longest: seconds that each kind of request waited for its answer at most.
     :ivar held: seconds since the start -> MiB that the service held.
     :ivar away: when Milvus went, and when the service was ready again.
     """
@@ -108,6 +113,7 @@ class Soak:
     def __init__(self, port: int, process: int, minutes: float, files: Path, database: Database) -> None:
         self.counts: Counter[tuple[str, int | str]] = Counter()
         self.wrong: list[Answer] = []
+        self.longest: dict[str, float] = {}
         self.held: dict[float, float] = {}
         self.away: tuple[float, float] | None = None
         self._port, self._process = port, psutil.Process(process)
@@ -119,7 +125,9 @@ class Soak:
         """Until the time is up."""
         self._began = time.monotonic()
         clients = [self._client() for _ in range(CLIENTS)]
-        await asyncio.gather(*clients, self._inserter(), self._watch(), self._log(), self._restart())
+        await asyncio.gather(
+            *clients, self._inserter(), self._uploader(), self._watch(), self._log(), self._restart()
+        )
 
     @property
     def unexpected(self) -> list[Answer]:
@@ -143,21 +151,28 @@ class Soak:
         return self._passed() >= self._seconds
 
     async def _ask(
-        self, connection: Connection, kind: str, method: str, path: str, body: bytes = b""
+        self,
+        connection: Connection,
+        kind: str,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        content: str = "application/json",
     ) -> bytes:
         """The body of an answer; empty if it is not the right one."""
         began = self._passed()
         try:
-            status, _, content = await asyncio.wait_for(connection.ask(method, path, body), HANGS)
+            asking = connection.ask(method, path, body, content)
+            status, _, answered = await asyncio.wait_for(asking, HANGS)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             connection.close()
-            status, content = 0, b""
-        answer = self._count(kind, status, began)
-        return content if answer.is_right else b""
+            status, answered = 0, b""
+        return answered if self._count(kind, status, began).is_right else b""
 
     def _count(self, kind: str, status: int | str, began: float) -> Answer:
         answer = Answer(kind, status, began, self._passed())
         self.counts[kind, status] += 1
+        self.longest[kind] = max(self.longest.get(kind, 0.0), answer.ended - began)
         if not answer.is_right:
             self.wrong.append(answer)
         return answer
@@ -180,14 +195,25 @@ class Soak:
         while not self._is_over:
             for number in range(CHANGING):
                 (self._files / f"{number}.png").write_bytes(_image(random))
-            await self._inserted(connection, b'{"source": "changing"}')
+            await self._inserted(connection, "insert", b'{"source": "changing"}')
             await asyncio.sleep(min(PAUSE, self._seconds / 20))
         connection.close()
 
-    async def _inserted(self, connection: Connection, body: bytes) -> None:
+    async def _uploader(self) -> None:
+        connection = Connection(self._port)
+        random = np.random.default_rng(3)
+        while not self._is_over:
+            images = [("image", (f"{number}.png", _image(random))) for number in range(UPLOADED)]
+            await self._inserted(connection, "upload", *encode_multipart_formdata(images))
+            await asyncio.sleep(min(PAUSE, self._seconds / 20))
+        connection.close()
+
+    async def _inserted(
+        self, connection: Connection, kind: str, body: bytes, content: str = "application/json"
+    ) -> None:
         """Insert, and wait until the job has ended."""
         began = self._passed()
-        accepted = await self._ask(connection, "insert", "POST", "/v1/insert", body)
+        accepted = await self._ask(connection, kind, "POST", "/v1/insert", body, content)
         while accepted:
             await asyncio.sleep(0.5)
             report = await self._ask(connection, "report", "GET", f"/v1/jobs/{json.loads(accepted)['id']}")
@@ -267,7 +293,14 @@ def soak(minutes: float, model: str, *, lite: bool) -> bool:
     with tempfile.TemporaryDirectory() as folder, database(Path(folder), lite=lite) as place:
         changing = Path(folder) / "changing"
         changing.mkdir()
-        roots = ("--root", f"photos={GALLERY}", "--root", f"changing={changing}")
+        roots = (
+            "--root",
+            f"photos={GALLERY}",
+            "--root",
+            f"changing={changing}",
+            "--uploads",
+            f"{folder}/uploads",
+        )
         more = ("--uri", place.uri, "--model-name", model, *roots)
         with service(*more, MILVUS_TOKEN=place.token) as (port, process):
             _, job = ask(port, "POST", "/v1/insert", b'{"source": "photos"}')
@@ -277,6 +310,7 @@ def soak(minutes: float, model: str, *, lite: bool) -> bool:
             asyncio.run(load.run())
     for (kind, status), count in sorted(load.counts.items(), key=str):
         print(f"{kind}: {count:,} times {status}")
+    print("longest, s: " + ", ".join(f"{kind} {most:.1f}" for kind, most in sorted(load.longest.items())))
     unexpected = load.unexpected
     for one in unexpected[:20]:
         print(f"{one.kind} had {one.status}, {one.began:.1f} to {one.ended:.1f} s: missed")

@@ -454,6 +454,6 @@ def test_a_short_soak_leaves_memory_flat(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for kind in ("words", "image", "page", "thumbnail", "file", "insert", "job", "wrong"):
+    for kind in ("words", "image", "page", "thumbnail", "file", "insert", "upload", "job", "wrong"):
         assert re.search(rf"^{kind}: \d", done.stdout, re.MULTILINE)
     assert "missed" not in done.stdout
