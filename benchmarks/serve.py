@@ -117,10 +117,10 @@ def kept(
         for port in ports.values():
             under_load(port, CLIENTS[-1], seconds, texts)  # warm
         gc.collect()
-        for _ in range(rounds):
+        for turn in range(rounds):
             for clients, sides in loads.items():
-                for name, load in sides.items():
-                    load.add(under_load(ports[name], clients, seconds, texts))
+                for name in sorted(sides, reverse=turn % 2 == 0):  # neither is always the first
+                    sides[name].add(under_load(ports[name], clients, seconds, texts))
     commits = ", ".join(f"{name} {_commit(checkout)}" for name, checkout in checkouts.items())
     here = machine()
     about = (
