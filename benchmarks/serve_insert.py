@@ -126,9 +126,7 @@ class Figures:
         for (clients, busy), load in sorted(self.loads.items()):
             times = " | ".join(f"{load.percentile(share):,.0f}" for share in (50, 99, 100))
             images = f"{self.speed(clients):,.1f}" if busy else ""
-            print(
-                f"| {clients} | {'running' if busy else 'none'} | {load.rate:,.0f} | {times} | {images} |"
-            )
+            print(f"| {clients} | {'running' if busy else 'none'} | {load.rate:,.0f} | {times} | {images} |")
         print()
         met = True
         for clients in CLIENTS:

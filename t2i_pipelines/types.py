@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
@@ -21,6 +21,9 @@ STAGES = (
 )
 """In the order of a run: ``scan`` and ``compare`` the collection with the source, ``preview`` the outcomes of
 a dry run, ``load`` the model, ``read`` source and files, ``look up`` what is stored."""
+
+Pace: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Gives what a step of an insert works within on each batch; it may wait before the step begins."""
 
 log = logging.getLogger("t2i_pipelines.ingest")
 log.addHandler(logging.NullHandler())
@@ -78,9 +81,11 @@ class Stopwatch:
     :ivar counts: how many records ended with each status so far.
     :ivar hints: stage -> the setting, with its value, that would make this stage faster.
     :ivar skipped: files and folders that the source left out.
+    :ivar pace: what each step works within; may make it wait before it begins.
     """
 
-    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, now: Callable[[], float] = perf_counter, pace: Pace = nullcontext) -> None:
+        self.pace = pace
         self.counts: Counter[str] = Counter()
         self.hints: dict[str, str] = {}
         self.skipped = Skipped()
@@ -99,14 +104,15 @@ class Stopwatch:
 
         :param records: what is worked on; its length is logged.
         """
-        began = self._now()
-        try:
-            yield
-        finally:
-            self.ended = self._now()
-            seconds = self.ended - began
-            with self._lock:
-                self._busy[stage] += seconds
+        with self.pace():
+            began = self._now()
+            try:
+                yield
+            finally:
+                self.ended = self._now()
+                seconds = self.ended - began
+                with self._lock:
+                    self._busy[stage] += seconds
             fields = {"stage": stage, "records": len(records), "seconds": seconds}
             log.debug("%s: %d records in %.3f s", stage, len(records), seconds, extra=fields)
 

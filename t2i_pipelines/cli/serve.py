@@ -17,7 +17,7 @@ from t2i_pipelines.serve.options import KEY_VARIABLE
 
 SHOWN = (
     *("host", "port", "roots", "allow_urls", "read_only", "max_body", "max_pixels", "max_query", "max_page"),
-    *("max_queue", "max_requests", "max_connections", "max_jobs", "drain"),
+    *("max_queue", "max_requests", "max_connections", "max_jobs", "insert_share", "drain"),
 )
 """Options of the service that are options of the command by the same name."""
 

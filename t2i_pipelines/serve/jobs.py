@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +16,7 @@ from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
-from t2i_pipelines.types import Outcome, Record, Skipped
+from t2i_pipelines.types import Outcome, Pace, Record, Skipped
 
 KEPT = 1000
 """Jobs that are remembered after their end, and failures that each remembers."""
@@ -56,9 +57,13 @@ class Jobs:
 
     :param settings: of the insert pipeline.
     :param limit: jobs that wait or run.
+    :param pace: lets the steps of an insert wait.
     """
 
-    def __init__(self, settings: dict[str, Any], metrics: Metrics, *, limit: int) -> None:
+    def __init__(
+        self, settings: dict[str, Any], metrics: Metrics, *, limit: int, pace: Pace = nullcontext
+    ) -> None:
+        self._pace = pace
         self._settings, self._metrics, self._limit = settings, metrics, limit
         self._jobs: dict[str, Job] = {}
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
@@ -126,7 +131,7 @@ class Jobs:
 
     def _insert(self, job: Job) -> None:
         given = insert_arguments(*checked({**self._settings, "refresh": job.refresh}))
-        run_insert(job.records(job.skipped), given, partial(self._take, job))
+        run_insert(job.records(job.skipped), given, partial(self._take, job), self._pace)
 
     def _take(self, job: Job, outcome: Outcome) -> None:
         job.take(outcome)

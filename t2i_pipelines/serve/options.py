@@ -23,6 +23,11 @@ def _seconds(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
 
 
+def _share(name: str, value: Any) -> None:
+    if not 0.01 <= value <= 1:
+        raise ConfigError(f"{name} must be a share from 0.01 to 1, got {value!r}")
+
+
 @described
 @dataclass(kw_only=True)
 class ServeOptions(Checked):
@@ -80,6 +85,12 @@ class ServeOptions(Checked):
         whole_number(1_000_000),
     )
     max_jobs: int = setting(16, "Inserts that wait or run; more get 429.", whole_number(10_000))
+    insert_share: float = setting(
+        0.2,
+        "Share of the time that an insert works while searches come. From 0.01; 1 is without pauses, and "
+        "searches wait longer.",
+        _share,
+    )
     batch_size: int = setting(
         32,
         "Queries embedded and searched at once; 1 is one by one.",

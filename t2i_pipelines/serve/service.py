@@ -18,7 +18,7 @@ from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.serve.batches import Batches
+from t2i_pipelines.serve.batches import Batches, Throttle
 from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
@@ -61,7 +61,8 @@ class Service:
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
         self._searcher = Searcher(**settings)
         self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options, web)
-        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
+        self._throttle = Throttle(options.insert_share)
+        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs, pace=self._throttle.turn)
         self._loaded = load(*target.lookup)
         self._readers = CapacityLimiter(FETCHES + (os.cpu_count() or 1))
         self._threads = CapacityLimiter(THREADS)
@@ -163,10 +164,11 @@ class Service:
         return self._searcher.collection.count()
 
     def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Hits]:
-        with self.metrics.stage("encode"):
-            vectors = self._searcher.embed(queries)
-        with self.metrics.stage("search"):
-            return self._searcher.find(vectors, queries, **options)
+        with self._throttle.searching():
+            with self.metrics.stage("encode"):
+                vectors = self._searcher.embed(queries)
+            with self.metrics.stage("search"):
+                return self._searcher.find(vectors, queries, **options)
 
     def load(self) -> None:
         """Load the model.
