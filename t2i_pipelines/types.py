@@ -15,15 +15,9 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-STAGES = (
-    *("scan", "compare", "preview", "load", "read", "look up"),
-    *("decode", "encode", "insert", "delete"),
-)
+STAGES = ("scan", "compare", "preview", "load", "read", "look up", "decode", "encode", "insert", "delete")
 """In the order of a run: ``scan`` and ``compare`` the collection with the source, ``preview`` the outcomes of
 a dry run, ``load`` the model, ``read`` source and files, ``look up`` what is stored."""
-
-Pace: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""Gives what a step of an insert works within on each batch; it may wait before the step begins."""
 
 log = logging.getLogger("t2i_pipelines.ingest")
 log.addHandler(logging.NullHandler())
@@ -85,11 +79,10 @@ class Stopwatch:
     """
 
     def __init__(self, now: Callable[[], float] = perf_counter, pace: Pace = nullcontext) -> None:
-        self.pace = pace
         self.counts: Counter[str] = Counter()
         self.hints: dict[str, str] = {}
         self.skipped = Skipped()
-        self._now = now
+        self._now, self.pace = now, pace
         self.began = self.ended = now()
         self._busy: defaultdict[str, float] = defaultdict(float)
         self._threads: defaultdict[str, float] = defaultdict(float)
@@ -217,6 +210,7 @@ CONTENT_BYTES = 32 << 20
 KEPT = "; what was stored of it before is kept"
 """Ends the reason of an input that failed now and did not at another time."""
 
+Pace: TypeAlias = Callable[[], AbstractContextManager[object]]
 OnError: TypeAlias = Literal["record", "raise"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]
