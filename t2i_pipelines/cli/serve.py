@@ -25,7 +25,15 @@ _DEFAULT = ServeOptions()
 
 
 @takes(*SHOWN, of=ServeOptions)
-@takes("uri", "token", "collection_name", Model, "batch_size", "timeout", defaults={"timeout": 10.0})
+@takes(
+    "uri",
+    "token",
+    "collection_name",
+    Model,
+    "batch_size",
+    "timeout",
+    defaults={"timeout": 10.0, "batch_size": 8},
+)
 def run(
     search_batch: Annotated[
         int, typer.Option(help="Queries embedded and searched at once; 1 is one by one.")

@@ -1,8 +1,11 @@
 """Queries that come at the same time are embedded and searched at once.
 
 One thread does all searches. While it works, queries wait; then it takes as many of them as share their
-options, up to a limit. Who was just answered is likely to ask again: it waits some milliseconds for as many
-queries as there were before. A single client does not wait.
+options, up to a limit. Queries whose hits are compared with each other take up to a second each: they are
+searched one by one, and after each of them other queries come first. Who was just answered is likely to ask
+again: it waits some milliseconds for as many queries as there were before. A single client does not wait.
+
+Inserts pause while searches come, by :class:`Throttle`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from t2i_pipelines.errors import EncodeError, ImageDecodeError, QueryError, Vect
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
+from t2i_pipelines.serve.requests import compared_by
 
 Search = Callable[[list[Any], SearchArgs], Sequence[Hits]]
 
@@ -107,6 +111,11 @@ class _Waiting:
     answer: asyncio.Future[Hits]
     since: float
 
+    @property
+    def is_costly(self) -> bool:
+        """Whether its hits are compared with each other."""
+        return bool(compared_by(self.options))
+
 
 class Batches:
     """Searches for many clients. All methods are for the event loop's thread.
@@ -124,6 +133,7 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "t2i-search")
         self._come = asyncio.Event()
         self._expected = 1
+        self._was_costly = False
         self._closing = False
         self._seconds = FIRST_GUESS
         self._worker: asyncio.Task[None] | None = None
@@ -207,12 +217,14 @@ class Batches:
 
     def _take(self) -> list[_Waiting]:
         """Return the first that waits, and what can go with it. Whose client has gone is not searched for."""
+        waiting = [one for one in self._waiting if not one.answer.done()]
+        first = min(waiting, key=lambda one: self._was_costly and one.is_costly, default=None)
+        size = 1 if first is None or first.is_costly else self._size
+        self._was_costly = first is not None and first.is_costly
         taken: list[_Waiting] = []
         left: deque[_Waiting] = deque()
-        for one in self._waiting:
-            if one.answer.done():
-                continue
-            fits = len(taken) < self._size and (not taken or one.key == taken[0].key)
+        for one in waiting:
+            fits = first is not None and one.key == first.key and len(taken) < size
             (taken if fits else left).append(one)
         self._waiting = left
         self._metrics.queue.set(len(left))

@@ -61,8 +61,8 @@ class Service:
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
         self._searcher = Searcher(**settings)
         self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options, web)
-        self._throttle = Throttle(options.insert_share)
-        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs, pace=self._throttle.turn)
+        self.throttle = Throttle(options.insert_share)
+        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs, pace=self.throttle.turn)
         self._loaded = load(*target.lookup)
         self._readers = CapacityLimiter(FETCHES + (os.cpu_count() or 1))
         self._threads = CapacityLimiter(THREADS)
@@ -164,7 +164,7 @@ class Service:
         return self._searcher.collection.count()
 
     def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Hits]:
-        with self._throttle.searching():
+        with self.throttle.searching():
             with self.metrics.stage("encode"):
                 vectors = self._searcher.embed(queries)
             with self.metrics.stage("search"):
