@@ -1,10 +1,12 @@
 """What an insert costs those who search meanwhile: ``python -m benchmarks.serve_insert``.
 
-In each round as many clients as are named search without an insert, and then while one runs; the rest of that
-insert runs alone. A round has files of its own, so that none is skipped as unchanged: JPEGs of 640 x 480 cut
-from the photographs in ``data/``. No text is asked for twice, so none comes from the cache.
+In each round so many clients search without an insert, and then while one runs; the rest of that insert runs
+alone. Then they search while a short one begins and ends, with all that Milvus does at an end. A round has
+files of its own, so that none is skipped as unchanged: JPEGs of 640 x 480 cut from the photographs in
+``data/``. No text is asked for twice, so none comes from the cache.
 
 Ends with 1 where p99 during an insert is more than ``TIMES`` that without, or where the insert stands still.
+Further options are those of ``t2i serve``, such as ``--insert-share 1`` for an insert that never pauses.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ TIMES = 4.0
 """What p99 of searches may be during an insert, in times of that without."""
 
 WIDTH, HEIGHT, LARGER, QUALITY = 640, 480, 1.2, 90
+SHORT = 24
+"""Images of an insert that ends while others search."""
+
+NONE, RUNNING, WHOLE = "none", "running", "a short one"
 PHOTOGRAPHS = Path(__file__).parent.parent / "data" / "photographs"
 
 
@@ -52,10 +58,10 @@ def write_images(folder: Path, count: int) -> None:
         (folder / f"{number:05}.jpg").write_bytes(encoded.tobytes() + number.to_bytes(4, "big"))
 
 
-def linked(folder: Path, other: Path) -> None:
-    """Give the files of a folder a second path: another image to whoever inserts it."""
+def linked(folder: Path, other: Path, count: int) -> None:
+    """Give so many files of a folder a second path: another image to whoever inserts it."""
     other.mkdir()
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir())[:count]:
         os.link(path, other / path.name)
 
 
@@ -65,6 +71,9 @@ class Insert:
     def __init__(self, port: int, source: str) -> None:
         body = json.dumps({"source": source}).encode()
         self._port, self._id = port, json.loads(ask(port, "POST", "/v1/insert", body)[1])["id"]
+
+    def begin(self) -> None:
+        """Wait for the first images."""
         while self.done < 1:
             time.sleep(0.05)
 
@@ -92,26 +101,31 @@ class Insert:
 class Figures:
     """What the rounds found.
 
-    :ivar loads: searches, by clients and whether an insert ran.
+    :ivar loads: searches, by clients and the insert that ran.
     :ivar images: images inserted and seconds that took, by the clients that searched meanwhile.
     """
 
     def __init__(self) -> None:
-        self.loads: defaultdict[tuple[int, bool], Load] = defaultdict(Load)
+        self.loads: defaultdict[tuple[int, str], Load] = defaultdict(Load)
         self.images: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
 
     def round(self, port: int, source: str, seconds: float, texts: Iterator[str]) -> None:
         """Search without an insert, with one, and let its rest run alone."""
         for clients in CLIENTS:
-            self.loads[clients, False].add(under_load(port, clients, seconds, texts))
+            self.loads[clients, NONE].add(under_load(port, clients, seconds, texts))
         insert = Insert(port, source)
+        insert.begin()
         for clients in CLIENTS:
             before, began = insert.done, time.perf_counter()
-            self.loads[clients, True].add(under_load(port, clients, seconds, texts))
+            self.loads[clients, RUNNING].add(under_load(port, clients, seconds, texts))
             self.images[clients].append((insert.done - before, time.perf_counter() - began))
             if insert.report["finished"]:
                 raise SystemExit("the insert ended before the searches did; give it more --images")
         self.images[0].append(insert.finish())
+        for clients in CLIENTS:
+            insert = Insert(port, f"{source}-{clients}")
+            self.loads[clients, WHOLE].add(under_load(port, clients, seconds, texts))
+            insert.finish()
 
     def speed(self, clients: int) -> float:
         """Images a second."""
@@ -123,18 +137,20 @@ class Figures:
         print("\n| clients | insert | searches/s | p50 ms | p99 ms | worst ms | images/s |")
         print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
         print(f"| 0 | alone | | | | | {self.speed(0):,.0f} |")
-        for (clients, busy), load in sorted(self.loads.items()):
+        for (clients, insert), load in self.loads.items():
             times = " | ".join(f"{load.percentile(share):,.0f}" for share in (50, 99, 100))
-            images = f"{self.speed(clients):,.1f}" if busy else ""
-            print(f"| {clients} | {'running' if busy else 'none'} | {load.rate:,.0f} | {times} | {images} |")
+            images = f"{self.speed(clients):,.1f}" if insert == RUNNING else ""
+            print(f"| {clients} | {insert} | {load.rate:,.0f} | {times} | {images} |")
         print()
         met = True
         for clients in CLIENTS:
-            without, during = self.loads[clients, False], self.loads[clients, True]
-            ratio = during.percentile(99) / without.percentile(99)
-            met &= verdict(f"p99 during an insert, {clients} clients", ratio, TIMES, at_least=False)
-            met &= all(images for images, _ in self.images[clients])
-            met &= set(without.statuses + during.statuses) == {200}
+            met &= self.speed(clients) > 0
+            without = self.loads[clients, NONE]
+            for insert in (RUNNING, WHOLE):
+                during = self.loads[clients, insert]
+                ratio = during.percentile(99) / without.percentile(99)
+                met &= verdict(f"p99 of {clients} clients, insert: {insert}", ratio, TIMES, at_least=False)
+                met &= set(without.statuses + during.statuses) == {200}
         return met
 
 
@@ -160,7 +176,9 @@ def main() -> None:
         write_images(folder / "images", given.images)
         (folder / "root").mkdir()
         for number in range(given.rounds):
-            linked(folder / "images", folder / "root" / str(number))
+            linked(folder / "images", folder / "root" / str(number), given.images)
+            for clients in CLIENTS:
+                linked(folder / "images", folder / "root" / f"{number}-{clients}", SHORT)
         with service(*options(uri, model, "--root", f"root={folder / 'root'}", *more)) as (port, _):
             under_load(port, CLIENTS[-1], given.seconds, texts)  # warm
             for number in range(given.rounds):
