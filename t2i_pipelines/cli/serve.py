@@ -19,8 +19,8 @@ from t2i_pipelines.serve.options import KEY_VARIABLE, LogFormat
 
 SHOWN = (
     *("host", "port", "roots", "allow_urls", "read_only", "max_body", "max_pixels", "max_query", "max_page"),
-    *("max_queue", "max_requests", "max_connections", "max_jobs", "drain", "keys_file", "cors_origins"),
-    *("root_path", "forwarded_allow_ips", "uploads", "state"),
+    *("max_queue", "max_requests", "max_connections", "max_jobs", "insert_share", "drain"),
+    *("keys_file", "cors_origins", "root_path", "forwarded_allow_ips", "uploads", "state"),
 )
 """Options of the service that are options of the command by the same name."""
 
@@ -28,7 +28,15 @@ _DEFAULT = ServeOptions()
 
 
 @takes(*SHOWN, of=ServeOptions)
-@takes("uri", "token", "collection_name", Model, "batch_size", "timeout", defaults={"timeout": 10.0})
+@takes(
+    "uri",
+    "token",
+    "collection_name",
+    Model,
+    "batch_size",
+    "timeout",
+    defaults={"timeout": 10.0, "batch_size": 8},
+)
 def run(
     search_batch: Annotated[
         int, typer.Option(help="Queries embedded and searched at once; 1 is one by one.")

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +26,7 @@ from t2i_pipelines.serve.problems import Refusal, refusal_of
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.serve.schemas import JobError, JobReport, JobStatus, SkippedFiles
 from t2i_pipelines.serve.uploads import Upload
-from t2i_pipelines.types import Outcome, Record, Skipped
+from t2i_pipelines.types import Outcome, Pace, Record, Skipped
 
 KEPT = 1000
 """Jobs that are remembered after their end, and failures that each remembers."""
@@ -226,6 +227,7 @@ class Jobs:
     :param images: tells what clients see of a failure; ``roots``: of a path.
     :param limit: jobs that wait or run.
     :param path: file in which jobs are kept; None is in memory.
+    :param pace: lets the steps of an insert wait.
     """
 
     def __init__(
@@ -237,9 +239,10 @@ class Jobs:
         *,
         limit: int,
         path: Path | None,
+        pace: Pace = nullcontext,
     ) -> None:
         self._settings, self._metrics, self._limit, self._path = settings, metrics, limit, path
-        self._images, self._roots = images, roots
+        self._images, self._roots, self._pace = images, roots, pace
         self._jobs: dict[str, Job] = {}  # those that wait or run, or whose end could not be written down
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._lock = threading.RLock()
@@ -409,7 +412,7 @@ class Jobs:
 
     def _insert(self, job: Job) -> None:
         given = insert_arguments(*checked({**self._settings, "refresh": job.refresh}))
-        run_insert(job.until_stopped(job.records(job.skipped)), given, partial(self._take, job))
+        run_insert(job.until_stopped(job.records(job.skipped)), given, partial(self._take, job), self._pace)
 
     def _take(self, job: Job, outcome: Outcome) -> None:
         job.take(outcome)

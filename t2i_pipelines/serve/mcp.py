@@ -33,7 +33,6 @@ from t2i_pipelines.config.settings import Settings
 from t2i_pipelines.errors import ConfigError, QueryError, T2IError
 from t2i_pipelines.images.address import is_http, scheme
 from t2i_pipelines.serve.app import add_middleware
-from t2i_pipelines.serve.insert_routes import report
 from t2i_pipelines.serve.jobs import Job
 from t2i_pipelines.serve.keys import Keys
 from t2i_pipelines.serve.mcp_schemas import (
@@ -336,18 +335,18 @@ class Tools:
         request = InsertRequest(source=source, urls=None, refresh=refresh)
         service.reader.check_insert(request)
         job = Job(lambda skipped: service.reader.records(request, skipped), source, refresh)
-        self._inserts.append(service.jobs.accept(job))
+        accepted = await service.run(service.jobs.accept, job)
+        self._inserts.append(job)
         until = asyncio.get_running_loop().time() + INSERT_SECONDS
         while job.finished is None and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.05)
-        return _report(job, service)
+        return await self.look_at_insert(accepted.id)
 
     async def look_at_insert(self, id: InsertId) -> JobReport:
         """Say how an insert is doing."""
         service = await self.service()
-        if (job := service.jobs.find(id)) is None:
-            raise Refusal(404, f"no insert has the id {id!r:.80}; ended ones are forgotten in time")
-        return _report(job, service)
+        found = await service.run(service.jobs.find, id)
+        return found.model_copy(update={"failed": found.failed[:FAILURES]})
 
 
 def _strict(tool: Callable[..., Awaitable[Any]], hints: ToolAnnotations) -> Tool:
@@ -396,12 +395,6 @@ def _place(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _wanted(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "output_fields": ["*"]}
-
-
-def _report(job: Job, service: Service) -> JobReport:
-    found = report(job, service)
-    found.failed = found.failed[:FAILURES]
-    return found
 
 
 def _jpeg(image: Pillow.Image) -> bytes:

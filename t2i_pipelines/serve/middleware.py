@@ -233,7 +233,7 @@ class Guard:
             )
 
     def _right(self, scope: Scope) -> Right:
-        """Return the scope that a request needs; tools of assistants may insert unless it is a reader's server."""
+        """Return the scope that a request needs; assistants insert unless the server is read-only."""
         method, path = scope["method"], route_path(scope)
         reads = path in READS or (path == "/mcp" and self._options.read_only)
         return "read" if method in ("GET", "HEAD", "OPTIONS") or (method == "POST" and reads) else "write"

@@ -38,6 +38,11 @@ def _folder(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a folder, got {value!r}")
 
 
+def _share(name: str, value: Any) -> None:
+    if not 0.01 <= value <= 1:
+        raise ConfigError(f"{name} must be a share from 0.01 to 1, got {value!r}")
+
+
 @described
 @dataclass(kw_only=True)
 class ServeOptions(Checked):
@@ -136,6 +141,12 @@ class ServeOptions(Checked):
         "to a local database, FILE.db.jobs, and with a Milvus server in memory only.",
         _folder,
         cli=Cli(kind=str | None),
+    )
+    insert_share: float = setting(
+        0.2,
+        "Share of the time that an insert works while searches come. From 0.01; 1 is without pauses, and "
+        "searches wait longer.",
+        _share,
     )
     batch_size: int = setting(
         32,

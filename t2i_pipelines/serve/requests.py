@@ -34,8 +34,8 @@ IMAGES = 8
 CONDITIONS = 1 << 16
 """Characters of JSON that ``where`` may have: some thousand ids to choose from."""
 
-DIVERSE = 200
-"""Hits of a query that are chosen with ``diversity``, whose time grows with their square."""
+COMPARED = {"diversity": 200, "collapse": 800}
+"""Hits of a query that are chosen with an option that compares them: together they take up to a second."""
 
 HIDDEN = frozenset({"path", "vector", "digest"})
 """Columns that clients neither see nor ask about: where this machine keeps its files, and what is large."""
@@ -288,6 +288,11 @@ class Reader:
         return record
 
 
+def compared_by(options: Mapping[str, Any]) -> list[str]:
+    """Return the options among these that compare the hits of a query with each other."""
+    return [name for name in COMPARED if name in options and options[name] != getattr(SearchOptions, name)]
+
+
 def _check_depth(queries: int, wanted: Mapping[str, Any], allowed: ServeOptions) -> None:
     """Pass a request for few enough hits, skipped ones included: others wait meanwhile."""
     hits, most = wanted["offset"] + wanted["limit"], allowed.max_queries * allowed.max_page
@@ -298,14 +303,15 @@ def _check_depth(queries: int, wanted: Mapping[str, Any], allowed: ServeOptions)
             "skips included",
             code="page_too_deep",
         )
-    most = int(DIVERSE / queries**0.5)
-    if wanted["diversity"] and hits > most:
-        raise Refusal(
-            422,
-            f"{hits:,} hits that differ; at most {most} are chosen with diversity, those that offset skips "
-            "included",
-            code="page_too_deep",
-        )
+    for option in compared_by(wanted):
+        most = int(COMPARED[option] / queries**0.5)
+        if hits > most:
+            raise Refusal(
+                422,
+                f"{hits:,} hits that differ; at most {most} are chosen with {option}, those that offset "
+                "skips included",
+                code="page_too_deep",
+            )
 
 
 def check_hidden(named: Set[str | None]) -> None:

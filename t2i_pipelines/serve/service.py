@@ -20,7 +20,7 @@ from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.serve.batches import Batches
+from t2i_pipelines.serve.batches import Batches, Throttle
 from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
@@ -74,6 +74,7 @@ class Service:
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
         self._searcher = Searcher(**settings)
         self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options, web)
+        self.throttle = Throttle(options.insert_share)
         self.jobs = Jobs(
             settings,
             self.metrics,
@@ -81,6 +82,7 @@ class Service:
             self.roots,
             limit=options.max_jobs,
             path=_jobs_path(options, target.uri),
+            pace=self.throttle.turn,
         )
         self.model_name = target.model_name
         self._loaded = load(*target.lookup)
@@ -209,12 +211,13 @@ class Service:
         return self._searcher.collection.count()
 
     def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Any]:
-        with self.metrics.stage("encode"):
-            vectors = self._searcher.embed(queries)
-        if options is NOT_SEARCHED:
-            return vectors
-        with self.metrics.stage("search"):
-            return self._searcher.find(vectors, queries, **options)
+        with self.throttle.searching():
+            with self.metrics.stage("encode"):
+                vectors = self._searcher.embed(queries)
+            if options is NOT_SEARCHED:
+                return vectors
+            with self.metrics.stage("search"):
+                return self._searcher.find(vectors, queries, **options)
 
     @property
     def encoder(self) -> Encoder:

@@ -274,12 +274,15 @@ DEEP = [
     ({"queries": [{"text": "red"}] * 32, "limit": 100, "offset": 1}, "3,232 hits to look for"),
     ({"text": "red", "limit": 100, "offset": 101, "diversity": 0.5}, "201 hits that differ; at most 200"),
     ({"queries": [{"text": "red"}] * 32, "limit": 36, "diversity": 0.1}, "36 hits that differ; at most 35"),
+    ({"text": "red", "limit": 100, "offset": 701, "collapse": 0.9}, "801 hits that differ; at most 800"),
 ]
 NOT_DEEP = [
     {"text": "red", "limit": 100, "offset": 3100},
     {"queries": [{"text": "red"}] * 32, "limit": 100},
     {"text": "red", "limit": 100, "offset": 100, "diversity": 0.5},
     {"queries": [{"text": "red"}] * 32, "limit": 35, "diversity": 0.1},
+    {"text": "red", "limit": 100, "offset": 700, "collapse": 0.9},
+    {"queries": [{"text": "red"}] * 32, "limit": 100, "collapse": 0.9},
 ]
 
 
