@@ -11,7 +11,7 @@ import numpy as np
 
 from t2i_pipelines.collection.duplicates import usual
 from t2i_pipelines.config.search import check_filter
-from t2i_pipelines.errors import CollectionNotFoundError, QueryError, SourceError
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, QueryError, SourceError
 from t2i_pipelines.images import count, listed, records
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
@@ -232,7 +232,15 @@ class Finder:
         alike = self._threshold(now) if wanted.fold else None
         if alike is not None:
             options["collapse"] = alike
-        hits = now(query, **options)
+        try:
+            hits = now(query, **options)
+        except ConfigError as err:
+            if not wanted.filter:
+                raise
+            raise QueryError(
+                f"the filter {wanted.filter!r:.200} is not understood; write one such as year > 2015, or clear it "
+                "and choose from the menus"
+            ) from err
         similar = {} if alike is None else self._similar(now, hits, alike, wanted, like)
         return Found(asked, query, like, wanted, hits, similar, at)
 
