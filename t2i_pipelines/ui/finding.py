@@ -103,13 +103,13 @@ class Start:
 
     :ivar hits: some images, chosen at random.
     :ivar wanted: the options that they meet.
-    :ivar total: stored images; None where the searcher has conditions of its own.
+    :ivar total: stored images that meet them.
     :ivar model_name: the model that compares words and images.
     """
 
     hits: Hits
     wanted: Wanted
-    total: int | None
+    total: int
     model_name: str
 
 
@@ -123,6 +123,7 @@ class Finder:
         self.search = search
         self._own: dict[str, Any] = dict(search.settings)
         self._alike: float | None = None
+        self._types: dict[str, str] = {}
         self._random = np.random.default_rng()
 
     @property
@@ -181,7 +182,7 @@ class Finder:
         except CollectionNotFoundError:
             return Start(Hits(), wanted, 0, str(self._own["model_name"]))
         found = self._nearest(now, self._directions(now, SAMPLED), 3, wanted)
-        total = None if self.is_limited else now.collection.count()
+        total = now.collection.count(filter=self._filter(wanted.filter), where=self._where(wanted))
         hits = _distinct(hit for rank in range(3) for one in found for hit in one[rank : rank + 1])
         return Start(Hits(hits[:SAMPLED]), wanted, total, str(now.settings["model_name"]))
 
@@ -201,8 +202,11 @@ class Finder:
         return found[0] if found else None
 
     def columns(self) -> list[str]:
-        """Return the columns that rows have, as those seen that were looked at."""
-        return [] if self.is_limited else list(self.search.collection.columns(rows=LOOKED_AT))
+        """Return the columns that can be filtered by, as those seen that were looked at."""
+        if self.is_limited:
+            return []
+        self._types = self.search.collection.columns(rows=LOOKED_AT)
+        return [name for name, kind in self._types.items() if kind != "object"]
 
     def values(self, column: str) -> list[tuple[Any, int]]:
         """Return the commonest values of a column, each with how many of the rows looked at have it.
@@ -211,7 +215,7 @@ class Finder:
         """
         if self.is_limited:
             raise QueryError("this page shows a part of the collection only; its columns are not listed")
-        return list(self.search.collection.values(column, limit=VALUES, rows=LOOKED_AT))
+        return list(self.search.collection.values(column, limit=VALUES, rows=LOOKED_AT).counts)
 
     def forget(self) -> None:
         """Learn again from which cosine images count as near duplicates: rows were written."""
@@ -238,8 +242,8 @@ class Finder:
             if not wanted.filter:
                 raise
             raise QueryError(
-                f"the filter {wanted.filter!r:.200} is not understood; write one such as year > 2015, or clear it "
-                "and choose from the menus"
+                f"the filter {wanted.filter!r:.200} is not understood; write one such as year > 2015, or "
+                "clear it and choose from the menus"
             ) from err
         similar = {} if alike is None else self._similar(now, hits, alike, wanted, like)
         return Found(asked, query, like, wanted, hits, similar, at)
@@ -323,7 +327,17 @@ class Finder:
         chosen: dict[str, list[Any]] = {}
         for column, value in wanted.where:
             chosen.setdefault(column, []).append(value)
-        conditions = [(column, ("in", values)) for column, values in chosen.items()]
+        if chosen.keys() - self._types.keys():
+            self.columns()
+        conditions = [
+            (column, one)
+            for column, values in chosen.items()
+            for one in (
+                [("contains", value) for value in values]
+                if self._types.get(column) == "array"
+                else [("in", values)]
+            )
+        ]
         asked = {
             column: list(one) if isinstance(one, list) else [one]
             for column, one in (self._own.get("where") or {}).items()
@@ -342,6 +356,9 @@ def _like(asked: list[Part], name: str) -> tuple[Part, ...]:
     shown = [part for part in asked if part.image is not None and part.image.uri]
     return Part("Like"), *shown, Part(name)
 
+
+BATCH = 8
+"""Images a batch at most. Some batches are on their way at a time, and are inserted after Stop, too."""
 
 EVERY = 0.3
 """Seconds between two looks at a run."""
@@ -387,7 +404,8 @@ class Run:
 def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:
     """Insert what is at ``source``, and give the run again and again until it is over.
 
-    Once started it goes on until it is stopped, also where its progress is not asked for.
+    Once started it goes on until it is stopped, also where its progress is not asked for. What was read
+    before is still inserted: some batches, which are small for that.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
     :raises SourceError: If no source is named, or there is nothing at it.
@@ -406,8 +424,11 @@ def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:
 
 
 def _go(run: Run, images: Iterator[Record], settings: dict[str, Any]) -> None:
+    batch_size = min(BATCH, settings.get("batch_size", BATCH))
     try:
-        run_insert(images, insert_arguments(*checked(settings)), run.report.add)
+        run_insert(images, insert_arguments(*checked({**settings, "batch_size": batch_size})), run.report.add)
+    except SourceError as err:
+        run.error = None if run.is_stopped else err  # stopped before the first image
     except Exception as err:
         run.error = err
     finally:

@@ -153,19 +153,17 @@ def start(shown: Start, link: str | None, insert: bool) -> str:
     :param insert: whether there is a tab to insert by.
     """
     hits = [_shown(tile, (), ranked=False) for tile in view(shown.hits).tiles]
+    filtered = shown.wanted.where or shown.wanted.filter
     if hits:
-        heading = (
-            "Images that fit the filters" if shown.wanted.where or shown.wanted.filter else "A few of them"
-        )
-        advice = "Type what an image should show, or upload an image to find others like it."
-        advice += " Words are compared with the images themselves, not with file names or captions."
-    elif shown.wanted.where or shown.wanted.filter:
+        heading = "Some that fit the filters" if filtered else "A few of your images"
+        advice = "Type what an image should show, or upload an image to find others like it. "
+        advice += "Words are compared with the images themselves, not with file names or captions."
+    elif filtered:
         heading, advice = "No image fits the filters", "Remove one of them."
     else:
         heading = "There are no images here yet"
         advice = "Add a folder of yours in the tab Insert." if insert else "Add some: t2i insert FOLDER"
-    total = "" if shown.total is None else f"{shown.total:,} image{'' if shown.total == 1 else 's'}, "
-    about = f"{total}compared by the model {shown.model_name}"
+    about = f"{shown.total:,} image{'' if shown.total == 1 else 's'}, model {shown.model_name}"
     return _html("start.html", link=link, hits=hits, heading=heading, advice=advice, about=about)
 
 
@@ -327,6 +325,8 @@ def _summary(run: Run) -> str:
     parts = [f"{counts[one]:,} {words}" for one, words in COUNTED.items() if counts[one] or one == "inserted"]
     total = sum(counts[one] for one in COUNTED)
     of = "" if run.total is None else f" of {run.total:,}"
+    if run.is_stopped and not run.is_over:
+        return f"Stopping; images that were read already are still added. {total:,}{of}: {', '.join(parts)}"
     if not run.is_over:
         return f"{total:,}{of} images{' so far' if not of else ''}: {', '.join(parts)}"
     if run.error is not None:
