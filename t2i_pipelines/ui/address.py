@@ -93,7 +93,7 @@ def read_condition(column: str, text: str) -> tuple[str, Any]:
         raise QueryError(f"the address has no name of a column in {column!r:.100}; search again") from err
     try:
         value = json.loads(text, parse_constant=str)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets thousands deep
         return column, text
     return column, value if isinstance(value, str | int | float) else text
 

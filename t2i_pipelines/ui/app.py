@@ -140,7 +140,7 @@ class Page(gr.Blocks):
                 weakest = gr.Slider(
                     0, 100, 100 * self._own.min_relevance, step=5, label="Hide matches below (%)", **plain
                 )
-                fold = gr.Checkbox(self._own.fold, label="Show near duplicates as one image", min_width=240)
+                fold = gr.Checkbox(self._own.fold, label="Show near duplicates as one image", min_width=320)
             filter = gr.Textbox(label="Advanced: a filter expression", placeholder="year > 2015", max_lines=1)
         stop = gr.Button("Stop", elem_id="t2i-stop", size="sm")
         found = gr.HTML(markup.waiting(), elem_id="t2i-found", **_scripted())
@@ -184,7 +184,7 @@ class Page(gr.Blocks):
             source = gr.Textbox(
                 label="What to insert",
                 show_label=False,
-                placeholder="A folder, a table or an image on this machine",
+                placeholder="A folder on this machine",
                 container=False,
                 max_lines=1,
                 scale=6,
