@@ -1,6 +1,7 @@
 """Hits enlarged, folded, filtered, shared and stopped, in a real Chromium; and what axe-core says of it."""
 
 import re
+from pathlib import Path
 from urllib.parse import unquote_plus
 
 import pytest
@@ -96,13 +97,11 @@ def test_a_hit_is_opened_downloaded_and_its_path_copied(tab):
     assert told.get_attribute("aria-live") == "polite"
     path = clipboard(tab)
     assert path.endswith(f"/data/photographs/{name}")
-    with open(path, "rb") as file:
-        content = file.read()
+    content = Path(path).read_bytes()
     with tab.page.expect_download() as download:
         dialog.get_by_role("link", name="Download").click()
     assert download.value.suggested_filename == name
-    with open(download.value.path(), "rb") as file:
-        assert file.read() == content
+    assert download.value.path().read_bytes() == content
     with tab.context.expect_page() as opened:
         dialog.get_by_role("link", name="Open in a new tab").click()
     opened.value.wait_for_load_state()
@@ -312,5 +311,5 @@ def test_axe_finds_no_violation(visit, scheme, viewport, tmp_path):
     tab.page.get_by_role("button", name="Insert", exact=True).click()
     tab.page.get_by_text("Done.").wait_for()
     check("insert done")
-    assert found == dict.fromkeys(found, [])
+    assert found == {state: [] for state in found}
     assert tab.page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
