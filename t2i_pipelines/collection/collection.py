@@ -297,8 +297,8 @@ class Collection:
         :raises ConfigError: If ``filter`` or ``where`` is wrong, or neither leaves out any row.
         """
         check_condition(filter, where)
-        removed = 0
-        for page in self.scan([], filter=filter, where=where):
+        removed, page_rows = 0, None if self.is_lite else MAX_LIMIT
+        for page in self.scan([], filter=filter, where=where, page_rows=page_rows):
             self.delete([row["id"] for row in page])
             removed += len(page)
         return removed

@@ -38,7 +38,7 @@ class Link:
 def link_of(shown: Found | Start, own: Wanted) -> str | None:
     """Return the address of what is shown; None for an uploaded image, which has none.
 
-    :param own: options that need not be told, since the page begins with them.
+    :param own: options that are left out, since the page begins with them.
     """
     if isinstance(shown, Start):
         return write(Link(wanted=shown.wanted), own)
@@ -51,14 +51,14 @@ def link_of(shown: Found | Start, own: Wanted) -> str | None:
 def write(link: Link, own: Wanted) -> str:
     """Return an address: ``?q=a+cat&page=2``; empty for the start."""
     wanted = link.wanted
-    told = [("q", link.words)] if link.words else [("like", link.like)] if link.like else []
-    told += [(COLUMN + column, written(value)) for column, value in wanted.where]
-    told += [("limit", str(wanted.limit))] if wanted.limit != own.limit else []
-    told += [("min", f"{wanted.min_relevance:g}")] if wanted.min_relevance != own.min_relevance else []
-    told += [("fold", str(int(wanted.fold)))] if wanted.fold != own.fold else []
-    told += [("filter", wanted.filter)] if wanted.filter != own.filter else []
-    told += [("page", str(link.page))] if link.page > 1 else []
-    return f"?{urlencode(told)}" if told else ""
+    pairs = [("q", link.words)] if link.words else [("like", link.like)] if link.like else []
+    pairs += [(COLUMN + column, written(value)) for column, value in wanted.where]
+    pairs += [("limit", str(wanted.limit))] if wanted.limit != own.limit else []
+    pairs += [("min", f"{wanted.min_relevance:g}")] if wanted.min_relevance != own.min_relevance else []
+    pairs += [("fold", str(int(wanted.fold)))] if wanted.fold != own.fold else []
+    pairs += [("filter", wanted.filter)] if wanted.filter != own.filter else []
+    pairs += [("page", str(link.page))] if link.page > 1 else []
+    return f"?{urlencode(pairs)}" if pairs else ""
 
 
 def read(address: str, own: Wanted) -> Link:
@@ -68,13 +68,13 @@ def read(address: str, own: Wanted) -> Link:
     """
     if len(address) > LONGEST:
         raise QueryError(f"the address is longer than {LONGEST:,} characters; search again")
-    told = parse_qsl(address.removeprefix("?"), keep_blank_values=True)
-    single = dict(told)
+    pairs = parse_qsl(address.removeprefix("?"), keep_blank_values=True)
+    single = dict(pairs)
     wanted = Wanted(
         limit=_number(single, "limit", own.limit, int, 1, MOST),
         min_relevance=_number(single, "min", own.min_relevance, float, 0, 1),
         filter=single.get("filter", own.filter),
-        where=tuple(_condition(name, value) for name, value in told if name.startswith(COLUMN)),
+        where=tuple(_condition(name, value) for name, value in pairs if name.startswith(COLUMN)),
         fold=bool(_number(single, "fold", own.fold, int, 0, 1)),
     )
     page = _number(single, "page", 1, int, 1, MAX_LIMIT // wanted.limit)
@@ -110,16 +110,16 @@ def written(value: Any) -> str:
 
 
 def _number(
-    told: dict[str, str], name: str, own: Any, kind: Callable[[str], Any], low: int, high: int
+    pairs: dict[str, str], name: str, own: Any, kind: Callable[[str], Any], low: int, high: int
 ) -> Any:
-    if name not in told:
+    if name not in pairs:
         return own
     try:
-        value = kind(told[name])
+        value = kind(pairs[name])
     except ValueError:
         value = None
     if value is None or not low <= value <= high:
         raise QueryError(
-            f"{name} in the address must be {low} to {high:,}, got {told[name]!r:.40}; search again"
+            f"{name} in the address must be {low} to {high:,}, got {pairs[name]!r:.40}; search again"
         )
     return value
