@@ -22,7 +22,7 @@ LONGEST = 8_000
 
 @dataclass(frozen=True)
 class Link:
-    """A search, as its address tells it.
+    """A search, as its address gives it.
 
     :ivar words: what is searched for; empty for the start.
     :ivar like: id of a stored image that others are to be like, in place of words.
@@ -38,7 +38,7 @@ class Link:
 def link_of(shown: Found | Start, own: Wanted) -> str | None:
     """Return the address of what is shown; None for an uploaded image, which has none.
 
-    :param own: options that need not be told, since the page begins with them.
+    :param own: options that are left out, since the page begins with them.
     """
     if isinstance(shown, Start):
         return write(Link(wanted=shown.wanted), own)
@@ -49,7 +49,7 @@ def link_of(shown: Found | Start, own: Wanted) -> str | None:
 
 
 def write(link: Link, own: Wanted) -> str:
-    """Return an address: ``?q=a+cat&page=2``; empty for the start."""
+    """Return an address: ``?q=a+cat&p=2``; empty for the start."""
     wanted = link.wanted
     told = [("q", link.words)] if link.words else [("like", link.like)] if link.like else []
     told += [(COLUMN + column, written(value)) for column, value in wanted.where]
@@ -57,7 +57,8 @@ def write(link: Link, own: Wanted) -> str:
     told += [("min", f"{wanted.min_relevance:g}")] if wanted.min_relevance != own.min_relevance else []
     told += [("fold", str(int(wanted.fold)))] if wanted.fold != own.fold else []
     told += [("filter", wanted.filter)] if wanted.filter != own.filter else []
-    told += [("page", str(link.page))] if link.page > 1 else []
+    # "page" is a name of Gradio's own
+    told += [("p", str(link.page))] if link.page > 1 else []
     return f"?{urlencode(told)}" if told else ""
 
 
@@ -77,7 +78,7 @@ def read(address: str, own: Wanted) -> Link:
         where=tuple(_condition(name, value) for name, value in told if name.startswith(COLUMN)),
         fold=bool(_number(single, "fold", own.fold, int, 0, 1)),
     )
-    page = _number(single, "page", 1, int, 1, MAX_LIMIT // wanted.limit)
+    page = _number(single, "p", 1, int, 1, MAX_LIMIT // wanted.limit)
     words = single.get("q", "").strip()
     return Link(words, "" if words else single.get("like", ""), wanted, page)
 
