@@ -26,7 +26,7 @@ AT_ONCE = 8
 UNFORESEEN = "Something went wrong that this page did not expect. Try it again; its log says more."
 
 ASKING = """(turn, ...given) => {
-  document.documentElement.classList.add("t2i-busy");
+  for (const id of ["t2i-stop", "t2i-found"]) document.getElementById(id)?.setAttribute("data-busy", "");
   return [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, ...given];
 }"""
 """In the browser, numbers what is asked, for Gradio may start and end it in another order, and shows Stop."""
@@ -35,7 +35,7 @@ VISITING = ASKING.replace("...given];", "...given.with(1, location.search)];")
 """The same, for the search that the address holds."""
 
 STOPPING = """(turn, latest) => {
-  document.documentElement.classList.remove("t2i-busy");
+  globalThis.t2i?.rest();
   globalThis.t2i?.say("Stopped.");
   return [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, latest];
 }"""

@@ -147,7 +147,9 @@ def test_what_others_wrote_runs_nowhere(tab):
     tab.page.get_by_role("button", name="More options").click()
     tab.page.get_by_label("Show near duplicates as one image").uncheck()
     copy = tab.page.get_by_role("button", name="Enlarge castle-60.jpg")
+    tab.page.wait_for_url("**/?q=a+castle&fold=0")
     copy.click()
+    viewer(tab).get_by_text("note", exact=True).wait_for()
     assert viewer(tab).get_by_text(EVIL, exact=True).count() == 2
     tab.page.keyboard.press("Escape")
     tab.page.locator("select[data-column]").select_option(EVIL)
@@ -217,6 +219,7 @@ def test_an_uploaded_image_keeps_the_address_clean_and_a_like_has_one(tab):
 def test_filters_are_chosen_from_menus_and_taken_away(tab):
     menu = tab.page.get_by_label("Filter by")
     assert set(menu.locator("option").all_inner_texts()) >= {"caption_en", "credit", "note"}
+    menu.focus()
     menu.select_option("note")
     values = tab.page.get_by_label("Value of note")
     values.wait_for()
