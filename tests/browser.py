@@ -54,7 +54,7 @@ class Visit:
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(60_000)
         self.outside: list[str] = []
         self.complaints: list[str] = []
         self.context.route("**/*", self._pass)

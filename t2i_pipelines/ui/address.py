@@ -22,7 +22,7 @@ LONGEST = 8_000
 
 @dataclass(frozen=True)
 class Link:
-    """A search, as its address tells it.
+    """A search, as its address gives it.
 
     :ivar words: what is searched for; empty for the start.
     :ivar like: id of a stored image that others are to be like, in place of words.
@@ -49,7 +49,7 @@ def link_of(shown: Found | Start, own: Wanted) -> str | None:
 
 
 def write(link: Link, own: Wanted) -> str:
-    """Return an address: ``?q=a+cat&page=2``; empty for the start."""
+    """Return an address: ``?q=a+cat&p=2``; empty for the start."""
     wanted = link.wanted
     pairs = [("q", link.words)] if link.words else [("like", link.like)] if link.like else []
     pairs += [(COLUMN + column, written(value)) for column, value in wanted.where]
@@ -57,7 +57,8 @@ def write(link: Link, own: Wanted) -> str:
     pairs += [("min", f"{wanted.min_relevance:g}")] if wanted.min_relevance != own.min_relevance else []
     pairs += [("fold", str(int(wanted.fold)))] if wanted.fold != own.fold else []
     pairs += [("filter", wanted.filter)] if wanted.filter != own.filter else []
-    pairs += [("page", str(link.page))] if link.page > 1 else []
+    # "page" is a name of Gradio's own
+    pairs += [("p", str(link.page))] if link.page > 1 else []
     return f"?{urlencode(pairs)}" if pairs else ""
 
 
@@ -77,7 +78,7 @@ def read(address: str, own: Wanted) -> Link:
         where=tuple(_condition(name, value) for name, value in pairs if name.startswith(COLUMN)),
         fold=bool(_number(single, "fold", own.fold, int, 0, 1)),
     )
-    page = _number(single, "page", 1, int, 1, MAX_LIMIT // wanted.limit)
+    page = _number(single, "p", 1, int, 1, MAX_LIMIT // wanted.limit)
     words = single.get("q", "").strip()
     return Link(words, "" if words else single.get("like", ""), wanted, page)
 

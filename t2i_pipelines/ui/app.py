@@ -25,17 +25,17 @@ AT_ONCE = 8
 
 UNFORESEEN = "Something went wrong that this page did not expect. Try it again; its log says more."
 
-ASKING = """(turn, ...told) => {
-  document.documentElement.classList.add("t2i-busy");
-  return [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, ...told];
+ASKING = """(turn, ...given) => {
+  for (const id of ["t2i-stop", "t2i-found"]) document.getElementById(id)?.setAttribute("data-busy", "");
+  return [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, ...given];
 }"""
 """In the browser, numbers what is asked, for Gradio may start and end it in another order, and shows Stop."""
 
-VISITING = ASKING.replace("...told];", "...told.with(1, location.search)];")
-"""The same, for the search that the address tells."""
+VISITING = ASKING.replace("...given];", "...given.with(1, location.search)];")
+"""The same, for the search that the address holds."""
 
 STOPPING = """(turn, latest) => {
-  document.documentElement.classList.remove("t2i-busy");
+  globalThis.t2i?.rest();
   globalThis.t2i?.say("Stopped.");
   return [globalThis.t2i_turn = (globalThis.t2i_turn ?? 0) + 1, latest];
 }"""
@@ -258,7 +258,7 @@ class Page(gr.Blocks):
         return self._follow(str(event.search))
 
     def _follow(self, search: str) -> Answer:
-        """Answer the search that an address tells, and set the controls to it."""
+        """Answer the search that an address holds, and set the controls to it."""
         try:
             link = address.read(search, self._own)
         except T2IError as err:

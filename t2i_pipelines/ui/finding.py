@@ -35,7 +35,7 @@ MEASURED = 64
 """Images whose nearest neighbour is looked for, to learn from which cosine two count as near duplicates."""
 
 LOOKED_AT = 2_000
-"""Rows of which columns and their values are told."""
+"""Rows that are read for the columns and their values."""
 
 VALUES = 30
 """Values of a column that can be chosen."""

@@ -1,6 +1,6 @@
 // Runs once for each HTML component of the page that it is given to: `element`, `trigger` and `watch` are
 // that component's. What they share is `globalThis.t2i`.
-const page = (globalThis.t2i ??= { current: null, like: () => {}, say });
+const page = (globalThis.t2i ??= { current: null, like: () => {}, say, rest });
 const dialog = () => document.querySelector("#t2i-viewer dialog");
 const part = (name) => dialog().querySelector(`[data-${name}]`);
 let to_heading = false;
@@ -13,6 +13,10 @@ function say(text) {
   requestAnimationFrame(() => { place.textContent = text; });
   clearTimeout(page.clears);
   page.clears = setTimeout(() => { place.textContent = ""; }, 4000);
+}
+
+function rest() {
+  for (const busy of document.querySelectorAll("[data-busy]")) busy.removeAttribute("data-busy");
 }
 
 async function copy(text, what) {
@@ -138,7 +142,7 @@ if (element.closest("#t2i-found")) {
   watch("value", () => {
     const answer = element.querySelector("[data-turn]");
     if (answer && Number(answer.dataset.turn) === globalThis.t2i_turn) {
-      document.documentElement.classList.remove("t2i-busy");
+      rest();
     }
     const shown = answer?.querySelector("[data-link]");
     if (shown) {

@@ -129,7 +129,9 @@ def checked(options: Mapping[str, Any], routes: Sequence[BaseRoute] = ()) -> dic
         "theme": gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO).set(
             # white on the theme's own blue has less contrast than WCAG asks for
             button_primary_background_fill="*primary_600",
+            button_primary_background_fill_dark="*primary_600",
             button_primary_background_fill_hover="*primary_700",
+            button_primary_background_fill_hover_dark="*primary_700",
             block_title_background_fill="none",
             block_title_text_color="*body_text_color",
             block_title_padding="0",

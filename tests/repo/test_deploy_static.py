@@ -190,12 +190,14 @@ def test_compose_shuts_the_service_in():
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["tmpfs"] == ["/tmp", "/data"]
+    assert service["tmpfs"] == ["/tmp"]
     assert "user" not in service
     assert "privileged" not in service
-    pictures, models = service["volumes"]
+    pictures, models, data = service["volumes"]
     assert (pictures["target"], pictures["read_only"]) == (image_environment()["T2I_ROOT"], True)
-    assert models == "models:/models"
+    assert (models, data) == ("models:/models", "data:/data")
+    kept = {service["environment"][name] for name in ("T2I_STATE", "T2I_UPLOADS")}
+    assert kept == {"/data/jobs", "/data/uploads"}  # over a restart
 
 
 def test_compose_publishes_the_service_to_this_machine_and_milvus_to_nobody():

@@ -43,7 +43,7 @@ def test_an_address_tells_only_what_differs_from_the_pages_own_options():
     assert write(Link("a cat", "", OWN), OWN) == "?q=a+cat"
     asked = Wanted(limit=5, min_relevance=0.5, where=(("city", "Rome"), ("year", 2015), ("code", "7")))
     assert write(Link("猫", "", asked, 2), OWN) == (
-        "?q=%E7%8C%AB&is.city=Rome&is.year=2015&is.code=%227%22&limit=5&min=0.5&page=2"
+        "?q=%E7%8C%AB&is.city=Rome&is.year=2015&is.code=%227%22&limit=5&min=0.5&p=2"
     )
 
 
@@ -62,7 +62,7 @@ def test_names_of_others_and_an_empty_address_are_the_start():
         ("?min=nan", "min in the address must be 0 to 1, got 'nan'"),
         ("?min=much", "min in the address must be 0 to 1, got 'much'"),
         ("?fold=2", "fold in the address must be 0 to 1"),
-        ("?page=820&limit=20", "page in the address must be 1 to 819, got '820'"),
+        ("?p=820&limit=20", "p in the address must be 1 to 819, got '820'"),
         ("?is.=3", "the address has no name of a column in ''"),
         ('?is.a"b=3', "no name of a column in 'a\"b'"),
         ("?is.vector=3", "no name of a column in 'vector'"),
@@ -79,7 +79,7 @@ def test_what_is_shown_has_an_address_but_an_uploaded_image():
     def shown(query, like="", at=0):
         return link_of(Found((), query, like, OWN, Hits(), at=at), OWN)
 
-    assert shown("a cat", at=1) == "?q=a+cat&page=2"
+    assert shown("a cat", at=1) == "?q=a+cat&p=2"
     assert shown(Like("a/b.jpg"), "a/b.jpg") == "?like=a%2Fb.jpg"
     assert shown(Img(b"content")) is None
     assert (
