@@ -50,7 +50,7 @@ function show(hit) {
     loaded.src = at("view");
   }
   part("name").textContent = name;
-  part("details").replaceChildren(hit.querySelector("template").content.cloneNode(true));
+  part("details").replaceChildren(...hit.querySelector(".t2i-known").cloneNode(true).childNodes);
   const original = part("original");
   original.hidden = !file && !web;
   original.href = file ? at("original") : web || "#";
@@ -106,7 +106,9 @@ element.addEventListener("change", (event) => {
 if (element.closest("#t2i-filters")) {
   watch("value", () => {
     // the menu that was used was replaced: go on with the one that it led to
-    if (to_value) requestAnimationFrame(() => element.querySelector("select[data-value], select")?.focus());
+    if (to_value) {
+      requestAnimationFrame(() => (element.querySelector("select[data-value]") ?? element.querySelector("select"))?.focus());
+    }
     to_value = false;
   });
 }
