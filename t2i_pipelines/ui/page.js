@@ -4,6 +4,7 @@ const page = (globalThis.t2i ??= { current: null, like: () => {}, say, rest });
 const dialog = () => document.querySelector("#t2i-viewer dialog");
 const part = (name) => dialog().querySelector(`[data-${name}]`);
 let to_heading = false;
+let to_value = false;
 
 function say(text) {
   const open = dialog()?.open;
@@ -49,7 +50,7 @@ function show(hit) {
     loaded.src = at("view");
   }
   part("name").textContent = name;
-  part("details").replaceChildren(hit.querySelector("template").content.cloneNode(true));
+  part("details").replaceChildren(...hit.querySelector(".t2i-known").cloneNode(true).childNodes);
   const original = part("original");
   original.hidden = !file && !web;
   original.href = file ? at("original") : web || "#";
@@ -97,6 +98,7 @@ element.addEventListener("click", (event) => {
 element.addEventListener("change", (event) => {
   const menu = event.target.closest("select");
   if (!menu || !menu.value) return;
+  to_value = true;
   if (menu.dataset.column !== undefined) trigger("column", { column: menu.value });
   if (menu.dataset.value !== undefined) trigger("choose", { column: menu.dataset.value, value: menu.value });
 });
@@ -104,7 +106,10 @@ element.addEventListener("change", (event) => {
 if (element.closest("#t2i-filters")) {
   watch("value", () => {
     // the menu that was used was replaced: go on with the one that it led to
-    if (document.activeElement === document.body) element.querySelector("select[data-value], select")?.focus();
+    if (to_value) {
+      requestAnimationFrame(() => (element.querySelector("select[data-value]") ?? element.querySelector("select"))?.focus());
+    }
+    to_value = false;
   });
 }
 

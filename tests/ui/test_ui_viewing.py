@@ -242,7 +242,7 @@ def test_a_search_is_stopped(tab):
     def hold(route):
         held.append(route) if not held else route.fallback()
 
-    tab.page.route("**/gradio_api/queue/join*", hold)
+    tab.page.route("**/gradio_api/queue/data*", hold)
     tab.words.fill("a castle")
     tab.words.press("Enter")
     stop = tab.page.get_by_role("button", name="Stop", exact=True)
