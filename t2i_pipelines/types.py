@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Batch", "Compute", "Encoder", "Hit", "Outcome", "Reason", "Record", "Skipped", "Space"]
+
 STAGES = (
     *("scan", "compare", "preview", "load", "read", "look up"),
     *("decode", "encode", "insert", "delete"),
