@@ -1,8 +1,8 @@
 """Write the reference of the command line, the HTTP service and Python: ``make reference``.
 
-All are derived from the code: the commands by Typer's own generator, the routes from the OpenAPI document, the
-names from each room's ``__all__``, whose docstrings Sphinx reads. A test compares the files with what this
-module writes.
+All are derived from the code: the commands by Typer's own generator, the routes from the OpenAPI document,
+the names from each room's ``__all__``, whose docstrings Sphinx reads. A test compares the files with what
+this module writes.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def http() -> str:
     lines = [
         "# HTTP",
         "",
-        "Routes of `t2i serve`, as its OpenAPI document at `/openapi.json` describes them; `/docs` shows them "
-        "in a browser. Every error is a [problem](errors.md#over-http). Written by `make reference`.",
+        "Routes of `t2i serve`, as its OpenAPI document at `/openapi.json` describes them; `/docs` shows "
+        "them in a browser. Every error is a [problem](errors.md#over-http). Written by `make reference`.",
     ]
     for path, operations in document["paths"].items():
         for method in METHODS:

@@ -1,8 +1,8 @@
 """Write what editors and readers need to know of the settings: ``make settings``.
 
 The settings are declared in dataclasses. A type checker cannot derive the ``TypedDict`` of keyword arguments
-from these, so ``t2i_pipelines/config/args.py`` is written from them, and so is ``docs/reference/settings.md``. A test
-compares both with what this module writes.
+from these, so ``t2i_pipelines/config/args.py`` is written from them, and so is
+``docs/reference/settings.md``. A test compares both with what this module writes.
 """
 
 from __future__ import annotations

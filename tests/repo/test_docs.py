@@ -1,4 +1,4 @@
-"""The site builds without a warning, asks no other host, leads nowhere that is not there, and shows what happens."""
+"""The site builds without a warning, asks no other host, and shows what happens."""
 
 import ast
 import re
@@ -202,7 +202,9 @@ def lines(page):
 
 
 @each_page
-def test_every_command_that_is_shown_is_understood(page, monkeypatch):
+def test_every_command_that_is_shown_is_understood(page):
+    if page.name == "cli.md":  # which Typer writes, with usages in place of calls
+        return
     for line in lines(page):
         program, *arguments = shlex.split(line, comments=True)
         if program == "t2i" and arguments[0] != "--help":
