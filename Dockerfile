@@ -1,16 +1,19 @@
 # The service: t2i serve. No torch; models are ONNX folders, from the hub or the volume.
 # docker build -t t2i-pipelines .
-ARG PYTHON=3.11
+# the index of all platforms
+ARG PYTHON=python:3.11.16-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
-FROM python:${PYTHON}-slim-bookworm AS build
-# what pip resolves; the service needs no more than "serve"
-ARG EXTRAS=serve,openvino
+FROM ${PYTHON} AS build
 WORKDIR /src
-COPY . .
+# the extras serve and openvino, by hash, as `make lock` writes them: a layer that the project's own code does not change
+COPY deploy/requirements.txt requirements.txt
 RUN python -m venv --without-pip /opt/t2i \
-    && python -m pip --python /opt/t2i/bin/python install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]"
+    && python -m pip --python /opt/t2i/bin/python install --no-cache-dir --only-binary :all: --require-hashes --requirement requirements.txt
+COPY . .
+# setuptools is one of those
+RUN python -m pip --python /opt/t2i/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
-FROM python:${PYTHON}-slim-bookworm
+FROM ${PYTHON}
 COPY --from=build /opt/t2i /opt/t2i
 # whichever user it runs as may write to volumes that begin as copies of these
 RUN mkdir -m 1777 /data /models && mkdir /pictures

@@ -20,7 +20,7 @@ GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 export PYTHONDONTWRITEBYTECODE :=
 
 # make t ROOM=search  the tests of one room, a folder of tests/
-.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings reference house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots docs wheel clean
+.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings reference house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots docs lock wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -111,8 +111,9 @@ bench-search: $(TEST)
 bench-gpu: $(TEST)
 	$(BIN)/python -m benchmarks.gpu
 
+# compared with the service of another checkout: make bench-serve BEFORE=../before DOCUMENT=docs/benchmarks/serve.md
 bench-serve: $(TEST)
-	$(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.serve $(if $(BEFORE),--before $(BEFORE)) $(if $(DOCUMENT),--document $(DOCUMENT))
 
 # runs the notebooks afresh and stores what they give; `make test` runs them, too, and compares
 notebooks: $(TEST)
@@ -121,6 +122,11 @@ notebooks: $(TEST)
 # the images that the README shows
 screenshots: $(TEST)
 	$(BIN)/python tests/taking_screenshots.py
+
+# what the image installs, with hashes; for the platforms of the image, Linux on x86-64 and ARM
+lock: $(TEST)
+	$(PIP) install --quiet uv==0.13.9
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --python-platform linux --extra serve --extra openvino --constraint constraints.txt --no-annotate --custom-compile-command "make lock" --output-file deploy/requirements.txt setup.cfg
 
 wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .

@@ -1,11 +1,13 @@
-"""How much load the service bears: ``python -m benchmarks.serve``, or ``--soak MINUTES`` for its memory.
+"""How much load the service bears: ``python -m benchmarks.serve``.
 
-1. Text searches a second and their latency at 1, 8 and 32 clients, with micro-batching and one by one, in
-   turns in one run, on a model of ViT-B/32's shape. No text is asked for twice, so none comes from the cache.
-2. The queue: as many clients as it has room for see no error, and p99 stays within what the queue may take;
+1. Text searches a second and their latency at 1, 8, 32 and 128 clients on kept connections, with the model
+   ``t2i_mini``; ``--before CHECKOUT`` measures the service of another checkout of the project in turns with
+   this one's, each with a database of its own. Nothing else is measured with ``--kept``.
+2. The same at 1, 8 and 32 clients with micro-batching and one by one, in turns in one run, on a model of
+   ViT-B/32's shape. No text is asked for twice, so none comes from the cache.
+3. The queue: as many clients as it has room for see no error, and p99 stays within what the queue may take;
    three times as many get 429 with ``Retry-After``, or an answer, and nothing else.
-3. ``--soak``: searches by words and images, pages, thumbnails, inserts and bad requests for so long; memory
-   must stay flat.
+4. ``--soak MINUTES``: see :mod:`benchmarks.soak`.
 
 Ends with 1 where a target is missed.
 """
@@ -13,60 +15,80 @@ Ends with 1 where a target is missed.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
-import itertools
-import json
+import re
+import subprocess
 import sys
 import tempfile
 import time
-from base64 import b64encode
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from benchmarks.peers.machine import machine
-from benchmarks.search import NAME, endless_texts, row, take, verdict, vit_b_32
-from benchmarks.serve_client import Connection, Load, ask, search_body, service, under_load
-from t2i_pipelines import close
-from t2i_pipelines.collection import open_collection
+from benchmarks.search import NAME, endless_texts, take, verdict, vit_b_32
+from benchmarks.serve_client import ROOT, Load, environment_of, service, under_load
+from benchmarks.soak import soak
 from t2i_pipelines.encoders import load_encoder
 
+KEPT = (1, 8, 32, 128)
+"""Clients of the first part."""
+
+ALONE = 10.0
+"""Milliseconds that half of the searches of one client may take, of ``t2i_mini``."""
+
+RATIO = 2.0
+"""How many times the rate of the service before this one's must have, of 8 clients."""
+
 CLIENTS = (1, 8, 32)
+"""Of the second part."""
+
 FASTER = 3.0
 """How many times the rate of one-by-one handling micro-batching must have at 32 clients."""
 
 QUEUE = 32
-"""Queries that may wait in the second part."""
+"""Queries that may wait in the third part."""
 
 SLACK = 1.5
 """What p99 may be, in times of what a full queue takes: clients, and this machine, take time as well."""
 
-GROWTH = 1.05
-"""Memory in the last quarter of a soak, in times of the second quarter's."""
+_FILL = """
+import sys
+from pathlib import Path
 
-RIGHT = {"wrong": 422, "insert": 202}
-"""What each kind of request is answered by in a soak; 200 if it is not here."""
+import numpy as np
 
-INSERT = b'{"source": "photos"}'
-GALLERY = Path(__file__).parent.parent / "data" / "gallery"
+import t2i_pipelines
+from t2i_pipelines import close
+from t2i_pipelines.collection import open_collection
+from t2i_pipelines.encoders import load_encoder
+
+checkout, uri, name, model, rows = sys.argv[1:]
+assert Path(t2i_pipelines.__file__).is_relative_to(checkout), t2i_pipelines.__file__
+space = load_encoder(model).space
+collection = open_collection(uri=uri, collection_name=name)
+collection.prepare(space)
+random = np.random.default_rng(0)
+for first in range(0, int(rows), 1000):
+    vectors = random.normal(size=(min(1000, int(rows) - first), space.dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    collection.upsert([
+        {"id": f"{number:032x}", "vector": vector, "path": f"/photos/{number // 1000}/{number}.jpg",
+         "size": 10_000, "mtime": number, "digest": f"{number:032x}:"}
+        for number, vector in enumerate(vectors, first)
+    ])
+collection.flush()
+close(uri)
+"""
 
 
-def filled(folder: Path, model: str, rows: int) -> str:
-    """A database of random vectors, that nobody has open."""
+def filled(folder: Path, model: str, rows: int, checkout: Path = ROOT) -> str:
+    """A database of random vectors, written by a checkout's own code, that nobody has open."""
     uri = str(folder / "milvus.db")
-    space = load_encoder(model).space
-    collection = open_collection(uri=uri, collection_name=NAME)
-    collection.prepare(space)
-    random = np.random.default_rng(0)
-    for first in range(0, rows, 1000):
-        vectors = random.normal(size=(min(1000, rows - first), space.dim)).astype(np.float32)
-        collection.upsert([row(first + at, vector) for at, vector in enumerate(vectors)])
-    collection.flush()
-    close(uri)
+    command = [sys.executable, "-c", _FILL, str(checkout), uri, NAME, model, str(rows)]
+    subprocess.run(command, check=True, cwd=checkout, env=environment_of(checkout))
     return uri
 
 
@@ -75,8 +97,90 @@ def options(uri: str, model: str, *more: str) -> list[str]:
     return ["--uri", uri, "--collection-name", NAME, "--model-name", model, *more]
 
 
+def kept(
+    model: str, rows: int, rounds: int, seconds: float, before: Path | None, document: Path | None
+) -> bool:
+    """The first part; gives whether the targets are met.
+
+    :param before: checkout of the service to compare with.
+    :param document: takes the table.
+    """
+    texts = endless_texts()
+    checkouts = {**({"before": before.resolve()} if before else {}), "after": ROOT}
+    loads = {clients: {name: Load() for name in checkouts} for clients in KEPT}
+    with ExitStack() as stack:
+        ports = {}
+        for name, checkout in checkouts.items():
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            uri = filled(folder, model, rows, checkout)
+            ports[name], _ = stack.enter_context(service(*options(uri, model), checkout=checkout))
+        for port in ports.values():
+            under_load(port, CLIENTS[-1], seconds, texts)  # warm
+        gc.collect()
+        for turn in range(rounds):
+            for clients, sides in loads.items():
+                for name in sorted(sides, reverse=turn % 2 == 0):  # neither is always the first
+                    sides[name].add(under_load(ports[name], clients, seconds, texts))
+    commits = ", ".join(f"{name} {_commit(checkout)}" for name, checkout in checkouts.items())
+    here = machine()
+    about = (
+        f"{here.processor}, {here.cores} cores, {time.strftime('%Y-%m-%d')}; {commits}; {Path(model).name}, "
+        f"{rows:,} rows in Milvus Lite, {rounds} x {seconds:g} s for each cell"
+    )
+    text = f"{about}\n\n{kept_table(loads)}"
+    print(f"\n{text}\n")
+    if document is not None:
+        document.write_text(placed(document.read_text(encoding="utf-8"), text), encoding="utf-8")
+    return kept_verdicts(loads)
+
+
+def kept_table(loads: Mapping[int, Mapping[str, Load]]) -> str:
+    """Return the loads as a table of Markdown.
+
+    :param loads: by the number of clients, then by the name of the checkout: before, if any, and after.
+    """
+    lines = [
+        "| clients | searches/s | p50, ms | p95, ms | p99, ms | errors | times the rate |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for clients, sides in loads.items():
+        found = list(sides.values())
+        cells = [f"{clients}", " → ".join(f"{load.rate:,.0f}" for load in found)]
+        for share in (50, 95, 99):
+            cells.append(" → ".join(f"{load.percentile(share):,.1f}" for load in found))
+        cells.append(" → ".join(f"{load.errors:,}" for load in found))
+        cells.append(f"{found[-1].rate / found[0].rate:.1f}" if len(found) > 1 else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def kept_verdicts(loads: Mapping[int, Mapping[str, Load]]) -> bool:
+    """Print the figures that have a target; give whether all are met, and nothing went wrong."""
+    alone, eight = loads[1]["after"], loads[8]
+    met = [verdict("p50 of one client", alone.percentile(50), ALONE, "ms", at_least=False)]
+    if "before" in eight:
+        ratio = eight["after"].rate / eight["before"].rate
+        met.append(verdict("rate of 8 clients", ratio, RATIO, at_least=True))
+    errors = sum(sides["after"].errors for sides in loads.values())
+    met.append(verdict("errors", errors, 0, "", at_least=False))
+    return all(met)
+
+
+def placed(document: str, text: str) -> str:
+    """Return a document with a text between ``<!-- measured -->`` and ``<!-- end -->``."""
+    pattern = r"(?<=<!-- measured -->\n).*?(?=<!-- end -->)"
+    whole, count = re.subn(pattern, lambda _: f"{text}\n", document, count=1, flags=re.DOTALL)
+    assert count == 1, "the document has no place for the table"
+    return whole
+
+
+def _commit(checkout: Path) -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, check=True, cwd=checkout, capture_output=True, text=True).stdout.strip()
+
+
 def compare(model: str, rows: int, rounds: int, seconds: float) -> bool:
-    """The first part; gives whether the target is met."""
+    """The second part; gives whether the target is met."""
     texts = endless_texts()
     ways = {"one by one": ("--search-batch", "1"), "micro-batched": ()}
     loads = {(way, clients): Load() for way in ways for clients in CLIENTS}
@@ -98,17 +202,16 @@ def compare(model: str, rows: int, rounds: int, seconds: float) -> bool:
     for clients in CLIENTS:
         for way in ways:
             load = loads[way, clients]
-            errors = load.statuses.total() - load.statuses[200]
             times = " | ".join(f"{load.percentile(share):,.0f}" for share in (50, 95, 99))
-            print(f"| {clients} | {way} | {load.rate:,.0f} | {times} | {errors} |")
+            print(f"| {clients} | {way} | {load.rate:,.0f} | {times} | {load.errors} |")
     most = CLIENTS[-1]
     ratio = loads["micro-batched", most].rate / loads["one by one", most].rate
     met = verdict(f"\nmicro-batching at {most} clients", ratio, FASTER, at_least=True)
-    return met and all(load.statuses.total() == load.statuses[200] for load in loads.values())
+    return met and not any(load.errors for load in loads.values())
 
 
 def overload(model: str, rows: int, seconds: float) -> bool:
-    """The second part; gives whether the queue's limit holds."""
+    """The third part; gives whether the queue's limit holds."""
     texts = endless_texts()
     batch = 32
     with tempfile.TemporaryDirectory() as folder:
@@ -132,93 +235,26 @@ def overload(model: str, rows: int, seconds: float) -> bool:
     return clean and all(met)
 
 
-class Soak:
-    """A mixed load, for so many minutes.
-
-    :ivar statuses: how often each kind of request had which status.
-    :ivar held: MiB that the service held, once in a while.
-    """
-
-    def __init__(self, port: int, process: int, minutes: float) -> None:
-        self.statuses: Counter[tuple[str, int]] = Counter()
-        self.held: list[float] = []
-        self._port, self._process, self._minutes = port, psutil.Process(process), minutes
-        self._ends = time.monotonic() + 60 * minutes
-        self._requests = self._endless()
-
-    async def run(self) -> None:
-        """Until the time is up."""
-        await asyncio.gather(*(self._client() for _ in range(8)), self._inserter(), self._watch())
-
-    @staticmethod
-    def _endless() -> Iterator[tuple[str, str, bytes]]:
-        """Kind, path and body of searches."""
-        picture = b64encode((GALLERY / "001-dog-soccer-ball.jpg").read_bytes()).decode()
-        for text, offset in zip(endless_texts(), itertools.cycle(range(0, 200, 10)), strict=False):
-            yield "words", "/v1/search", search_body(text)
-            yield "page", "/v1/search", json.dumps({"text": "red", "offset": offset}).encode()
-            yield "picture", "/v1/search", json.dumps({"image": picture}).encode()
-            yield "wrong", "/v1/search", b'{"expression": "./photos/../x.png"}'
-
-    async def _client(self) -> None:
-        connection = Connection(self._port)
-        while time.monotonic() < self._ends:
-            kind, path, body = next(self._requests)
-            status, _, content = await connection.ask("POST", path, body)
-            self.statuses[kind, status] += 1
-            for hit in json.loads(content)["results"][0]["hits"][:2] if kind == "words" else ():
-                status, _, _ = await connection.ask("GET", hit["links"]["thumbnail"])
-                self.statuses["thumbnail", status] += 1
-        connection.close()
-
-    async def _inserter(self) -> None:
-        connection = Connection(self._port)
-        while time.monotonic() < self._ends:
-            status, _, _ = await connection.ask("POST", "/v1/insert", INSERT)
-            self.statuses["insert", status] += 1
-            await asyncio.sleep(min(5.0, 6 * self._minutes))
-        connection.close()
-
-    async def _watch(self) -> None:
-        while time.monotonic() < self._ends:
-            self.held.append(self._process.memory_info().rss / 2**20)
-            await asyncio.sleep(min(1.0, 0.6 * self._minutes))
-
-
-def soak(minutes: float, model: str) -> bool:
-    """The third part; gives whether memory stays flat."""
-    with tempfile.TemporaryDirectory() as folder:
-        more = ("--uri", f"{folder}/milvus.db", "--model-name", model, "--root", f"photos={GALLERY}")
-        with service(*more) as (port, process):
-            _, job = ask(port, "POST", "/v1/insert", INSERT)
-            while b'"finished":null' in ask(port, "GET", f"/v1/jobs/{json.loads(job)['id']}")[1]:
-                time.sleep(0.5)
-            load = Soak(port, process.pid, minutes)
-            asyncio.run(load.run())
-    for (kind, status), count in sorted(load.statuses.items()):
-        print(f"{kind}: {count:,} times {status}")
-    quarter = len(load.held) // 4
-    before, after = np.median(load.held[quarter : 2 * quarter]), np.median(load.held[-quarter:])
-    told = f"memory {before:,.0f} -> {after:,.0f} MiB in {minutes:g} min"
-    flat = verdict(told, after / before, GROWTH, at_least=False)
-    right = {(kind, status) for kind, status in load.statuses if status == RIGHT.get(kind, 200)}
-    if wrong := load.statuses.keys() - right:
-        print(f"these are not the right answers: {sorted(wrong)}: missed")
-    return flat and not wrong
-
-
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", help="name or path; one of ViT-B/32's shape if left out")
+    parser.add_argument("--model", help="name or path; that of each part if left out")
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="the third part alone")
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT", help="whose service to compare with")
+    parser.add_argument("--document", type=Path, help="takes the table of the first part")
+    parser.add_argument("--kept", action="store_true", help="the first part alone")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="the fourth part alone")
+    parser.add_argument("--lite", action="store_true", help="soak with Milvus Lite, without a restart")
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()) / "t2i-bench-serve")
     given = parser.parse_args()
+    mini = given.model or "t2i_mini"
     if given.soak:
-        sys.exit(0 if soak(given.soak, given.model or "t2i_mini") else 1)
+        sys.exit(0 if soak(given.soak, mini, lite=given.lite) else 1)
+    met = kept(mini, given.rows, given.rounds, given.seconds, given.before, given.document)
+    if given.kept:
+        sys.exit(0 if met else 1)
     model = given.model or vit_b_32(given.workdir)
     here = machine()
     running = getattr(load_encoder(model), "running", "")
@@ -226,7 +262,7 @@ def main() -> None:
     print(f"{here.processor}, {here.cores} cores; {Path(model).name}, {running}")
     print(f"{given.rows:,} rows in Milvus Lite; {given.rounds} x {given.seconds:g} s each")
     print(f"captions in five languages, {np.mean(words):.1f} words each")
-    met = compare(model, given.rows, given.rounds, given.seconds)
+    met = compare(model, given.rows, given.rounds, given.seconds) and met
     met = overload(model, given.rows, given.seconds) and met
     sys.exit(0 if met else 1)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,8 +44,15 @@ class Load:
         """Requests a second that were answered by 200."""
         return len(self.seconds) / self.lasted
 
+    @property
+    def errors(self) -> int:
+        """Requests that were answered otherwise."""
+        return self.statuses.total() - self.statuses[200]
+
     def percentile(self, share: float) -> float:
-        """Milliseconds."""
+        """Milliseconds; not a number if nothing was answered."""
+        if not self.seconds:
+            return float("nan")
         return float(1e3 * np.percentile(self.seconds, share))
 
     def add(self, other: Load) -> None:
@@ -84,6 +93,7 @@ class Connection:
         """Hang up."""
         if self._streams is not None:
             self._streams[1].close()
+            self._streams = None
 
 
 def search_body(text: str) -> bytes:
@@ -129,33 +139,39 @@ def ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, byte
 
 
 @contextmanager
-def service(*options: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """``t2i serve`` with these options: its port, when it is ready, and its process."""
-    command = [sys.executable, str(ROOT / "t2i_command.py"), "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, bufsize=1)
-    try:
-        yield _port(process), process
-    finally:
-        process.terminate()
-        process.communicate(timeout=300)
+def service(
+    *options: str, checkout: Path = ROOT, **environment: str
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """``t2i serve`` with these options: its port, when it is ready, and its process.
+
+    :param checkout: of the project whose service it is.
+    :param environment: more of it.
+    """
+    command = [sys.executable, str(checkout / "t2i_command.py"), "serve", "--port", "0", *options]
+    # a file, since a pipe that is not read would stop the service
+    with tempfile.NamedTemporaryFile() as said:
+        process = subprocess.Popen(
+            command, stderr=said, cwd=checkout, env=environment_of(checkout) | environment
+        )
+        try:
+            yield _port(process, Path(said.name)), process
+        finally:
+            process.terminate()
+            process.wait(timeout=300)
 
 
-def _port(process: subprocess.Popen[str]) -> int:
-    said = ""
-    assert process.stderr is not None
-    for line in process.stderr:
-        said += line
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-            _wait(int(found[1]), process)
-            return int(found[1])
-    raise SystemExit(f"t2i serve ended:\n{said}")
+def environment_of(checkout: Path) -> dict[str, str]:
+    """Return this process's environment, with the modules of a checkout before others."""
+    return {**os.environ, "PYTHONPATH": str(checkout)}
 
 
-def _wait(port: int, process: subprocess.Popen[str], seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
+def _port(process: subprocess.Popen[bytes], said: Path, seconds: float = 300.0) -> int:
+    port, end = 0, time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
+        if not port and (found := re.search(r"http://127\.0\.0\.1:(\d+)", said.read_text(errors="replace"))):
+            port = int(found[1])
         with suppress(OSError):  # it does not listen yet
-            if ask(port, "GET", "/readyz")[0] == 200:
-                return
+            if port and ask(port, "GET", "/readyz")[0] == 200:
+                return port
         time.sleep(0.2)
-    raise SystemExit("t2i serve did not become ready")
+    raise SystemExit(f"t2i serve did not become ready:\n{said.read_text(errors='replace')}")

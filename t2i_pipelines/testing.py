@@ -165,6 +165,7 @@ class _Rows:
         self.number, self.index_type = number, ""
         self.properties = dict(properties)
         self.schema: dict[str, Any] = {"fields": []} if schema is None else schema.to_dict()
+        self._names = [one["name"] for one in self.schema["fields"]]
         self._rows: dict[str, dict[str, Any]] = {}
         self._ids: list[str] | None = None  # in order; None after a write
         self._units: NDArray[np.float64] | None = None
@@ -221,9 +222,13 @@ class _Rows:
         return found
 
     def shown(self, id: str, fields: Sequence[str]) -> dict[str, Any]:
-        """Return a copy of these fields of a row, as far as it has them; ``*`` is all."""
+        """Return a copy of these fields of a row, as far as it has them.
+
+        ``*`` is all, ``$meta`` those that are not in the schema.
+        """
         row = self._rows[id]
-        names = [key for name in fields for key in (row if name == "*" else [name]) if key in row]
+        several = {"*": list(row), "$meta": [key for key in row if key not in self._names]}
+        names = [key for name in fields for key in several.get(name, [name]) if key in row]
         return {key: row[key].tolist() if key == "vector" else deepcopy(row[key]) for key in names}
 
     def _ordered(self) -> list[str]:
@@ -246,7 +251,7 @@ class _Rows:
             import pyarrow as pa
 
             rows = [self._rows[id] for id in self._ordered()]
-            names = [one["name"] for one in self.schema["fields"]]
+            names = self._names
             columns = {name: [row[name] for row in rows] for name in names if name != "vector"}
             more = [dumps({key: row[key] for key in row if key not in names}) for row in rows]
             self._table = pa.table(columns | {"$meta": more})

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Batch", "Compute", "Encoder", "Hit", "Outcome", "Reason", "Record", "Skipped", "Space"]
 
-STAGES = (
-    *("scan", "compare", "preview", "load", "read", "look up"),
-    *("decode", "encode", "insert", "delete"),
-)
+STAGES = ("scan", "compare", "preview", "load", "read", "look up", "decode", "encode", "insert", "delete")
 """In the order of a run: ``scan`` and ``compare`` the collection with the source, ``preview`` the outcomes of
 a dry run, ``load`` the model, ``read`` source and files, ``look up`` what is stored."""
 
@@ -80,13 +77,14 @@ class Stopwatch:
     :ivar counts: how many records ended with each status so far.
     :ivar hints: stage -> the setting, with its value, that would make this stage faster.
     :ivar skipped: files and folders that the source left out.
+    :ivar pace: what each step works within; may make it wait before it begins.
     """
 
-    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, now: Callable[[], float] = perf_counter, pace: Pace = nullcontext) -> None:
         self.counts: Counter[str] = Counter()
         self.hints: dict[str, str] = {}
         self.skipped = Skipped()
-        self._now = now
+        self._now, self.pace = now, pace
         self.began = self.ended = now()
         self._busy: defaultdict[str, float] = defaultdict(float)
         self._threads: defaultdict[str, float] = defaultdict(float)
@@ -101,14 +99,15 @@ class Stopwatch:
 
         :param records: what is worked on; its length is logged.
         """
-        began = self._now()
-        try:
-            yield
-        finally:
-            self.ended = self._now()
-            seconds = self.ended - began
-            with self._lock:
-                self._busy[stage] += seconds
+        with self.pace():
+            began = self._now()
+            try:
+                yield
+            finally:
+                self.ended = self._now()
+                seconds = self.ended - began
+                with self._lock:
+                    self._busy[stage] += seconds
             fields = {"stage": stage, "records": len(records), "seconds": seconds}
             log.debug("%s: %d records in %.3f s", stage, len(records), seconds, extra=fields)
 
@@ -213,6 +212,7 @@ CONTENT_BYTES = 32 << 20
 KEPT = "; what was stored of it before is kept"
 """Ends the reason of an input that failed now and did not at another time."""
 
+Pace: TypeAlias = Callable[[], AbstractContextManager[object]]
 OnError: TypeAlias = Literal["record", "raise"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16", "int8"]

@@ -54,7 +54,7 @@ class Visit:
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(60_000)
+        self.context.set_default_timeout(15_000)
         self.outside: list[str] = []
         self.complaints: list[str] = []
         self.context.route("**/*", self._pass)
@@ -67,6 +67,8 @@ class Visit:
         self.page.goto(url)
         # the page takes the focus there once it listens
         self.page.wait_for_function("document.activeElement?.matches('#t2i-words input')")
+        # and answers the search that its address tells
+        self.page.locator("#t2i-found [data-turn]").wait_for()
 
     @property
     def words(self) -> Any:
@@ -74,10 +76,10 @@ class Visit:
 
     @property
     def hits(self) -> Any:
-        return self.page.locator("#t2i-found .t2i-hit")
+        return self.page.locator("#t2i-found .t2i-hit:visible")
 
     def names(self) -> list[str]:
-        return self.page.locator("#t2i-found .t2i-name").all_inner_texts()
+        return self.page.locator("#t2i-found .t2i-name:visible").all_inner_texts()
 
     def ask(self, text: str) -> None:
         """Type a query and wait for its results."""

@@ -39,6 +39,7 @@ def context(into: Path) -> None:
         if source.is_dir():
             shutil.copytree(source, into / name, ignore=shutil.ignore_patterns(*hidden))
         else:
+            (into / name).parent.mkdir(exist_ok=True)
             shutil.copy(source, into / name)
 
 
@@ -96,9 +97,12 @@ class ImageByHand:
 
     def _copy(self, value):
         *options, source, into = shlex.split(value)
-        if not options:
-            assert (source, into) == (".", ".")
+        if not options and source == into == ".":
             context(self.workdir)
+            return
+        if not options:
+            context(self.root / "context")
+            shutil.copy(self.root / "context" / source, self.workdir / into)
             return
         (stage,) = (option.removeprefix("--from=") for option in options)
         shutil.copytree(f"{self.stages[stage]}{source}", self.moved(into), symlinks=True)

@@ -48,6 +48,7 @@ COMMANDS = {
     "duplicates": Command(_DAILY, "info", "duplicates"),
     "ui": Command(_DAILY, "ui", "ui"),
     "serve": Command(_DAILY, "serve", "run", "T2I"),
+    "mcp": Command(_DAILY, "mcp", "run", "T2I"),
     "models": Command(_MODELS, "models", "show_models"),
     "eval": Command(_MODELS, "eval", "eval_"),
     "finetune": Command(_MODELS, "finetune", "tune"),
@@ -148,7 +149,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-ENDED_AT_ONCE = ("insert", "sync", "demo", "finetune", "reembed")
+ENDED_AT_ONCE = ("insert", "sync", "mcp", "demo", "finetune", "reembed")
 """Commands that Ctrl-C may end at any moment: they leave nothing behind that must be cleaned up."""
 
 

@@ -7,26 +7,32 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
 from t2i_pipelines.collection import schema, search
 from t2i_pipelines.collection.catalog import Catalog, Entry
+from t2i_pipelines.collection.columns import (
+    ColumnWarnings,
+    Values,
+    check_column,
+    check_condition,
+    commonest,
+    types_of,
+)
 from t2i_pipelines.collection.connection import SLOW, Connection
 from t2i_pipelines.collection.duplicates import Member, groups
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
-from t2i_pipelines.collection.rows import Ledger, batches, check_rows, chunks, is_one_of
+from t2i_pipelines.collection.rows import Ledger, batches, check_metadata, check_rows, chunks, is_one_of
 from t2i_pipelines.collection.search import Finder
 from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.config.checks import check_share, check_whole_number
-from t2i_pipelines.config.search import MAX_LIMIT, NUMBERS, TEXTS, SearchOptions
+from t2i_pipelines.config.search import MAX_LIMIT, SearchOptions
 from t2i_pipelines.config.storage import AUTO, Storage
 from t2i_pipelines.errors import CollectionNotFoundError
 from t2i_pipelines.types import Hit, Matrix, Space, Vector
@@ -39,8 +45,11 @@ DELETION_SETTLES = 10.0
 SAMPLE = 1000
 """Rows that are looked at to learn which columns there are."""
 
-MOST_WARNINGS = 100
-"""Names of columns after which a collection warns no more: clients of a service may send any."""
+MOST_ROWS = 1_000_000
+"""Rows that are looked at for the values of a column, at most: they are counted in memory."""
+
+METADATA_PAGE = 1000
+"""Rows whose metadata is read from a server at a time: at most 64 MB, which is the limit of its answers."""
 
 
 class Collection:
@@ -63,7 +72,7 @@ class Collection:
         self._storage = storage
         self.catalog = Catalog(connection, collection_name, timeout)
         self._wanted: Space | None = None
-        self._asked_columns: set[str] = set()
+        self._warnings = ColumnWarnings()
         self._block = threading.local()
 
     def __repr__(self) -> str:
@@ -138,16 +147,69 @@ class Collection:
             found |= {row["id"]: row for row in rows}
         return found
 
-    def scan(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """Read every row, a page at a time, in the order of the ids.
+    def scan(
+        self,
+        fields: Sequence[str],
+        *,
+        filter: str = "",
+        where: Mapping[str, Any] | None = None,
+        after: str = "",
+        page_rows: int | None = None,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Read rows, a page at a time, in the order of the ids.
 
         A page of a server has at most 16,384 rows. Milvus Lite looks at every row for every page, so its
-        pages have up to 250,000. Rows that others write meanwhile may or may not be seen.
+        pages have up to 250,000. Each row that is stored all the while is read once, whatever is inserted or
+        deleted meanwhile; rows that others write may or may not be seen.
 
-        :param fields: of each row, beside ``id``.
+        :param fields: of each row, beside ``id``; ``$meta`` is all metadata but a partition key.
+        :param filter: with ``where``, which rows; as for :meth:`search`.
+        :param after: only rows of a higher id.
+        :param page_rows: rows of a page, in place of what suits most collections.
+        :raises ConfigError: If ``filter`` or ``where`` is wrong.
         """
+        asked = SearchOptions(filter=filter, where=where)
+        if page_rows is not None:
+            check_whole_number("page_rows", page_rows, MAX_LIMIT)
         if (entry := self.entry()) is not None:
-            yield from Finder(self, entry, SearchOptions()).pages(fields)
+            yield from Finder(self, entry, asked).pages(fields, after=after, most=page_rows)
+
+    def columns(self, *, rows: int = SAMPLE) -> dict[str, str]:
+        """Return the columns of metadata, by name, with the type of their values.
+
+        Each row may have columns of its own, so those are found that some of the first rows have.
+
+        :param rows: rows that are looked at, in the order of the ids.
+        :return: a name of JSON Schema for each column: ``string``, ``integer``, ``number``, ``boolean``,
+            ``array`` or ``object``; ``mixed`` where rows differ.
+        """
+        check_whole_number("rows", rows, MOST_ROWS)
+        return types_of(islice(self._metadata(rows), rows))
+
+    def values(self, column: str, *, limit: int = 20, rows: int = 10_000) -> Values:
+        """Return the commonest values of a column. Of a list, each item counts.
+
+        :param column: of metadata; no row need have it.
+        :param limit: values to return, at most.
+        :param rows: rows that are looked at, in the order of the ids.
+        :raises ConfigError: If the column is one of the collection's own, or a number is wrong.
+        """
+        check_column(column)
+        check_whole_number("limit", limit, MAX_LIMIT)
+        check_whole_number("rows", rows, MOST_ROWS)
+        return commonest(self._metadata(rows), column, limit=limit, most=rows)
+
+    def _metadata(self, rows: int) -> Iterator[dict[str, Any]]:
+        """Read the metadata of the first ``rows`` rows, and of at least one more if there is one."""
+        page_rows = min(rows + 1, MAX_LIMIT if self.is_lite else METADATA_PAGE)
+        return chain.from_iterable(self.scan(self.metadata_fields, page_rows=page_rows))
+
+    @property
+    def metadata_fields(self) -> list[str]:
+        """Fields of a row that together are its metadata."""
+        entry = self.entry()
+        key = None if entry is None else entry.storage.partition_key
+        return ["$meta"] if key is None else ["$meta", key]
 
     def search(
         self, vectors: Matrix, options: SearchOptions | None = None, **more: Unpack[SearchArgs]
@@ -166,7 +228,9 @@ class Collection:
         if entry is None or not len(queries):
             return [[] for _ in queries]
         found = Finder(self, entry, asked).find(queries)
-        self._warn_of_unknown_columns(asked, found)
+        self._warnings.check(
+            asked, found, lambda: self.read("query", filter="", limit=SAMPLE, output_fields=["*"]) or []
+        )
         return found
 
     def iterate(
@@ -211,40 +275,51 @@ class Collection:
             return []
         return groups(Finder(self, entry, asked).pages(["vector", "path"]), entry.space.dim, threshold)
 
-    def _warn_of_unknown_columns(self, asked: SearchOptions, found: Sequence[Sequence[Hit]]) -> None:
-        """Warn of columns that the options name and no row of a sample has, once for each name.
+    def count(self, *, filter: str = "", where: Mapping[str, Any] | None = None) -> int:
+        """Return how many rows are stored.
 
-        A column of a hit is one, and so is that of a condition that a hit meets. The sample is the first
-        :data:`SAMPLE` rows, of which each may have other columns.
+        :param filter: with ``where``, which rows; as for :meth:`search`.
+        :raises ConfigError: If ``filter`` or ``where`` is wrong.
         """
-        names = {*asked.output_fields, *filter(None, [asked.group_by])}
-        if asked.where and not any(found):
-            names |= set(asked.where)
-        names -= {"*", "vector", *TEXTS, *NUMBERS} | self._asked_columns
-        if not names or len(self._asked_columns) >= MOST_WARNINGS:
-            return
-        names -= {field for some in found for hit in some for field in hit.fields}
-        names = set(sorted(names)[:MOST_WARNINGS])
-        if not names:
-            return
-        rows = self.read("query", filter="", limit=SAMPLE, output_fields=["*"]) or []
-        if rows:  # of an empty collection every column is unknown
-            self._asked_columns |= names
-        known = {field for row in rows for field in row} - {"vector"}
-        for name in sorted(names - known) if rows else ():
-            near = ", ".join(get_close_matches(name, sorted(known), n=3))
-            advice = f"; the nearest are {near}" if near else ""
-            warnings.warn(f"no row has a column {name!r}{advice}", stacklevel=3)
-
-    def count(self) -> int:
-        """Return how many rows are stored."""
-        rows = self.read("query", filter="", output_fields=["count(*)"])
-        return int(rows[0]["count(*)"]) if rows else 0
+        asked = SearchOptions(filter=filter, where=where)
+        return 0 if (entry := self.entry()) is None else Finder(self, entry, asked).count()
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove rows. Ids that are not stored are passed over."""
         for some in chunks(ids):
             self.write("delete", filter=is_one_of(some))
+
+    def delete_by_filter(self, filter: str = "", where: Mapping[str, Any] | None = None) -> int:
+        """Remove the rows that meet ``filter`` and ``where``, and return how many.
+
+        Rows that are stored meanwhile may or may not be removed. Searches and writes go on.
+
+        :raises ConfigError: If ``filter`` or ``where`` is wrong, or neither leaves out any row.
+        """
+        check_condition(filter, where)
+        removed, page_rows = 0, None if self.is_lite else MAX_LIMIT
+        for page in self.scan([], filter=filter, where=where, page_rows=page_rows):
+            self.delete([row["id"] for row in page])
+            removed += len(page)
+        return removed
+
+    def update(self, id: str, changes: Mapping[str, Any]) -> bool:
+        """Change metadata of a row, and return whether there is such a row. The vector stays.
+
+        So do size, mtime and digest: an insert of the same file and metadata finds the row unchanged, and
+        one with other metadata or a changed file replaces the whole row. No write of this process is lost,
+        and with Milvus Lite none of another. Where several processes write to a server, the last counts.
+
+        :param changes: column -> value; None removes the column. Others stay as they are.
+        :raises ConfigError: If a name is reserved, a value cannot be stored, or the metadata is too large.
+        """
+        check_metadata(changes, f"row {id!r}")
+        with self.connection.updating(self.catalog.timeout):
+            self.require_strong_consistency()
+            row = self.rows([id], ["*"]).get(id)
+            if row is not None:
+                self.upsert([{**row, **changes}])
+        return row is not None
 
     def flush(self) -> None:
         """Write everything out and index it, by another index if the rows have outgrown theirs.

@@ -162,6 +162,7 @@ class Connection:
         self.loading, self.mending = Lock(), Lock()
         self._lock = Lock()
         self._calls = ReadWriteLock()  # shared by calls, had alone by close
+        self._updates = ReadWriteLock()  # of a server: shared by writes, had alone by updates
         self._held = threading.local()
         self._users: set[object] = set()
         self.deletions: dict[str, float] = {}  # when rows of a collection were last deleted
@@ -235,9 +236,13 @@ class Connection:
 
     @contextmanager
     def writing(self, timeout: float) -> Iterator[float]:
-        """Hold the writer's lock of Milvus Lite; yield how many seconds a write may take."""
+        """Hold the writer's lock of Milvus Lite; yield how many seconds a write may take.
+
+        Writes to a server go on side by side, but not beside :meth:`updating`.
+        """
         if not self.is_lite(timeout):
-            yield timeout
+            with self._updates.shared():
+                yield timeout
             return
         with self.kept_open(), one_writer(self.address.uri):
             try:
@@ -246,6 +251,16 @@ class Connection:
                 if type(err) is StoreError:  # no refusal: the write itself broke, a full disk for one
                     self._abandon()
                 raise
+
+    @contextmanager
+    def updating(self, timeout: float) -> Iterator[None]:
+        """Let no other thread write within the block, which reads rows and writes them back.
+
+        To Milvus Lite no other process, either.
+        """
+        is_lite = self.is_lite(timeout)
+        with self.kept_open(), one_writer(self.address.uri) if is_lite else self._updates.alone():
+            yield
 
     def join(self, user: object) -> None:
         """Count ``user`` among those that keep the connection open."""

@@ -53,6 +53,14 @@ def usual_threshold(vectors: Matrix) -> float:
         inside = (own >= 0) & (own < cosines.shape[1])
         cosines[inside, own[inside]] = -1
         nearest = np.maximum(nearest, cosines.max(axis=1))
+    return usual(nearest)
+
+
+def usual(nearest: NDArray[Any]) -> float:
+    """Return the threshold of :func:`usual_threshold`, of cosines that are known already.
+
+    :param nearest: (N,) of each image of a sample to its nearest neighbour.
+    """
     return min(1 - (1 - float(np.median(nearest))) / NEARER, 1 - 1e-4)
 
 

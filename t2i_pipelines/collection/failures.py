@@ -24,6 +24,7 @@ TIMEOUT = "FutureTimeoutError"  # of gRPC, and no TimeoutError
 REFUSED = 1100
 NOT_UNDERSTOOD = (
     "cannot parse expression",
+    "predicate is not a boolean expression",
     # Milvus Lite, of deep parentheses, and of numbers that need more than 64 bits
     "maximum recursion depth exceeded",
     "too large to convert to c long",

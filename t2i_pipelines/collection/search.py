@@ -346,14 +346,16 @@ class Finder:
         (walk,) = self._rankings(query[None], [MAX_LIMIT]).walks()
         return islice(self._picked(walk), self._options.offset, None)
 
-    def pages(self, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """Return the rows that meet the filter, a page at a time."""
-        seconds = self._collection.patience
+    def pages(
+        self, fields: Sequence[str], *, after: str = "", most: int | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Return the rows that meet the filter, a page at a time; see :func:`pages`."""
+        seconds = self._collection.patience if most is None else None
 
         def read(forms: Sequence[Form], **arguments: Any) -> list[dict[str, Any]]:
             return self._ask("query", forms, seconds=seconds, **arguments) or []
 
-        return pages(read, fields, self._collection.is_lite, self._filters)
+        return pages(read, fields, self._collection.is_lite, self._filters, after=after, most=most)
 
     @property
     def _takes_all(self) -> bool:
@@ -382,7 +384,7 @@ class Finder:
             self._search,
             rungs=rungs,
             exact=self._depth.exact,
-            count=cached(self._count),
+            count=cached(self.count),
             rest=self._rest,
         )
 
@@ -394,7 +396,8 @@ class Finder:
             found += from_answer(answer, len(some), self._fields)
         return found
 
-    def _count(self) -> int:
+    def count(self) -> int:
+        """Return how many rows meet the filter."""
         rows = self._ask("query", self._filters, output_fields=["count(*)"])
         return int(rows[0]["count(*)"]) if rows else 0
 

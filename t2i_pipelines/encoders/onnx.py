@@ -118,6 +118,10 @@ class OnnxEncoder:
         """Return how many of the texts are longer than the model reads."""
         return self._tokenizer.cut(texts)
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of the texts the model reads."""
+        return self._tokenizer.count(texts)
+
     def _encode(self, texts: Sequence[str]) -> Matrix:
         ids, mask = self._tokenizer.with_mask(texts)
         if self.layout.ends_at_highest_id:

@@ -112,6 +112,11 @@ class TextTokenizer:
         encoded = self.tokenizer.encode_batch([self._clean(text) for text in texts])
         return sum(bool(one.overflowing) for one in encoded)
 
+    def count(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of the texts the model reads, their start and end included."""
+        encoded = self.tokenizer.encode_batch([self._clean(text) for text in texts])
+        return sum(sum(one.attention_mask) for one in encoded)
+
     def _warn_of_length(self, text: str, one: Any) -> None:
         self._warned_of_length = True
         left_out = (len(more.ids) - sum(more.special_tokens_mask) for more in one.overflowing)

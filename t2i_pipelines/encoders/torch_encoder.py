@@ -167,6 +167,10 @@ class TorchEncoder:
         """Return how many of the texts are longer than the model reads."""
         return self.tokenizer.cut(texts)
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of the texts the model reads."""
+        return self.tokenizer.count(texts)
+
     def _run(self, encode: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor) -> Matrix:
         return run_pass(encode, items, self.running)
 

@@ -123,6 +123,10 @@ class TextTower:
         """Return how many of the texts are longer than the model reads."""
         return self._tower.tokenizer.cut(texts)
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of the texts the model reads."""
+        return self._tower.tokenizer.count(texts)
+
 
 @dataclass(frozen=True)
 class _Loaded:
@@ -387,3 +391,7 @@ class TwoTowers:
     def cut(self, texts: Sequence[str]) -> int:
         """Return how many of the texts are longer than the model reads."""
         return self._text.cut(texts)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of the texts the model reads."""
+        return self._text.count_tokens(texts)

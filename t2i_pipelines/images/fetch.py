@@ -7,7 +7,11 @@ URLs that strangers name are fetched from public addresses only. The address of 
 checked, and connected to, so that a DNS answer that changes in between gains nothing; TLS is still checked
 against the name. Each redirect is a request of its own. `requests-hardened
 <https://github.com/saleor/requests-hardened>`_ refuses private, loopback, link-local (where clouds keep their
-metadata), shared, reserved and multicast addresses.
+metadata), shared and multicast addresses. Reserved ones, such as ``::127.0.0.1``, and ``fec0::/10``, once the
+private addresses of IPv6, are refused here.
+
+urllib3 bounds connecting and each read, not their sum: a server that sends its headers byte by byte would
+hold a fetch for hours. So each read gets what is left of the deadline, headers included.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ import io
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from http.client import HTTPResponse
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from t2i_pipelines._towhee.locks import Lock, in_forked_child
@@ -27,6 +34,8 @@ from t2i_pipelines.errors import ImageDecodeError, MissingExtraError, SourceErro
 from t2i_pipelines.images.address import check_size, is_http, split_url
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from requests import Response, Session
 
 TIMEOUT = 30.0
@@ -109,14 +118,15 @@ def _session() -> Session:
     session = _new_session()
     for prefix in ("http://", "https://"):
         session.mount(prefix, HTTPAdapter(pool_connections=100, pool_maxsize=HOST_LIMIT))
+    _keep_deadlines(session)
     return session
 
 
 @cache
 def _public_session() -> Session:
-
     session = _new_session()
     restrict(session)
+    _keep_deadlines(session)
     return session
 
 
@@ -148,6 +158,68 @@ class _Deadline(NamedTuple):
     def left(self) -> float:
         return max(0.0, self.at - time.monotonic())
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Bound what this thread reads from sessions."""
+        token = _deadline.set(self)
+        try:
+            yield
+        finally:
+            _deadline.reset(token)
+
+
+_deadline: ContextVar[_Deadline | None] = ContextVar("_deadline", default=None)
+
+
+class _Reads(io.RawIOBase):
+    """What a socket receives: each read has the seconds that are left, :data:`TIMEOUT` without a deadline."""
+
+    def __init__(self, sock: socket, received: io.RawIOBase) -> None:
+        self._sock, self._received = sock, received
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Any:
+        deadline = _deadline.get()
+        seconds = TIMEOUT if deadline is None else deadline.left
+        if not seconds:
+            raise TimeoutError
+        self._sock.settimeout(seconds)
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        self._received.close()
+        super().close()
+
+
+class _Answer(HTTPResponse):
+    def __init__(self, sock: socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Reads(sock, self.fp.detach()))
+
+
+def _keep_deadlines(session: Session) -> None:
+    """Let the connections of a session read within the deadline, if there is one."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Plain(HTTPConnection):
+        response_class = _Answer
+
+    class Secure(HTTPSConnection):
+        response_class = _Answer
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    adapters: Iterable[Any] = session.adapters.values()
+    for adapter in adapters:
+        adapter.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
 
 def _get(url: str, take: Any, session: Session, whole: _Deadline | None = None) -> Any:
     """Ask for a URL, follow redirects, and give what ``take`` makes of the response.
@@ -162,8 +234,8 @@ def _get(url: str, take: Any, session: Session, whole: _Deadline | None = None) 
                 target = _redirected(response, session)
                 if target is None:
                     _check_status(response)
-                    with _named_errors(deadline.seconds):
-                        return take(response, deadline)
+                    with deadline.kept(), _named_errors(f"not complete within {deadline.seconds:g} seconds"):
+                        return take(response)
             except BaseException:
                 response.close()
                 raise
@@ -178,7 +250,7 @@ def _asked(url: str, session: Session, deadline: _Deadline) -> Response:
     left = max(0.001, deadline.left)  # 0 would be for ever
     limits = (min(CONNECT_TIMEOUT, left), left)
     try:
-        with _named_errors(deadline.seconds):
+        with deadline.kept(), _named_errors(f"no answer within {deadline.seconds:g} seconds"):
             return session.get(url, stream=True, allow_redirects=False, timeout=limits)
     except ValueError as err:  # requests looks at where a redirect leads, even where it does not follow
         raise _FetchError(f"redirected to what is not a valid URL: {cause(err)}") from err
@@ -214,7 +286,7 @@ def _retry_after(header: str | None) -> float | None:
         return None
 
 
-def _body(response: Response, deadline: _Deadline) -> bytes:
+def _body(response: Response) -> bytes:
     announced = response.headers.get("Content-Length", "")
     if announced.isdecimal():
         check_size(int(announced))
@@ -224,15 +296,13 @@ def _body(response: Response, deadline: _Deadline) -> bytes:
             parts.append(part)
             size += len(part)
             check_size(size)
-            if not deadline.left:
-                raise _FetchError(f"not complete within {deadline.seconds:g} seconds", may_pass=True)
     return b"".join(parts)
 
 
 class _Stream(io.RawIOBase):
     """The body of a response, with its errors as ``OSError``."""
 
-    def __init__(self, response: Response, deadline: _Deadline) -> None:
+    def __init__(self, response: Response) -> None:
         self._response = response
 
     def readable(self) -> bool:
@@ -240,7 +310,7 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            with _named_errors(TIMEOUT):
+            with _named_errors(f"no more within {TIMEOUT:g} seconds"):
                 part = self._response.raw.read1(len(buffer), decode_content=True)
         except _FetchError as err:
             raise OSError(0, str(err)) from err
@@ -253,15 +323,14 @@ class _Stream(io.RawIOBase):
 
 
 @contextmanager
-def _named_errors(seconds: float) -> Iterator[None]:
+def _named_errors(late: str) -> Iterator[None]:
     """Turn what requests and urllib3 raise into a failed try.
 
-    :param seconds: that it had.
+    :param late: what to say if the time is up.
     """
     import requests
     import urllib3.exceptions
 
-    late = f"no answer within {seconds:g} seconds"
     try:
         yield
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as err:
@@ -348,7 +417,8 @@ def restrict(session: Session) -> None:
                 host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
             except InvalidIPAddress as err:
                 raise requests.exceptions.InvalidURL("its host has no public address") from err
-            if host["host"] == PLATFORM:
+            address = ip_address(host["host"].strip("[]"))
+            if str(address) == PLATFORM or address.is_reserved or getattr(address, "is_site_local", False):
                 raise requests.exceptions.InvalidURL("its host has no public address")
             return host, pool
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -15,7 +16,7 @@ from t2i_pipelines.operators.base import Operator
 from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.operators.milvus import InCollection
 from t2i_pipelines.search.query import Blend, Img, Like, Q, check_text, each_operand, query_of, replaced
-from t2i_pipelines.types import Batch, Image, OnError, Record, Stopwatch, Vector, log
+from t2i_pipelines.types import Batch, Image, OnError, Pace, Record, Stopwatch, Vector, log
 
 DECODING = frozenset(one.name for one in fields(Decoding))
 
@@ -91,11 +92,17 @@ class ReadSource(Operator):
     :param batch_size: records a batch; the last may be shorter, and so may those whose files come along, as
         from a tar: see :meth:`~t2i_pipelines.types.Batch.take`.
     :param exclude: globs of files and folders to skip.
+    :param pace: gives a context manager that each step works within on each batch; it may wait.
     """
 
     def __init__(
-        self, batch_size: int = BATCH_SIZE, on_error: OnError = "record", exclude: Sequence[str] = ()
+        self,
+        batch_size: int = BATCH_SIZE,
+        on_error: OnError = "record",
+        exclude: Sequence[str] = (),
+        pace: Pace = nullcontext,
     ) -> None:
+        self.pace = pace
         self.batch_size = batch_size
         self.exclude = exclude
         self.on_error = on_error
@@ -105,7 +112,7 @@ class ReadSource(Operator):
 
         :raises SourceError: If there is nothing to read, or at a bad row with ``on_error="raise"``.
         """
-        clock = Stopwatch()
+        clock = Stopwatch(pace=self.pace)
         if self.batch_size < BATCH_SIZE:
             clock.hints.update(dict.fromkeys(("encode", "insert", "look up"), f"batch_size={BATCH_SIZE}"))
         fields = {"source": brief(source, 200), "batch_size": self.batch_size}

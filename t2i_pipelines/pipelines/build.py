@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -26,7 +27,7 @@ from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding, Settings, Tar
 from t2i_pipelines.encoders import load_encoder, model_of
 from t2i_pipelines.errors import ConfigError, StoreError
 from t2i_pipelines.operators.search import AS_STORED
-from t2i_pipelines.types import Outcome
+from t2i_pipelines.types import Outcome, Pace
 
 OUTCOME_COLUMNS = ("path", "id", "status", "reason")
 
@@ -90,13 +91,21 @@ def insert_steps(p: Pipeline, *, source: str = "source", **settings: Unpack[Sett
     return _outcome_steps(p, insert_arguments(*checked(settings)), source)
 
 
-def run_insert(source: object, given: dict[str, dict[str, Any]], tell: Callable[[Outcome], object]) -> None:
+def run_insert(
+    source: object,
+    given: dict[str, dict[str, Any]],
+    tell: Callable[[Outcome], object],
+    pace: Pace = nullcontext,
+) -> None:
     """Insert a source, and call ``tell`` with each outcome as soon as it is known.
 
     :param given: see :func:`insert_arguments`.
+    :param pace: gives a context manager that each step works within on each batch; it may wait, so that
+        others have the processor meanwhile.
     """
+    # lambdas, since Towhee deep-copies any other callable with all that it holds
+    given = {**given, "read_source": {**given["read_source"], "pace": lambda: pace()}}
     steps = _outcome_steps(pipe.input("source"), given, "source")
-    # a lambda, since Towhee deep-copies any other callable with all that it holds
     harden(steps.map(OUTCOME_COLUMNS, (), lambda *row: tell(Outcome(*row))).output())(source)
 
 

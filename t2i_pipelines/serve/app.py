@@ -1,44 +1,59 @@
-"""Build the FastAPI application, and run it: at SIGTERM or Ctrl-C it finishes what it accepted."""
+"""Build the FastAPI application: its routes, and the middleware around them."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
-import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
-from math import ceil
-from typing import Any, cast
+from typing import Any
 
-import uvicorn
+from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi_offline import FastAPIOffline
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 
-from t2i_pipelines.collection import close
-from t2i_pipelines.errors import ConfigError
+from t2i_pipelines.serve.embeddings import embeddings_routes
 from t2i_pipelines.serve.insert_routes import insert_routes
-from t2i_pipelines.serve.middleware import Guard
+from t2i_pipelines.serve.keys import Keys
+from t2i_pipelines.serve.logs import telemetry
+from t2i_pipelines.serve.middleware import AccessLog, Guard, request_id
 from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.problems import add_handlers
-from t2i_pipelines.serve.routes import images_routes, search_routes, state_routes
+from t2i_pipelines.serve.routes import search_routes, state_routes
 from t2i_pipelines.serve.service import Service
+from t2i_pipelines.serve.stored_routes import images_routes, stored_routes
 
 DESCRIPTION = """
 Type words, get the matching images.
 
 Errors are problem details (RFC 9457); `code` tells what went wrong, and stays the same. Paths begin with the
-name of a folder that is served. Where a key is needed, send it as `Authorization: Bearer KEY`.
+name of a folder that is served. Where a key is needed, send it as `Authorization: Bearer KEY`; it has the
+scope `read`, `write` or both. Answers have an `X-Request-ID`, yours if you send one; the log has it, too.
 """
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+SENT = (
+    *("Authorization", "X-API-Key", "X-Request-ID", "Idempotency-Key", "If-None-Match", "If-Range", "Range"),
+    *("traceparent", "tracestate"),
+)
+"""Headers that pages of allowed origins may send; ``READ``: those that they may read."""
+
+READ = ("X-Request-ID", "ETag", "Location", "Retry-After", "Content-Range", "Accept-Ranges")
+
+UNCOMPRESSED = (
+    # images do not shrink; the files of the docs have strong ETags and ranges, which are of their bytes
+    *DEFAULT_EXCLUDED_CONTENT_TYPES,
+    *("image/*", "text/css", "text/javascript", "application/javascript"),
+)
+"""Media types that are sent as they are."""
 
 
 def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
     """Put it together; see :func:`t2i_pipelines.serve.build_app`."""
+    keys = Keys(options.api_key, options.keys_file)
     service = Service(options, settings)
 
     @asynccontextmanager
@@ -53,6 +68,7 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
         description=DESCRIPTION,
         redoc_url=None,
         lifespan=lifespan,
+        telemetry=telemetry(),
     )
     app.state.service = service
     # the guard asks for the key; these two say so in the docs
@@ -60,217 +76,33 @@ def make(options: ServeOptions, settings: dict[str, Any]) -> FastAPI:
         Security(HTTPBearer(auto_error=False)),
         Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
     ]
-    locked = says_so if options.api_key else []
+    locked = says_so if keys else []
     app.include_router(search_routes(service), dependencies=locked)
+    app.include_router(embeddings_routes(service), dependencies=locked)
+    app.include_router(stored_routes(service), dependencies=locked)
     app.include_router(images_routes(service), dependencies=locked)
     app.include_router(insert_routes(service), dependencies=locked)
     app.include_router(state_routes(service, locked))
     add_handlers(app, service.metrics, service.roots)
-    app.add_middleware(Guard, options=options, metrics=service.metrics)
+    add_middleware(app, options, keys, service)
     return app
 
 
-KEEP_ALIVE = 30
-"""Seconds that an idle connection stays open."""
-
-HEAD_SECONDS = 10.0
-"""Seconds in which the head of a request must have come, from its first byte or from connecting."""
-
-HEAD_BYTES = 1 << 16
-"""Bytes that a head may have: the request line and the headers."""
-
-PIPELINED = 16
-"""Requests that may be sent ahead while another is being answered."""
-
-WRITE_SECONDS = 30.0
-"""Seconds in which a client must take some of an answer that waits for it."""
-
-log = logging.getLogger("t2i_pipelines.serve")
-
-
-def run(options: ServeOptions, settings: dict[str, Any]) -> bool:
-    """Serve; see :func:`t2i_pipelines.serve.serve`."""
-    app = make(options, settings)
-    service = app.state.service
-    with listening(options) as listener:
-        service.load()
-        config = server_config(app, options)
-        host, port = listener.getsockname()[:2]
-        log.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        # uvicorn raises the signals that it heard once more after its end, which is the end that was wanted
-        heard: list[int] = []
-        before = {
-            one: signal.signal(one, lambda number, _: heard.append(number))
-            for one in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            Server(config, service).run(sockets=[listener])
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
-            if not service.unfinished:
-                close()
-    if signal.SIGINT in heard and not service.unfinished:
-        raise KeyboardInterrupt
-    return not service.unfinished
-
-
-def server_config(app: FastAPI, options: ServeOptions) -> uvicorn.Config:
-    """Return uvicorn's settings."""
-    most = min(options.max_connections, _open_files() // 2)
-    return uvicorn.Config(
-        app,
-        http=cast(Any, partial(Connection, most_bytes=2 * options.max_body + HEAD_BYTES)),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=min(2048, max(1, most // 2)),  # connections accepted in one go, too
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, ceil(options.drain)),
-        limit_concurrency=most + 1,  # one more is answered 503
+def add_middleware(app: Starlette, options: ServeOptions, keys: Keys, service: Service) -> None:
+    """Put access control, limits and logging around an application."""
+    # from the inside out: the caller is known before a body is read; refusals have CORS headers, too
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5, exclude_content_types=UNCOMPRESSED)
+    app.add_middleware(Guard, options=options, keys=keys, metrics=service.metrics, roots=service.roots)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=METHODS,
+            allow_headers=SENT,
+            expose_headers=READ,
+            allow_private_network=True,
+        )
+    app.add_middleware(AccessLog, metrics=service.metrics)
+    app.add_middleware(
+        CorrelationIdMiddleware, validator=None, transformer=request_id, update_request_header=False
     )
-
-
-def _open_files() -> int:
-    """Return how many files the process may have open."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # on Windows, which has no such limit
-        return sys.maxsize
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed
-
-
-class Server(uvicorn.Server):
-    """Tell the service when the end begins: what is accepted has ``drain`` seconds from then on."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self.service = service
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was accepted, and end."""
-        self.service.begin_end()
-        await super().shutdown(sockets)
-        for one in self.server_state.connections:  # whose clients still do not read
-            if isinstance(one, Connection):
-                one.transport.abort()
-        await asyncio.sleep(0)  # they are closed in the loop's next turn
-
-
-class Connection(HttpToolsProtocol):
-    """A connection that ends: whatever its client sends or leaves unsent, and whether it reads or not.
-
-    :param most_bytes: of a request, its head included.
-    :ivar waits_since: when it began to wait for a request.
-    """
-
-    def __init__(self, *given: Any, most_bytes: int, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self._most_bytes, self._bytes, self._in_head = most_bytes, 0, True
-        self.waits_since = 0.0
-        self._patience: asyncio.TimerHandle | None = None
-        self._unread: asyncio.TimerHandle | None = None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether no request is being answered: the client is silent, or has sent a part of a head."""
-        return self.cycle is None or self.cycle.response_complete
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection; one that waits gives way where there are too many."""
-        super().connection_made(transport)
-        self.waits_since = self.loop.time()
-        self._patience = self._abort_in(HEAD_SECONDS)
-        if len(self.connections) < (self.limit_concurrency or sys.maxsize):
-            return
-        others = (one for one in self.connections if isinstance(one, Connection) and one is not self)
-        waiting = [one for one in others if one.is_waiting]
-        if waiting:
-            oldest = min(waiting, key=lambda one: one.waits_since)
-            self.connections.discard(oldest)
-            oldest.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Read a part of a request."""
-        super().data_received(data)
-        self._bytes += len(data)
-        if self._bytes > (HEAD_BYTES if self._in_head else self._most_bytes):
-            self.transport.abort()
-        elif self.is_waiting and self._patience is None:
-            self._patience = self._abort_in(HEAD_SECONDS)
-
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        super().on_message_begin()
-        self._bytes, self._in_head = 0, True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those that come after a body are of no use."""
-        if self._in_head:
-            super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Begin to answer."""
-        self._in_head = False
-        self._patience = _cancel(self._patience)
-        if len(self.pipeline) < PIPELINED:
-            super().on_headers_complete()
-        else:
-            self.transport.abort()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request, or until the answer has gone."""
-        self.waits_since = self.loop.time()
-        super().on_response_complete()
-        if self.transport.is_closing() and self._patience is None:
-            self._patience = self._abort_in(WRITE_SECONDS)
-
-    def pause_writing(self) -> None:
-        """Wait for the client to read."""
-        super().pause_writing()
-        self._unread = self._unread or self._abort_in(WRITE_SECONDS)
-
-    def resume_writing(self) -> None:
-        """Go on: it has read."""
-        super().resume_writing()
-        self._unread = _cancel(self._unread)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """End an idle connection, whether its last answer was read or not."""
-        self.transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self._patience, self._unread = _cancel(self._patience), _cancel(self._unread)
-        super().connection_lost(exc)
-
-    def _abort_in(self, seconds: float) -> asyncio.TimerHandle:
-        return self.loop.call_later(seconds, self.transport.abort)
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Cancel a timer, and return what is left of it."""
-    if timer is not None:
-        timer.cancel()
-    return None
-
-
-def listening(options: ServeOptions) -> socket.socket:
-    """Return a socket that listens.
-
-    :raises ConfigError: If that cannot be done.
-    """
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    try:
-        listener = socket.create_server((options.host, options.port), family=family, backlog=2048)
-        # connections inherit it; else the body of an answer waits until its head is acknowledged, for 40 ms
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
-    except OSError as err:
-        raise ConfigError(
-            f"cannot listen on {options.host}, port {options.port}: {err.strerror or err}; choose another by "
-            "host and port"
-        ) from err

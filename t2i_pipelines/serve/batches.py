@@ -1,19 +1,23 @@
 """Queries that come at the same time are embedded and searched at once.
 
 One thread does all searches. While it works, queries wait; then it takes as many of them as share their
-options, up to a limit. Who was just answered is likely to ask again: it waits some milliseconds for as many
-queries as there were before. A single client does not wait.
+options, up to a limit. Queries whose hits are compared with each other take up to a second each: they are
+searched one by one, and after each of them other queries come first. Who was just answered is likely to ask
+again: it waits some milliseconds for as many queries as there were before. A single client does not wait.
+
+Inserts pause while searches come, by :class:`Throttle`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +26,7 @@ from t2i_pipelines.errors import EncodeError, ImageDecodeError, QueryError, Vect
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
+from t2i_pipelines.serve.requests import compared_by
 
 Search = Callable[[list[Any], SearchArgs], Sequence[Hits]]
 
@@ -32,6 +37,72 @@ FIRST_GUESS = 0.02
 """Seconds that a query takes, until some have been measured."""
 
 
+QUIET = 0.25
+"""Seconds after a search in which another is expected."""
+
+LONGEST = 5.0
+"""Seconds that a step of an insert waits, at most."""
+
+POLL = 0.02
+"""Seconds between two looks whether searches still come."""
+
+
+class Throttle:
+    """Lets inserts work for a share of the time only, while searches come. Thread-safe.
+
+    Then the steps of inserts work one at a time, and after each there is a pause in proportion. Without
+    searches they do not wait.
+
+    :param share: of the time that inserts work while searches come; above 0, 1 is all of it.
+    :param now: the time in seconds, from any start.
+    :param sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        share: float,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._share, self._now, self._sleep = share, now, sleep
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._searches = 0
+        self._searched = self._rests_until = float("-inf")
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search runs, or another is expected."""
+        return self._searches > 0 or self._now() < self._searched + QUIET
+
+    @contextmanager
+    def searching(self) -> Iterator[None]:
+        """Search within the block."""
+        with self._lock:
+            self._searches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._searches -= 1
+                self._searched = self._now()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Do a step of an insert within the block, which begins when it may."""
+        if self._share == 1 or not self.is_searched:
+            yield
+            return
+        with self._turn:
+            while self.is_searched and (left := self._rests_until - self._now()) > 0:
+                self._sleep(min(left, POLL))
+            began = self._now()
+            try:
+                yield
+            finally:
+                ended = self._now()
+                self._rests_until = ended + min(LONGEST, (ended - began) * (1 / self._share - 1))
+
+
 @dataclass
 class _Waiting:
     query: Any
@@ -39,6 +110,11 @@ class _Waiting:
     key: str
     answer: asyncio.Future[Hits]
     since: float
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether its hits are compared with each other."""
+        return bool(compared_by(self.options))
 
 
 class Batches:
@@ -57,6 +133,7 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "t2i-search")
         self._come = asyncio.Event()
         self._expected = 1
+        self._was_costly = False
         self._closing = False
         self._seconds = FIRST_GUESS
         self._worker: asyncio.Task[None] | None = None
@@ -140,12 +217,14 @@ class Batches:
 
     def _take(self) -> list[_Waiting]:
         """Return the first that waits, and what can go with it. Whose client has gone is not searched for."""
+        waiting = [one for one in self._waiting if not one.answer.done()]
+        first = min(waiting, key=lambda one: self._was_costly and one.is_costly, default=None)
+        size = 1 if first is None or first.is_costly else self._size
+        self._was_costly = first is not None and first.is_costly
         taken: list[_Waiting] = []
         left: deque[_Waiting] = deque()
-        for one in self._waiting:
-            if one.answer.done():
-                continue
-            fits = len(taken) < self._size and (not taken or one.key == taken[0].key)
+        for one in waiting:
+            fits = first is not None and one.key == first.key and len(taken) < size
             (taken if fits else left).append(one)
         self._waiting = left
         self._metrics.queue.set(len(left))

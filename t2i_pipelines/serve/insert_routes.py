@@ -2,46 +2,103 @@
 
 ::
 
-    POST /v1/insert           GET /v1/jobs/{id}
+    POST /v1/insert           JSON, or a form with files of images
+    GET  /v1/jobs             newest first
+    GET  /v1/jobs/{id}        DELETE
 """
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
-from t2i_pipelines.serve.jobs import Job
-from t2i_pipelines.serve.problems import Refusal, problems, refusal_of
-from t2i_pipelines.serve.schemas import InsertRequest, JobError, JobReport, SkippedFiles
+from t2i_pipelines.serve.jobs import Job, Key
+from t2i_pipelines.serve.problems import Refusal, problems, schema_of
+from t2i_pipelines.serve.schemas import (
+    InsertRequest,
+    JobList,
+    JobReport,
+    JobStatus,
+    JobSummary,
+    UploadForm,
+)
 from t2i_pipelines.serve.service import Service
+from t2i_pipelines.serve.uploads import Form, Uploads, read_form
+
+JSON, FORM = "application/json", "multipart/form-data"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="Of your choice, such as a UUID, for each insert: sent again with the same request, also "
+        "after a restart, it gives the job that it began, for 24 hours.",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    ),
+]
 
 
 def insert_routes(service: Service) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["insert"])
+    form = schema_of(UploadForm)
+    form["properties"]["image"]["items"] = {"type": "string", "format": "binary"}
+    content = {JSON: {"schema": schema_of(InsertRequest)}, FORM: {"schema": form}}
 
     @routes.post(
         "/v1/insert",
         summary="Insert images",
         status_code=202,
         response_model=JobReport,
-        responses=problems(401, 403, 408, 413, 422, 429),
+        responses=problems(401, 403, 408, 413, 415, 422, 429, 500, 507),
+        openapi_extra={"requestBody": {"required": True, "content": content}},
     )
-    async def insert(request: InsertRequest, response: Response) -> JobReport:
+    async def insert(
+        request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> JobReport:
         """Return a job that inserts them. Running it again is safe: unchanged files are skipped.
+
+        As JSON, from a folder that is served or from the web; or as a form with the files of images as
+        `image`, and what is known about them as `fields`. The same bytes are kept once, and sent again they
+        are `unchanged`.
 
         `Location` is where to look how it is doing. What is accepted is finished, also when the service is
         ending.
         """
-        if service.options.read_only:
-            raise Refusal(403, "this service only reads", code="read_only")
-        service.reader.check_insert(request)
-        job = service.jobs.accept(
-            Job(partial(service.reader.records, request), request.source, request.refresh)
-        )
-        response.headers["Location"] = f"/v1/jobs/{job.id}"
-        return report(job, service)
+        check_writable(service)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        name = (idempotency_key or "").strip('"') or None
+        if kind == JSON:
+            job, digest = _of_json(await request.body(), service)
+            accepted = await service.run(service.jobs.accept, job, Key(name, digest) if name else None)
+        elif kind == FORM:
+            accepted = await _upload(request, service, name)
+        else:
+            raise Refusal(415, f"an insert is {JSON} or {FORM}, not {kind or 'without a type'!r:.80}")
+        response.headers["Location"] = f"{service.options.root_path}/v1/jobs/{accepted.id}"
+        return accepted
+
+    @routes.get(
+        "/v1/jobs",
+        summary="Inserts, newest first",
+        response_model=JobList,
+        responses=problems(401, 422, 429),
+    )
+    async def latest(
+        status: Annotated[JobStatus | None, Query(description="Only those that are so.")] = None,
+        limit: Annotated[int, Query(description="So many.", ge=1, le=100)] = 20,
+    ) -> JobList:
+        """Of ended ones the latest 1,000 are remembered, and those with a key for 24 hours."""
+        found = await service.run(service.jobs.latest, status, limit)
+        return JobList(jobs=[JobSummary.model_validate(one.model_dump()) for one in found])
 
     @routes.get(
         "/v1/jobs/{id}",
@@ -51,32 +108,71 @@ def insert_routes(service: Service) -> APIRouter:
     )
     async def look(id: str) -> JobReport:
         """Return what became of its inputs so far, and which failed."""
-        job = service.jobs.find(id)
-        if job is None:
-            raise Refusal(
-                404, f"no job has the id {id!r:.80}; ended ones are forgotten in time", code="job_not_found"
-            )
-        return report(job, service)
+        return await service.run(service.jobs.find, id)
+
+    @routes.delete(
+        "/v1/jobs/{id}",
+        summary="Cancel an insert",
+        status_code=202,
+        response_model=JobReport,
+        responses=problems(401, 403, 404, 409, 422, 429),
+    )
+    async def cancel(id: str) -> JobReport:
+        """One that waits is `cancelled` at once, one that runs after the images that are under way.
+
+        What is stored by then stays; `counts` tells how many.
+        """
+        check_writable(service)
+        return await service.run(service.jobs.cancel, id)
 
     return routes
 
 
-def report(job: Job, service: Service) -> JobReport:
-    """Return a job as clients see it."""
-    error = None
-    if job.error is not None:
-        refusal = refusal_of(job.error, service.roots)
-        error = JobError(code=refusal.code, detail=refusal.detail)
-    return JobReport(
-        id=job.id,
-        status=job.status,
-        source=job.source,
-        counts={status: count for status, count in job.report.counts.items() if count},
-        skipped=[SkippedFiles(**one) for one in job.skipped.as_list()],
-        failed=[service.images.failed(one) for one in list(job.report.failed)],
-        seconds_by_stage=job.report.stages,
-        error=error,
-        created=job.created,
-        started=job.started,
-        finished=job.finished,
-    )
+def check_writable(service: Service) -> None:
+    """Pass if the service may be changed.
+
+    :raises Refusal: If it only reads.
+    """
+    if service.options.read_only:
+        raise Refusal(403, "this service only reads", code="read_only")
+
+
+def _of_json(body: bytes, service: Service) -> tuple[Job, str]:
+    try:
+        asked = InsertRequest.model_validate_json(body)
+    except ValidationError as err:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in err.errors(include_url=False)]
+        raise RequestValidationError(found) from err
+    service.reader.check_insert(asked)
+    digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+    return Job(partial(service.reader.records, asked), asked.source, asked.refresh), digest
+
+
+async def _upload(request: Request, service: Service, name: str | None) -> JobReport:
+    if service.uploads is None:
+        raise Refusal(
+            403,
+            "this service keeps no uploads: start it with --uploads FOLDER, or insert from a folder that is "
+            "served",
+            code="uploads_not_allowed",
+        )
+    form = await read_form(request)
+    try:
+        return await service.run(_accept, service, service.uploads, form, name)
+    finally:
+        await form.parts.close()
+
+
+def _accept(service: Service, uploads: Uploads, form: Form, key: str | None) -> JobReport:
+    if key is None:
+        service.jobs.check_room()  # before anything is written
+    upload = uploads.stage(form.files, form.rows)
+    job = Job(upload.records, None, refresh=False, upload=upload, id=upload.id)
+    try:
+        accepted = service.jobs.accept(job, None if key is None else Key(key, upload.fingerprint))
+    except BaseException:
+        upload.discard()
+        raise
+    if accepted.id != job.id:
+        upload.discard()
+    return accepted

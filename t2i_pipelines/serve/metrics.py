@@ -6,7 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -53,6 +62,8 @@ class Metrics:
         )
         self._caches: dict[str, Callable[[], tuple[int, int]]] = {}
         registry.register(_Caches(self._caches))
+        for kind in (ProcessCollector, PlatformCollector, GCCollector):
+            kind(registry=registry)
 
     def watch_cache(self, name: str, counts: Callable[[], tuple[int, int]]) -> None:
         """Report (hits, misses) of a cache whenever Prometheus asks."""

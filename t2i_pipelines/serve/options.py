@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from t2i_pipelines.config.checks import REPEATABLE, Checked, described, flag, setting, whole_number
+from t2i_pipelines.config.checks import REPEATABLE, Checked, Cli, described, flag, setting, whole_number
 from t2i_pipelines.config.search import MAX_LIMIT
 from t2i_pipelines.config.settings import MAX_BATCH_SIZE
 from t2i_pipelines.errors import ConfigError
+
+LogFormat = Literal["text", "json"]
 
 KEY_VARIABLE = "T2I_API_KEY"
 SHORTEST_KEY = 16
@@ -21,6 +24,23 @@ SHORTEST_KEY = 16
 def _seconds(name: str, value: Any) -> None:
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{name} must be a number of seconds, got {value!r}")
+
+
+def _root_path(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"(/[\w.~-]+)*", value, re.ASCII):
+        raise ConfigError(
+            f"{name} begins with a slash and does not end with one, as in /search; got {value!r}"
+        )
+
+
+def _folder(name: str, value: Any) -> None:
+    if value is not None and not str(value).strip():
+        raise ConfigError(f"{name} must be a folder, got {value!r}")
+
+
+def _share(name: str, value: Any) -> None:
+    if not 0.01 <= value <= 1:
+        raise ConfigError(f"{name} must be a share from 0.01 to 1, got {value!r}")
 
 
 @described
@@ -44,6 +64,13 @@ class ServeOptions(Checked):
             "files by it, as in photos/2024/dog.jpg.",
         ),
     )
+    uploads: str | Path | None = setting(
+        None,
+        "Folder in which uploaded images are kept, or NAME=FOLDER. It is made if it is missing, and served "
+        "as a root; without it, uploads get 403.",
+        _folder,
+        cli=Cli(kind=str | None, help="Folder in which uploaded images are kept, or NAME=FOLDER."),
+    )
     allow_urls: bool = setting(
         False, "Let clients insert and ask for images on the web. On public addresses.", flag
     )
@@ -52,6 +79,34 @@ class ServeOptions(Checked):
         "",
         f"Key that clients must send. From the environment, {KEY_VARIABLE}, and shown nowhere.",
         repr=False,
+    )
+    keys_file: str = setting(
+        "",
+        "File of further keys with scopes, as TOML. ``[keys.NAME]`` with ``sha256``, the digest of the key, "
+        'and ``scopes = ["read", "write"]`` or one of them. It is read again when it changes.',
+        cli=Cli(flags=("--keys",), envvar="T2I_KEYS"),
+    )
+    cors_origins: Sequence[str] = setting(
+        (),
+        "Origin whose pages may use the service, as in https://photos.example. With a key, * is any.",
+        cli=replace(
+            REPEATABLE,
+            flags=("--cors-origin",),
+            envvar="T2I_CORS_ORIGIN",
+            help="Origin whose pages may use the service, as in https://photos.example; repeatable. With a "
+            "key, * is any.",
+        ),
+    )
+    root_path: str = setting(
+        "",
+        "Prefix of all paths at a proxy that takes it away, as in /search. Links and the docs begin with it.",
+        _root_path,
+    )
+    forwarded_allow_ips: str = setting(
+        "",
+        "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. Addresses and networks, with "
+        "commas between; with a key, * is any. Of others these headers are ignored.",
+        cli=Cli(help="Proxies whose X-Forwarded-For and -Proto are believed: addresses, networks, or *."),
     )
     max_body: int = setting(16 << 20, "Bytes of a request. More get 413.", whole_number(1 << 30))
     max_pixels: int = setting(
@@ -80,6 +135,19 @@ class ServeOptions(Checked):
         whole_number(1_000_000),
     )
     max_jobs: int = setting(16, "Inserts that wait or run; more get 429.", whole_number(10_000))
+    state: str | Path | None = setting(
+        None,
+        "Folder in which jobs are kept over a restart; one service each. Without it, they are in a file next "
+        "to a local database, FILE.db.jobs, and with a Milvus server in memory only.",
+        _folder,
+        cli=Cli(kind=str | None),
+    )
+    insert_share: float = setting(
+        0.2,
+        "Share of the time that an insert works while searches come. From 0.01; 1 is without pauses, and "
+        "searches wait longer.",
+        _share,
+    )
     batch_size: int = setting(
         32,
         "Queries embedded and searched at once; 1 is one by one.",
@@ -103,6 +171,7 @@ class ServeOptions(Checked):
                 "request of that many queries would never be let in"
             )
         self._check_key()
+        self._check_origins()
         _ = self.named_roots
 
     def _check_key(self) -> None:
@@ -113,11 +182,27 @@ class ServeOptions(Checked):
                 f"the key in {KEY_VARIABLE} must have at least {SHORTEST_KEY} characters, all printable "
                 "ASCII; openssl rand -base64 24 makes one"
             )
-        if not self.api_key and not self.is_loopback:
+        if self.api_key or self.keys_file:
+            return
+        if not self.is_loopback:
             raise ConfigError(
                 f"listening on {self.host!r} lets others in: set {KEY_VARIABLE} to a key that clients "
                 "must know, or listen on 127.0.0.1"
             )
+        for name in ("cors_origins", "forwarded_allow_ips"):
+            if "*" in getattr(self, name):
+                raise ConfigError(
+                    f"without a key, {name} cannot be '*'; name each one, or set {KEY_VARIABLE} to a key "
+                    "that clients must know"
+                )
+
+    def _check_origins(self) -> None:
+        for one in self.cors_origins:
+            if one != "*" and not re.fullmatch(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d+)?", one):
+                raise ConfigError(
+                    "cors_origins are each a scheme, a host in lower case, and a port unless it is the usual "
+                    f"one, as in https://photos.example; got {one!r}"
+                )
 
     @property
     def is_loopback(self) -> bool:
@@ -128,15 +213,21 @@ class ServeOptions(Checked):
             return self.host == "localhost"
 
     @property
+    def uploads_folder(self) -> Path | None:
+        """Absolute path of the folder of uploads."""
+        return None if self.uploads is None else _named(self.uploads)[1]
+
+    @property
     def named_roots(self) -> dict[str, Path]:
         """Name -> absolute path of each root.
 
         :raises ConfigError: If one is no folder, or two have one name.
         """
         found: dict[str, Path] = {}
-        for root in self.roots:
+        own = [] if self.uploads is None else [self.uploads]
+        for number, root in enumerate([*own, *self.roots]):
             name, path = _named(root)
-            if not path.is_dir():
+            if number >= len(own) and not path.is_dir():
                 raise ConfigError(f"a root must be a folder that is there, got {str(root)!r}")
             if name in found:
                 raise ConfigError(

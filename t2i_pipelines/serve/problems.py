@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from t2i_pipelines import errors
 from t2i_pipelines.errors import T2IError
@@ -26,6 +28,8 @@ ERRORS = 20
 """Fields that an answer lists as wrong, at most; ``LONGEST``: characters of each name and reason."""
 
 LONGEST = 300
+
+EMBEDDINGS = "/v1/embeddings"
 
 log = logging.getLogger("t2i_pipelines.serve")
 
@@ -98,6 +102,7 @@ class Problem(BaseModel):
                     "status": 429,
                     "detail": "256 queries are waiting already; try again in 2 s",
                     "code": "too_busy",
+                    "request_id": "3f6c1e7a9b0d4c52a8e4f1d2c3b4a596",
                 }
             ]
         }
@@ -109,6 +114,8 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong with this request, and the way out.")
     code: str = Field(description="What went wrong, in a word that stays the same.")
     errors: list[dict[str, Any]] | None = Field(None, description="Of `invalid_request`: each field and why.")
+    request_id: str | None = Field(None, description="By which the log names this request: `X-Request-ID`.")
+    message: str | None = Field(None, description="Of embeddings: `detail`, as OpenAI's clients name it.")
 
 
 class Refusal(Exception):
@@ -147,23 +154,40 @@ def refusal_of(err: Exception, roots: Roots) -> Refusal:
     return Refusal(500, "something went wrong here, and is in the log")
 
 
-def answer(refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None) -> JSONResponse:
-    """Return a refusal as a response; it is counted."""
+def answer(
+    refusal: Refusal, metrics: Metrics, errors: list[dict[str, Any]] | None = None, path: str = ""
+) -> JSONResponse:
+    """Return a refusal as a response; it is counted.
+
+    :param path: of the request.
+    """
     metrics.failures.labels(refusal.code).inc()
     title = HTTPStatus(refusal.status).phrase
     body = Problem(
-        title=title, status=refusal.status, detail=refusal.detail, code=refusal.code, errors=errors
+        title=title,
+        status=refusal.status,
+        detail=refusal.detail,
+        code=refusal.code,
+        errors=errors,
+        request_id=correlation_id.get(),
+        message=refusal.detail if path == EMBEDDINGS else None,
     )
     return JSONResponse(
         body.model_dump(exclude_none=True), refusal.status, refusal.headers, media_type=MEDIA_TYPE
     )
 
 
+def route_path(scope: Scope) -> str:
+    """Return the path below the root path: the router looks at no other."""
+    root, path = scope.get("root_path", ""), str(scope["path"])
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
+
+
 def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
     """Let every error of a route become a problem."""
 
     async def ours(request: Request, err: Exception) -> JSONResponse:
-        return answer(refusal_of(err, roots), metrics)
+        return answer(refusal_of(err, roots), metrics, path=route_path(request.scope))
 
     async def invalid(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, RequestValidationError)
@@ -172,20 +196,19 @@ def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
             for one in err.errors()[:ERRORS]
         ]
         told = "; ".join(f"{one['field']}: {one['reason']}" for one in found[:3])
-        return answer(Refusal(422, roots.cleaned(told)), metrics, found)
+        return answer(Refusal(422, roots.cleaned(told)), metrics, found, route_path(request.scope))
 
     async def of_http(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, HTTPException)
         code = STATUS_CODES.get(err.status_code, STATUS_CODES[400 if err.status_code < 500 else 500])
         refusal = Refusal(err.status_code, str(err.detail), code=code)
         refusal.headers |= dict(err.headers or {})
-        return answer(refusal, metrics)
+        return answer(refusal, metrics, path=route_path(request.scope))
 
     app.add_exception_handler(Refusal, ours)
     app.add_exception_handler(T2IError, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_http)
-    app.add_exception_handler(Exception, ours)
 
 
 def _field(place: Sequence[Any]) -> str:
@@ -195,6 +218,7 @@ def _field(place: Sequence[Any]) -> str:
 
 _WHEN = {
     401: "No key, or not the right one.",
+    403: "The key has no scope for this, the service only reads, or the page is of another site.",
     404: "There is no such thing.",
     408: "The request did not come in time.",
     413: "The request is too large.",
@@ -206,7 +230,7 @@ _WHEN = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problems as responses of a route; 400 and 421, which the server may find wrong anywhere, are added."""
+    """Problems as responses of a route; 400, 403 and 421, which are found before any route, are added."""
     schema = schema_of(Problem)
     return {
         status: {
@@ -214,7 +238,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {MEDIA_TYPE: {"schema": schema}},
             **({"headers": _RETRY} if status in (429, 503) else {}),
         }
-        for status in sorted({400, 421, *statuses})
+        for status in sorted({400, 403, 421, *statuses})
     }
 
 

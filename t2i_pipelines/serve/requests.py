@@ -7,7 +7,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import reduce
 from operator import add
 from typing import Any, cast
@@ -33,8 +34,8 @@ IMAGES = 8
 CONDITIONS = 1 << 16
 """Characters of JSON that ``where`` may have: some thousand ids to choose from."""
 
-DIVERSE = 200
-"""Hits of a query that are chosen with ``diversity``, whose time grows with their square."""
+COMPARED = {"diversity": 200, "collapse": 800}
+"""Hits of a query that are chosen with an option that compares them: together they take up to a second."""
 
 HIDDEN = frozenset({"path", "vector", "digest"})
 """Columns that clients neither see nor ask about: where this machine keeps its files, and what is large."""
@@ -156,31 +157,94 @@ class Reader:
         :raises ConfigError: If an option is wrong.
         :raises Refusal: If the request is larger than allowed, or asks about what is hidden.
         """
-        allowed = self._options
-        if len(request.asked) > allowed.max_queries:
+        self.check_number(len(request.asked))
+        wanted, shown = request.options, tuple(request.output_fields)
+        self.check_page(wanted["limit"], "hits", "offset")
+        condition = self.condition(wanted["filter"], wanted["where"], {*shown, wanted["group_by"]})
+        options = cast(SearchArgs, {**wanted, **condition, "output_fields": shown})
+        SearchOptions.of(**options)
+        _check_depth(len(request.asked), wanted, self._options)
+        return options
+
+    def check_number(self, queries: int) -> None:
+        """Pass a request of few enough queries.
+
+        :raises Refusal: If it has more.
+        """
+        if queries > self._options.max_queries:
             raise Refusal(
                 422,
-                f"{len(request.asked)} queries; a request may have {allowed.max_queries}",
+                f"{queries} queries; a request may have {self._options.max_queries}",
                 code="too_many_queries",
             )
-        wanted = request.options
-        if wanted["limit"] > allowed.max_page:
+
+    def check_page(self, limit: int, what: str, further: str) -> None:
+        """Pass a page that is short enough.
+
+        :param what: is on the page.
+        :param further: the parameter that asks for the next page.
+        :raises Refusal: If it is longer.
+        """
+        if limit > self._options.max_page:
             raise Refusal(
                 422,
-                f"limit is {wanted['limit']}; a page has {allowed.max_page} hits, offset gives the next",
+                f"limit is {limit}; a page has {self._options.max_page} {what}, {further} gives the next",
                 code="page_too_large",
             )
-        self.check_length("filter", wanted["filter"])
-        where = _where(wanted["where"])
-        if len(json.dumps(where)) > CONDITIONS:
+
+    def condition(
+        self, filter: str, where: Mapping[str, Any] | None, named: Set[str | None] = frozenset()
+    ) -> dict[str, Any]:
+        """Return ``filter`` and ``where`` as a collection takes them.
+
+        :param named: further columns that the request names.
+        :raises Refusal: If one of them is too long, or a column is hidden.
+        """
+        self.check_length("filter", filter)
+        found = _where(where)
+        if len(json.dumps(found)) > CONDITIONS:
             raise Refusal(422, f"where is longer than {CONDITIONS:,} characters", code="query_too_long")
-        _check_hidden(wanted)
-        options = cast(
-            SearchArgs, {**wanted, "where": where, "output_fields": tuple(wanted["output_fields"])}
-        )
-        SearchOptions.of(**options)
-        _check_depth(len(request.asked), wanted, allowed)
-        return options
+        check_hidden({*(found or ()), *named, *re.findall(r"\w+", _QUOTED.sub("", filter))})
+        return {"filter": filter, "where": found}
+
+    def texts(self, inputs: Sequence[str]) -> list[str]:
+        """Return texts that are to be embedded, checked.
+
+        :raises QueryError: If one is empty.
+        :raises Refusal: If one is too long.
+        """
+        for text in inputs:
+            self.check_length("input", text)
+        return [check_text(text) for text in inputs]
+
+    def images(self, inputs: Sequence[str], until: float) -> list[Query]:
+        """Return images that are to be embedded, decoded.
+
+        :param inputs: URLs, data URIs or base64.
+        :param until: when those on the web must have come, by ``time.monotonic()``.
+        :raises QueryError: If one is none of these.
+        :raises ImageDecodeError: If one cannot be read.
+        :raises Refusal: If one is on the web where that is not allowed.
+        """
+        return [self._img(self._content(one, until)) for one in inputs]
+
+    def _content(self, written: str, until: float) -> bytes:
+        """Return the bytes of an image that is written as a URL, a data URI or in base64."""
+        if is_http(written):
+            self._check_urls()
+            return self._web.read(written, until)
+        encoded = written
+        if written.startswith("data:"):
+            head, _, encoded = written.partition(",")
+            if not head.endswith(";base64"):
+                raise QueryError(f"the data URI {written!r:.80} is not in base64")
+        try:
+            return b64decode(encoded, validate=True)
+        except ValueError as err:
+            raise QueryError(
+                f"{written!r:.80} is no image: give a data URI or base64, or a URL where URLs are allowed: "
+                f"{err}"
+            ) from err
 
     def check_insert(self, request: InsertRequest) -> None:
         """Pass what may be inserted; nothing is opened.
@@ -224,6 +288,11 @@ class Reader:
         return record
 
 
+def compared_by(options: Mapping[str, Any]) -> list[str]:
+    """Return the options among these that compare the hits of a query with each other."""
+    return [name for name in COMPARED if name in options and options[name] != getattr(SearchOptions, name)]
+
+
 def _check_depth(queries: int, wanted: Mapping[str, Any], allowed: ServeOptions) -> None:
     """Pass a request for few enough hits, skipped ones included: others wait meanwhile."""
     hits, most = wanted["offset"] + wanted["limit"], allowed.max_queries * allowed.max_page
@@ -234,19 +303,22 @@ def _check_depth(queries: int, wanted: Mapping[str, Any], allowed: ServeOptions)
             "skips included",
             code="page_too_deep",
         )
-    most = int(DIVERSE / queries**0.5)
-    if wanted["diversity"] and hits > most:
-        raise Refusal(
-            422,
-            f"{hits:,} hits that differ; at most {most} are chosen with diversity, those that offset skips "
-            "included",
-            code="page_too_deep",
-        )
+    for option in compared_by(wanted):
+        most = int(COMPARED[option] / queries**0.5)
+        if hits > most:
+            raise Refusal(
+                422,
+                f"{hits:,} hits that differ; at most {most} are chosen with {option}, those that offset "
+                "skips included",
+                code="page_too_deep",
+            )
 
 
-def _check_hidden(wanted: Mapping[str, Any]) -> None:
-    named = {*(wanted["where"] or ()), *wanted["output_fields"], wanted["group_by"]}
-    named |= set(re.findall(r"\w+", _QUOTED.sub("", wanted["filter"])))
+def check_hidden(named: Set[str | None]) -> None:
+    """Pass names of columns that clients may know.
+
+    :raises Refusal: For the first that they may not.
+    """
     if hidden := sorted(HIDDEN & named):
         raise Refusal(422, f"{hidden[0]} can be neither asked about nor shown", code="hidden_field")
 

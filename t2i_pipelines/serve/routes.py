@@ -1,9 +1,8 @@
-"""The routes of search, stored images, health and metrics.
+"""The routes of search, health and metrics.
 
 ::
 
     POST /v1/search           JSON, or a form with the file of an image
-    GET  /v1/images/{id}      its file, thumbnail; DELETE
     GET  /healthz, /readyz, /metrics
 """
 
@@ -22,12 +21,7 @@ from starlette.formparsers import MultiPartException
 
 from t2i_pipelines.serve.middleware import VALUES, check_values
 from t2i_pipelines.serve.problems import AGAIN_SECONDS, Refusal, problems, schema_of
-from t2i_pipelines.serve.schemas import (
-    Health,
-    SearchRequest,
-    SearchResponse,
-    StoredImage,
-)
+from t2i_pipelines.serve.schemas import Health, SearchRequest, SearchResponse
 from t2i_pipelines.serve.service import Service
 
 JSON, FORM = "application/json", "multipart/form-data"
@@ -110,56 +104,6 @@ async def _value(form: FormData, name: str) -> Any:
         except ValueError as err:
             raise Refusal(422, f"{name} is not JSON: {err}") from err
     return value
-
-
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-KNOWN: dict[int | str, dict[str, Any]] = {304: {"description": "It is what `If-None-Match` names."}}
-
-
-def images_routes(service: Service) -> APIRouter:
-    """Return the routes. An id may hold slashes, so those with an end of their own come first."""
-    routes = APIRouter(tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
-
-    @routes.get(
-        "/v1/images/{id:path}/thumbnail",
-        summary="A small image",
-        response_class=Response,
-        responses={200: {"content": {"image/webp": BINARY}}, **KNOWN},
-    )
-    async def thumbnail(id: str) -> Response:
-        """WebP, its longer side 256 pixels at most, its size 24 kB."""
-        with service.metrics.stage("thumbnail"):
-            return await service.run(service.images.thumbnail, id)
-
-    @routes.get(
-        "/v1/images/{id:path}/file",
-        summary="The image",
-        response_class=Response,
-        responses={200: {"content": {"image/*": BINARY}}, 206: {"content": {"image/*": BINARY}}, **KNOWN},
-    )
-    async def file(id: str) -> Response:
-        """Return the file's own bytes, or the `Range` of them that is asked for."""
-        return await service.run(service.images.file, id)
-
-    @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
-    async def image(id: str) -> StoredImage:
-        """Its path, its metadata, and where its file and thumbnail are."""
-        return await service.run(service.images.stored, id)
-
-    @routes.delete(
-        "/v1/images/{id:path}",
-        summary="Take an image out of the collection",
-        status_code=204,
-        responses=problems(403),
-    )
-    async def delete(id: str) -> None:
-        """It is no longer found. Its file stays."""
-        if service.options.read_only:
-            raise Refusal(403, "this service only reads", code="read_only")
-        await service.run(service.images.delete, id)
-
-    return routes
 
 
 METRICS = "text/plain; version=0.0.4; charset=utf-8"

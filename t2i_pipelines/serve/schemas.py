@@ -6,7 +6,16 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Json,
+    JsonValue,
+    create_model,
+    model_validator,
+)
 
 from t2i_pipelines.config.checks import first_sentence
 from t2i_pipelines.config.search import SearchOptions
@@ -199,6 +208,7 @@ class FailedInput(BaseModel):
     id: str
     stage: Stage | Literal[""] = Field(description="Where it failed.")
     reason: str
+    filename: str | None = Field(None, description="Name of an uploaded file.", examples=["dog.jpg"])
 
 
 class SkippedFiles(BaseModel):
@@ -216,22 +226,205 @@ class JobError(BaseModel):
     detail: str
 
 
-class JobReport(BaseModel):
-    """How an insert is doing."""
+JobStatus: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
 
-    id: str
-    status: Literal["waiting", "running", "done", "failed"] = Field(
-        description="`done` is when every input has an outcome, be it a failure; `failed` is broken off."
+
+class JobSummary(BaseModel):
+    """An insert, without the inputs that failed."""
+
+    id: str = Field(examples=["9f86d081884c7d65"])
+    status: JobStatus = Field(
+        description="`done` is when every input has an outcome, be it a failure; `failed` broke off; "
+        "`cancelled` was stopped by a client; `interrupted` by the end of the service."
     )
-    source: str | None = Field(description="As it was asked for; null for URLs.")
+    source: str | None = Field(description="As it was asked for; null for URLs and uploads.")
     counts: dict[str, int] = Field(description="Inputs so far, by outcome.", examples=[{"inserted": 41}])
-    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
-    failed: list[FailedInput] = Field(description="The first 1,000 failures.")
-    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
     error: JobError | None = None
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+
+
+class JobReport(JobSummary):
+    """How an insert is doing."""
+
+    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
+    failed: list[FailedInput] = Field(description="The first 1,000 failures.")
+    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
+
+
+class JobList(BaseModel):
+    """Inserts, newest first."""
+
+    jobs: list[JobSummary]
+
+
+class UploadForm(BaseModel):
+    """Images to insert, and what is known about them."""
+
+    image: list[bytes] = Field(description="Files of images, up to 1,000.", min_length=1, max_length=1000)
+    fields: str | None = Field(
+        None,
+        description="JSON: an object with the metadata of all images, or a list with one object for each "
+        "file in their order. `id` is the id of an image; without it, that follows from its bytes. The name "
+        "of the file is the column `filename`.",
+        json_schema_extra={"contentMediaType": "application/json"},
+        examples=['{"album": "2024"}', '[{"id": "dog-1", "year": 2015}, {"id": "dog-2"}]'],
+    )
+
+
+PIXEL = "data:image/gif;base64,R0lGODdhAQABAIEAAP8AAAAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw=="
+"""An image of one pixel."""
+
+
+class ImageFilter(Strict):
+    """Which images are meant."""
+
+    filter: str = Field(
+        "", description="Milvus filter expression on their metadata.", examples=["year > 2015"]
+    )
+    where: Json[dict[Name, Scalar | Condition | list[Condition]]] | None = Field(
+        None,
+        description="JSON: column -> the value it must have, or a condition, or several. All must hold, and "
+        "`filter` as well.",
+        examples=['{"year": {"op": ">", "value": 2015}}'],
+    )
+
+
+class ImagesRequest(ImageFilter):
+    """A page of the images that are stored."""
+
+    limit: int = Field(20, ge=1, description="Images of the page, at most.")
+    cursor: str | None = Field(
+        None, max_length=256, description="`next_cursor` of the page before; without it, the first page."
+    )
+    output_fields: list[Name] = Field(
+        ["*"], max_length=64, description="Metadata to show; `*` is all. Repeat it for several."
+    )
+
+
+class ImagesResponse(BaseModel):
+    """A page of images, in the order of their ids."""
+
+    images: list[StoredImage]
+    next_cursor: str | None = Field(
+        description="Asks for the next page; null on the last.",
+        examples=["YWZ0ZXIgZG9n"],
+    )
+
+
+class ImagesCount(BaseModel):
+    """How many images are stored."""
+
+    count: int = Field(examples=[1234])
+
+
+class ImagesDeleted(BaseModel):
+    """How many images were deleted."""
+
+    deleted: int = Field(examples=[12])
+
+
+class ImageUpdate(Strict):
+    """Changes of an image's metadata."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"fields": {"place": "Rome", "year": 2016, "draft": None}}]}
+    )
+
+    fields: dict[Name, JsonValue] = Field(
+        description="Column -> its new value; null removes the column. Others stay as they are.",
+        min_length=1,
+    )
+
+
+class Column(BaseModel):
+    """A column of the metadata."""
+
+    name: str = Field(examples=["year"])
+    type: Literal["string", "integer", "number", "boolean", "array", "object", "mixed"] = Field(
+        description="Of its values, as JSON Schema names it; `mixed` where images differ."
+    )
+
+
+class Columns(BaseModel):
+    """The columns that some images have."""
+
+    columns: list[Column]
+    rows: int = Field(description="Images that were looked at.", examples=[1000])
+    complete: bool = Field(description="These were all. If not, others may have further columns.")
+
+
+class ValueCount(BaseModel):
+    """A value of a column."""
+
+    value: Scalar = Field(examples=[2015])
+    count: int = Field(description="Images that have it, of those that were looked at.", examples=[41])
+
+
+class ColumnValues(BaseModel):
+    """The commonest values of a column, commonest first."""
+
+    column: str = Field(examples=["year"])
+    values: list[ValueCount]
+    rows: int = Field(description="Images that were looked at.", examples=[10_000])
+    complete: bool = Field(description="These were all. If not, others may have further values.")
+
+
+class EmbeddingsRequest(Strict):
+    """Texts or images to embed, as OpenAI's clients and Infinity send them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"input": ["a white dog", "a boat"]},
+                {"input": PIXEL, "modality": "image", "encoding_format": "base64"},
+            ]
+        }
+    )
+
+    input: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="A text or several, or images: data URIs, base64, or URLs where URLs are allowed. Texts, "
+        "no token ids."
+    )
+    model: str | None = Field(
+        None, description="The model of this service, which is the only one; may be left out."
+    )
+    modality: Literal["text", "image"] = Field("text", description="What `input` is.")
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="Numbers, or base64 of float32, little-endian."
+    )
+    dimensions: int | None = Field(None, ge=1, description="Those of the model; vectors are never cut.")
+    user: str | None = Field(None, description="Ignored.")
+
+    @property
+    def inputs(self) -> list[str]:
+        """Each input."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Embedding(BaseModel):
+    """The vector of an input, of length 1."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int = Field(description="Of the input, from 0.")
+    embedding: list[float] | str = Field(examples=[[0.6, 0.8]])
+
+
+class Usage(BaseModel):
+    """Tokens that the texts have; 0 of images, and where the model does not count."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(BaseModel):
+    """One vector for each input, in their order."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str = Field(examples=["t2i_mini"])
+    usage: Usage
 
 
 class Health(BaseModel):

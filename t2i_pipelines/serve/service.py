@@ -7,10 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 
+from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.encoders.registry import load
 from t2i_pipelines.errors import StoreError
@@ -18,7 +20,7 @@ from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.serve.batches import Batches
+from t2i_pipelines.serve.batches import Batches, Throttle
 from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
@@ -26,6 +28,8 @@ from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, Web
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.serve.schemas import SearchRequest
+from t2i_pipelines.serve.uploads import Uploads
+from t2i_pipelines.types import Encoder, Vector
 
 _T = TypeVar("_T")
 
@@ -41,6 +45,12 @@ ANSWERS_WITHIN = 5.0
 THREADS = 16
 """For what waits for the database or the disk."""
 
+SCANS = 2
+"""Requests at a time that read many rows."""
+
+NOT_SEARCHED: Any = None
+"""Options of queries that are only embedded."""
+
 log = logging.getLogger("t2i_pipelines.serve")
 
 
@@ -48,23 +58,37 @@ class Service:
     """The pipelines, the limits, and what is counted.
 
     :param settings: see :class:`t2i_pipelines.config.Settings`.
+    :param roots: in place of those of the options.
     :raises ConfigError: If one is wrong.
     """
 
-    def __init__(self, options: ServeOptions, settings: dict[str, Any]) -> None:
+    def __init__(self, options: ServeOptions, settings: dict[str, Any], roots: Roots | None = None) -> None:
         settings = {"max_pixels": options.max_pixels, **settings}
         target, chosen = checked(settings)
         self.options = options
-        self.roots = Roots(options.named_roots)
+        folder = options.uploads_folder
+        self.uploads = None if folder is None else Uploads(folder, options.max_pixels)
+        self.roots = roots or Roots(options.named_roots)
         self.metrics = Metrics()
         web = Web()
         self.reader = Reader(options, self.roots, ImageDecode(model=target, decoding=chosen.decoding), web)
         self._searcher = Searcher(**settings)
         self.images = Images(self.roots, lambda: self._searcher.collection, chosen.decoding, options, web)
-        self.jobs = Jobs(settings, self.metrics, limit=options.max_jobs)
+        self.throttle = Throttle(options.insert_share)
+        self.jobs = Jobs(
+            settings,
+            self.metrics,
+            self.images,
+            self.roots,
+            limit=options.max_jobs,
+            path=_jobs_path(options, target.uri),
+            pace=self.throttle.turn,
+        )
+        self.model_name = target.model_name
         self._loaded = load(*target.lookup)
         self._readers = CapacityLimiter(FETCHES + (os.cpu_count() or 1))
         self._threads = CapacityLimiter(THREADS)
+        self._scanners = CapacityLimiter(SCANS)
         self.batches = Batches(
             self._search,
             self.metrics,
@@ -86,8 +110,18 @@ class Service:
         """Let the seconds run that the end may take."""
         self._ends = time.monotonic() + self.options.drain
 
+    def open_jobs(self) -> None:
+        """Open the file of jobs, and remove what the uploads of interrupted ones have left.
+
+        :raises ConfigError: If it cannot be used.
+        """
+        interrupted = self.jobs.open()
+        if self.uploads is not None:
+            self.uploads.clear(interrupted)
+
     async def start(self) -> None:
         """Begin to work; it is ready some time later."""
+        self.open_jobs()
         self.batches.start()
         self.jobs.start()
         self._warming = asyncio.create_task(self._warm_up())
@@ -150,27 +184,62 @@ class Service:
                 queries.append(self.reader.query(asked, until))
                 continue
             with self.metrics.stage("decode"):
-                queries.append(
-                    await to_thread.run_sync(self.reader.query, asked, until, limiter=self._readers)
-                )
+                queries.append(await self.read(self.reader.query, asked, until))
         return await self.batches.find(queries, options)
 
     async def run(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """Do what waits for the database or the disk in a thread."""
         return await to_thread.run_sync(work, *arguments, limiter=self._threads)
 
+    async def read(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what decodes or fetches images in a thread."""
+        return await to_thread.run_sync(work, *arguments, limiter=self._readers)
+
+    async def scan(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what reads many rows in a thread. It takes its time, so that all else has threads of its own."""
+        return await to_thread.run_sync(work, *arguments, limiter=self._scanners)
+
+    async def embed(self, queries: list[Any]) -> list[Vector]:
+        """Return the vector of each query, as it would be searched for.
+
+        :raises T2IError: As searching does.
+        :raises Refusal: If too many wait.
+        """
+        return cast("list[Vector]", await self.batches.find(queries, NOT_SEARCHED))
+
     def _count(self) -> int:
         return self._searcher.collection.count()
 
-    def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Hits]:
-        with self.metrics.stage("encode"):
-            vectors = self._searcher.embed(queries)
-        with self.metrics.stage("search"):
-            return self._searcher.find(vectors, queries, **options)
+    def _search(self, queries: list[Any], options: SearchArgs) -> Sequence[Any]:
+        with self.throttle.searching():
+            with self.metrics.stage("encode"):
+                vectors = self._searcher.embed(queries)
+            if options is NOT_SEARCHED:
+                return vectors
+            with self.metrics.stage("search"):
+                return self._searcher.find(vectors, queries, **options)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model."""
+        return self._loaded.encoder
 
     def load(self) -> None:
-        """Load the model.
+        """Open the file of jobs, and load the model.
 
         :raises T2IError: If that cannot be done.
         """
+        self.open_jobs()
         self._loaded.encoder.space  # noqa: B018 - loads
+
+
+def _jobs_path(options: ServeOptions, uri: str | Path) -> Path | None:
+    """Return the file in which jobs are kept over a restart; None where they are in memory only."""
+    if options.read_only:
+        return None
+    if options.state is not None:
+        return Path(options.state).expanduser().absolute() / "jobs.db"
+    if (database := parse_uri(uri).path) is not None:
+        return database.with_name(f"{database.name}.jobs")
+    log.warning("jobs are kept in memory only: name a folder by --state to keep them over a restart")
+    return None

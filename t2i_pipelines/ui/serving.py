@@ -1,7 +1,7 @@
 """Serve the page to this machine alone, whatever the environment says.
 
 Gradio's server has many more routes: it serves files, fetches from other hosts, describes its API, and keeps
-statistics. Only those that the page needs are answered.
+statistics. Only those that the page needs are answered, and the images of hits.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.images.address import MAX_BYTES
@@ -28,7 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 ROUTES = re.compile(
-    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(?:assets|static)/.+"
+    r"/|/image/(?:small|view|original|download)|/config|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(?:assets|static)/.+"
     r"|/gradio_api/(?:queue/(?:join|data)|upload|upload_progress|heartbeat/\w+|startup-events|theme\.css|cancel"
     r"|app_id)/?"
 )
@@ -89,6 +90,9 @@ def _refused(scope: Scope) -> int:
         return 403
     if origin is not None and _parts(origin.decode("latin-1")).netloc != host:
         return 403
+    # a link elsewhere may lead to the page, and a notebook may frame it; no page may ask for a part of it
+    if scope["path"] != "/" and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+        return 403
     return 0 if ROUTES.fullmatch(scope["path"]) else 404
 
 
@@ -103,11 +107,12 @@ SESSIONS = 100
 """Open pages whose last result is kept; each may hold an uploaded image."""
 
 
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+def checked(options: Mapping[str, Any], routes: Sequence[BaseRoute] = ()) -> dict[str, Any]:
     """Return what ``gradio.Blocks.launch`` is given: what was asked for, and what is not to be chosen.
 
     Each of the latter has an environment variable of Gradio's that would count if it was left out.
 
+    :param routes: those of the page itself.
     :raises ConfigError: If another machine could reach the page by an option.
     """
     if options.get("share"):
@@ -122,6 +127,9 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         "quiet": True,
         "height": 900,
         "theme": gr.themes.Soft(primary_hue="blue", neutral_hue="slate", font=FONTS, font_mono=MONO).set(
+            # white on the theme's own blue has less contrast than WCAG asks for
+            button_primary_background_fill="*primary_600",
+            button_primary_background_fill_hover="*primary_700",
             block_title_background_fill="none",
             block_title_text_color="*body_text_color",
             block_title_padding="0",
@@ -138,7 +146,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         "num_workers": 0,
         "max_file_size": MAX_BYTES,
         "state_session_capacity": SESSIONS,
-        "app_kwargs": {"middleware": [Middleware(Gate)]},
+        "app_kwargs": {"middleware": [Middleware(Gate)], "routes": list(routes)},
         "prevent_thread_lock": True,
     }
 

@@ -82,6 +82,13 @@ def test_grouping_by_the_key_leaves_the_best_of_each(store):
     assert ids(hits) == sorted(best.values())
 
 
+def test_the_key_is_a_column_of_metadata(store):
+    vectors = random_units(3, seed=6)
+    store.upsert([row(f"{at}", one, album="xyx"[at], n=at) for at, one in enumerate(vectors)])
+    assert store.columns() == {"album": "string", "n": "integer"}
+    assert store.values("album").counts == [("x", 2), ("y", 1)]
+
+
 @pytest.mark.milvus
 @pytest.mark.xdist_group("milvus")
 def test_a_server_reads_from_disk_and_finds_the_same(milvus_server_backend):

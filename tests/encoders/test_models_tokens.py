@@ -105,6 +105,15 @@ def test_a_text_that_is_too_long_is_cut_and_the_first_time_a_warning_says_so():
         assert tokenizer(["more " * 400]).shape == (1, 77)
 
 
+def test_tokens_are_counted_as_open_clip_splits_texts(ours):
+    """Its ids end with padding of 0."""
+    texts = ["", "a white dog", TEXTS["accents"], TEXTS["emoji"], "word " * 400]
+    theirs = open_clip.get_tokenizer("ViT-B-32")(texts)
+    assert ours.count(texts) == int((theirs != 0).sum())
+    assert ours.count(["a white dog"]) == 5
+    assert ours.count([]) == 0
+
+
 def test_a_text_that_just_fits_is_not_warned_of(ours):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -129,22 +130,84 @@ def test_a_server_that_does_not_answer_in_time_is_named(web, monkeypatch):
     assert web.asked["/a.png"] == 3
 
 
-def test_a_server_that_drips_does_not_hold_a_thread_for_ever(web, monkeypatch):
-    monkeypatch.setattr("t2i_pipelines.images.fetch.TIMEOUT", 0.2)
-    monkeypatch.setattr("t2i_pipelines.images.fetch.TRIES", 1)
-    done = threading.Event()
+def drip_headers(request, done) -> None:
+    request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not done.wait(0.02):
+        request.wfile.write(b".")
 
-    def drip(request) -> None:
+
+def drip_a_body(request, done) -> None:
+    request.send_response(200)
+    request.send_header("Content-Length", "1000000")
+    request.end_headers()
+    while not done.wait(0.02):
+        request.wfile.write(b".")
+
+
+def drip_chunks(request, done) -> None:
+    request.send_response(200)
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    request.wfile.write(b"1;")
+    while not done.wait(0.02):
+        request.wfile.write(b"x")
+
+
+def drip_interim_answers(request, done) -> None:
+    while not done.wait(0.02):
+        request.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+DRIPS = [
+    (drip_headers, "no answer"),
+    (drip_interim_answers, "no answer"),
+    (drip_a_body, "not complete"),
+    (drip_chunks, "not complete"),
+]
+
+
+@pytest.mark.parametrize(("drip", "said"), DRIPS, ids=lambda one: getattr(one, "__name__", ""))
+@pytest.mark.parametrize("redirected", [False, True], ids=["at once", "redirected"])
+def test_a_server_that_drips_does_not_hold_a_thread(web, drip, said, redirected):
+    """Each byte comes in time; the whole would take hours."""
+    done = threading.Event()
+    web.pages["/a.png"] = failing(302, Location="/b.png") if redirected else lambda one: drip(one, done)
+    web.pages["/b.png"] = lambda request: drip(request, done)
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(fetch, f"{web.url}/a.png", within=0.3)
+        try:
+            with pytest.raises(ImageDecodeError, match=rf"/a\.png: {said} within 0\.3 seconds$"):
+                fetching.result(20)
+        finally:
+            done.set()
+
+
+def test_each_try_of_an_insert_has_a_deadline(web, monkeypatch):
+    monkeypatch.setattr("t2i_pipelines.images.fetch.TIMEOUT", 0.3)
+    done = threading.Event()
+    web.pages["/a.png"] = one_after_another(lambda one: drip_headers(one, done), good)
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(fetch, f"{web.url}/a.png")
+        try:
+            assert fetching.result(20) == b"bytes"
+        finally:
+            done.set()
+
+
+def test_a_stream_may_take_longer_than_its_headers(web, monkeypatch):
+    monkeypatch.setattr("t2i_pipelines.images.fetch.TIMEOUT", 0.4)
+
+    def slowly(request) -> None:
         request.send_response(200)
-        request.send_header("Content-Length", "1000")
+        request.send_header("Content-Length", "8")
         request.end_headers()
-        while not done.wait(0.05):
+        for _ in range(8):
+            time.sleep(0.1)
             request.wfile.write(b".")
 
-    web.pages["/a.png"] = drip
-    with pytest.raises(ImageDecodeError, match=r"/a\.png: not complete within 0\.2 seconds$"):
-        read(f"{web.url}/a.png")
-    done.set()
+    web.pages["/a.tar"] = slowly
+    with door.open_url(f"{web.url}/a.tar") as stream:
+        assert stream.read() == b"." * 8
 
 
 @pytest.mark.parametrize("status", [429, 503])

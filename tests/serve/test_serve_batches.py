@@ -87,6 +87,26 @@ def test_other_options_are_another_search_in_the_order_of_asking():
     assert engine.calls == [(["a", "c"], {"limit": 3}), (["b", "d"], {"limit": 4})]
 
 
+@pytest.mark.parametrize("costly", [{"diversity": 0.5}, {"collapse": 0.9}, {"collapse": 0}], ids=str)
+def test_queries_whose_hits_are_compared_are_searched_one_by_one_and_others_come_between(costly):
+    engine = Engine()
+    found = while_busy(engine, (["a", "b", "c"], costly), (["d", "e"], {}), (["f"], {"limit": 3}))
+    assert engine.calls == [
+        (["a"], costly),
+        (["d", "e"], {}),
+        (["b"], costly),
+        (["f"], {"limit": 3}),
+        (["c"], costly),
+    ]
+    assert [[hits.query for hits in one] for one in found] == [["a", "b", "c"], ["d", "e"], ["f"]]
+
+
+def test_options_that_compare_no_hits_keep_queries_together():
+    engine, plain = Engine(), {"diversity": 0, "collapse": None}
+    while_busy(engine, (["a", "b", "c"], plain))
+    assert engine.calls == [(["a", "b", "c"], plain)]
+
+
 def test_a_batch_is_no_larger_than_it_may_be():
     engine = Engine()
     while_busy(engine, *[([n], {}) for n in range(5)], size=2)

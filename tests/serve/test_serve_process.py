@@ -25,12 +25,14 @@ from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError
 from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve import ServeOptions, app, serve
+from t2i_pipelines.serve import server as server_module
 from t2i_pipelines.serve import service as service_module
 
 pytest_plugins = ["milvus_backends"]
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "data" / "gallery"
+PICTURES = [path for path in GALLERY.iterdir() if path.suffix != ".md"]
 KEY = "correct horse battery staple"
 
 
@@ -94,13 +96,68 @@ def test_what_was_accepted_is_finished_after_sigterm(tmp_path, told, code):
         assert process.wait(120) == code
         with pytest.raises(httpx2.ConnectError):
             http.get("/healthz")
-    pictures = [path for path in GALLERY.iterdir() if path.suffix != ".md"]
-    assert open_collection(tmp_path / "milvus.db").count() == len(pictures)
+    assert open_collection(tmp_path / "milvus.db").count() == len(PICTURES)
 
 
 def in_flight(http):
     (found,) = re.findall(r"^t2i_requests_in_flight (.*)$", http.get("/metrics").text, re.MULTILINE)
     return float(found)
+
+
+@pytest.mark.slow
+def test_inserts_of_a_process_that_was_killed_are_interrupted_and_go_on_when_sent_again(tmp_path):
+    bad = [("image", (f"{n}.png", b"no image")) for n in range(900)]
+    with t2i_serve(tmp_path, "--uploads", "kept", "--batch-size", "1") as (process, http):
+        image = (GALLERY / "011-sailboat.webp").read_bytes()
+        first = http.post("/v1/insert", files={"image": ("boat.webp", image)}).json()["id"]
+        wait_until(lambda: http.get(f"/v1/jobs/{first}").json()["finished"], "the upload", 120)
+        running = http.post("/v1/insert", json={"source": "photos"}, headers={"Idempotency-Key": "a"}).json()[
+            "id"
+        ]
+        waiting = http.post("/v1/insert", files=bad).json()["id"]
+        wait_until(lambda: http.get(f"/v1/jobs/{running}").json()["status"] == "running", "the insert", 120)
+        process.kill()
+        process.wait()
+    with t2i_serve(tmp_path, "--uploads", "kept") as (process, http):
+        found = {one["id"]: one for one in http.get("/v1/jobs").json()["jobs"]}
+        assert {id: one["status"] for id, one in found.items()} == {
+            waiting: "interrupted", running: "interrupted", first: "done"
+        }  # fmt: skip
+        assert found[running]["error"]["code"] == "interrupted"
+        assert found[waiting]["counts"] == {}
+        assert list((tmp_path / "kept" / ".incoming").iterdir()) == []
+        again = {"json": {"source": "photos"}, "headers": {"Idempotency-Key": "a"}}
+        assert http.post("/v1/insert", **again).json()["id"] == running
+        again["headers"] = {"Idempotency-Key": "b"}
+        job = http.post("/v1/insert", **again).json()["id"]
+        wait_until(lambda: http.get(f"/v1/jobs/{job}").json()["finished"], "the rest", 120)
+        counts = http.get(f"/v1/jobs/{job}").json()["counts"]
+        assert counts.get("unchanged", 0) >= found[running]["counts"].get("inserted", 0)
+        assert sum(counts.values()) == len(PICTURES)
+        (hit,) = http.post("/v1/search", json={"text": "a boat", "filter": "filename == 'boat.webp'"}).json()[
+            "results"
+        ][0]["hits"]
+        assert http.get(hit["links"]["file"]).content == image
+        assert http.post("/v1/insert", files={"image": ("boat.webp", image)}).status_code == 202
+        process.terminate()
+        assert process.wait(120) == 0
+    with t2i_serve(tmp_path, "--uploads", "kept") as (process, http):
+        upload, *_ = http.get("/v1/jobs").json()["jobs"]  # it was finished before the end
+        assert (upload["status"], upload["counts"]) == ("done", {"unchanged": 1})
+
+
+@pytest.mark.slow
+def test_a_second_service_with_the_same_jobs_is_one_line_and_exit_code_2(tmp_path):
+    with t2i_serve(tmp_path):
+        command = [sys.executable, str(ROOT / "t2i_command.py"), "serve", "--port", "0"]
+        command += ["--uri", str(tmp_path / "milvus.db"), "--model-name", "t2i_mini"]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "another service uses it; choose a folder of its own by --state" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
@@ -157,7 +214,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(tmp_path):
 
 def test_answers_do_not_wait_to_be_acknowledged():
     with (
-        app.listening(ServeOptions(port=0)) as listener,
+        server_module.listening(ServeOptions(port=0)) as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
@@ -169,8 +226,8 @@ def running(tmp_path, **options):
     """The service on a port, in a thread."""
     chosen = ServeOptions(port=0, **options)
     made = app.make(chosen, {"uri": memory_uri(tmp_path), "model_name": "colour"})
-    with app.listening(chosen) as listener:
-        server = app.Server(app.server_config(made, chosen), made.state.service)
+    with server_module.listening(chosen) as listener:
+        server = server_module.Server(server_module.server_config(made, chosen), made.state.service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
@@ -210,14 +267,14 @@ HALVES = {
 
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 def test_a_connection_that_sends_half_a_request_is_closed(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr(app, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(app, "KEEP_ALIVE", 0.2)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "KEEP_ALIVE", 0.2)
     with running(tmp_path) as (port, _), connect(port, sent) as connection:
         assert received(connection).count(b"200 OK") == sent.count(b"\r\n\r\n")
 
 
 def test_a_connection_that_goes_on_sending_a_byte_at_a_time_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.3)
     with running(tmp_path) as (port, server), connect(port, HALVES["half a body that is not read"]) as client:
 
         def sends_more():
@@ -241,12 +298,12 @@ LONG = {
 
 @pytest.mark.parametrize("sent", LONG.values(), ids=LONG)
 def test_a_connection_that_sends_without_end_is_closed(tmp_path, monkeypatch, sent):
-    monkeypatch.setattr(app, "HEAD_SECONDS", 600)
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 600)
     with running(tmp_path) as (port, server), connect(port) as connection:
         with suppress(ConnectionError):
             connection.sendall(sent)
-        assert received(connection).count(b"200 OK") <= app.PIPELINED
-        assert server.server_state.total_requests <= app.PIPELINED
+        assert received(connection).count(b"200 OK") <= server_module.PIPELINED
+        assert server.server_state.total_requests <= server_module.PIPELINED
 
 
 def answered(connection):
@@ -270,7 +327,7 @@ def test_where_there_are_too_many_connections_the_one_idle_longest_gives_way(tmp
 
 
 def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "WRITE_SECONDS", 0.3)
+    monkeypatch.setattr(server_module, "WRITE_SECONDS", 0.3)
     with running(tmp_path) as (port, server), socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
@@ -280,7 +337,7 @@ def test_a_client_that_does_not_read_is_left(tmp_path, monkeypatch):
 
 
 def test_the_end_does_not_wait_for_a_client_that_does_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "WRITE_SECONDS", 600)
+    monkeypatch.setattr(server_module, "WRITE_SECONDS", 600)
     with socket.socket() as connection, running(tmp_path, drain=0.5) as (port, server):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
@@ -323,9 +380,9 @@ def test_the_files_that_may_be_open_limit_connections(monkeypatch):
     options, made = ServeOptions(max_connections=1000), app.FastAPI()
     for allowed, limit in (((128, 4096), 65), ((1 << 20, 1 << 20), 1001), ((-1, -1), 1001)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, allowed=allowed: allowed)
-        assert app.server_config(made, options).limit_concurrency == limit
+        assert server_module.server_config(made, options).limit_concurrency == limit
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert app.server_config(made, options).limit_concurrency == 1001
+    assert server_module.server_config(made, options).limit_concurrency == 1001
 
 
 def test_the_end_waits_for_inserts_from_its_beginning_on(tmp_path, monkeypatch):
@@ -343,7 +400,7 @@ def test_without_the_extra_one_sentence_names_it(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("t2i_pipelines.serve.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(t2i_pipelines.serve, "app", raising=False)
-    monkeypatch.delattr(t2i_pipelines.serve, "run", raising=False)
+    monkeypatch.delattr(t2i_pipelines.serve, "server", raising=False)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for begin in (t2i_pipelines.serve.build_app, serve):
@@ -392,12 +449,12 @@ def test_it_starts_without_its_database_and_is_ready_when_that_is_there(tmp_path
 @pytest.mark.slow
 def test_a_short_soak_leaves_memory_flat(tmp_path):
     """The long one is ``python -m benchmarks.serve --soak 30``."""
-    command = [sys.executable, "-m", "benchmarks.serve", "--soak", "0.7"]
+    command = [sys.executable, "-m", "benchmarks.serve", "--soak", "0.7", "--lite"]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=600, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    for kind in ("words", "picture", "page", "thumbnail", "insert", "wrong"):
+    for kind in ("words", "image", "page", "thumbnail", "file", "insert", "upload", "job", "wrong"):
         assert re.search(rf"^{kind}: \d", done.stdout, re.MULTILINE)
     assert "missed" not in done.stdout

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from urllib.parse import quote
 
 import pytest
 from conftest import paint
@@ -30,14 +31,61 @@ def http(tmp_path, pictures):
 
 
 OUTSIDE = [
-    "private/magenta.png", "./private/magenta.png", "pictures/../private/magenta.png",
-    "../private/magenta.png", "pictures/./../private/magenta.png", "pictures//../private/magenta.png",
-    "pictures/link/magenta.png", "pictures/magenta-link.png", "{outside}", "file://{outside}",
-    "file:{outside}", "//{outside}", "tar://x::{outside}", "pictures/..", "pictures/../..", "~/x.png",
-    "pictures/magenta.png\0.png", "", ".", "/", "pictures/%2e%2e/private/magenta.png", "s3://bucket/a.png",
-    "https://example.org/a.png", "local://{outside}", "simplecache::file://{outside}",
-    "pictures\\..\\private\\magenta.png", "pictures/../pictures/red.png", "pictures/*.png",
-    "PICTURES/red.png",
+    # beside the root, and up from it
+    "private/magenta.png", "./private/magenta.png", "../private/magenta.png",
+    "pictures/../private/magenta.png",
+    "pictures/./../private/magenta.png", "pictures//../private/magenta.png", "pictures/..", "pictures/../..",
+    "pictures/../pictures/red.png", "pictures/red.png/../../private/magenta.png", "./../private/magenta.png",
+    "pictures/x/../../private/magenta.png", "pictures/.././private/magenta.png", "pictures/...//...//private",
+    "pictures/..//private/magenta.png", "pictures/../../../../../../../../etc/passwd", "..", "../..", "./..",
+    "pictures/....//private/magenta.png", "pictures/..;/private/magenta.png",
+    "pictures/.. /private/magenta.png",
+    # links
+    "pictures/link", "pictures/link/magenta.png", "pictures/magenta-link.png",
+    "pictures/link/../private/magenta.png",
+    "pictures/chain.png", "pictures/root/etc/passwd", "pictures/link/.", "pictures//link//",
+    # absolute, and in other ways to write so
+    "{outside}", "file://{outside}", "file:{outside}", "//{outside}", "///{outside}", "FILE://{outside}",
+    "file://localhost{outside}", "file:///{outside}", "local://{outside}", "pictures:{outside}", "/", "//",
+    "/etc/passwd",
+    "/proc/self/root{outside}", "/proc/self/environ", "/proc/self/fd/0", "/dev/stdin", "/dev/zero",
+    "/./{outside}",
+    "~/x.png", "~root/x.png", "$HOME/x.png", "${{HOME}}/x.png",
+    # encoded once, twice, and in no valid way
+    "pictures/%2e%2e/private/magenta.png", "pictures/..%2fprivate/magenta.png",
+    "%2e%2e%2fprivate%2fmagenta.png",
+    "pictures/%252e%252e/private/magenta.png", "pictures/..%252fprivate/magenta.png",
+    "pictures%2f..%2fprivate",
+    "pictures/%c0%ae%c0%ae/private/magenta.png", "pictures/..%c0%afprivate/magenta.png", "%2fetc%2fpasswd",
+    "pictures/%u002e%u002e/private/magenta.png", "pictures/&#46;&#46;/private/magenta.png",
+    "pictures/%2e./private",
+    # characters that look or fold like dots and slashes
+    "pictures/\uff0e\uff0e/private/magenta.png", "pictures/..\uff0fprivate/magenta.png",
+    "pictures/\u2025/private",
+    "pictures/..\u2215private/magenta.png", "pictures/..\u2044private/magenta.png",
+    "pictures/\u2024\u2024/private",
+    "pictures/.\u200b./private/magenta.png", "\u202epictures/../private/magenta.png",
+    "pictures/..\u29f8private",
+    # of other systems
+    "pictures\\..\\private\\magenta.png", "pictures/..\\private\\magenta.png", "..\\private\\magenta.png",
+    "\\\\server\\share\\magenta.png", "//server/share/magenta.png", "C:\\private\\magenta.png",
+    "C:/private/magenta.png",
+    "\\\\?\\C:\\private\\magenta.png", "\\\\.\\pipe\\x", "PICTURES/red.png", "Pictures/red.png", "CON",
+    "pictures/red.png::$DATA",
+    # NUL, ends of lines, and what surrounds a name
+    "pictures/magenta.png\0.png", "pictures/../private/magenta.png\0red.png",
+    "pictures/red.png\0/../../private",
+    "{outside}\0.png", "\0{outside}", "pictures\0/red.png", "pictures/..\n/private/magenta.png",
+    "\tpictures/../private",
+    " pictures/red.png", "pictures /red.png", "", " ", ".", "./", "./.", "pictures/*.png", "pictures/?ed.png",
+    # places that a library would open
+    "tar://x::{outside}", "tar://../private/magenta.png::pictures/a.tar", "s3://bucket/a.png",
+    "memory://a.png",
+    "https://example.org/a.png", "simplecache::file://{outside}", "zip://a.png::{outside}",
+    "ftp://example.org/a.png",
+    "filecache::file://{outside}", "data:image/png;base64,AAAA", "github://o:r@main/a.png",
+    "reference://{outside}",
+    "dir://x::file://{outside}", "jar:file://{outside}!/a.png", "smb://server/share/a.png", "hf://o/r/a.png",
 ]  # fmt: skip
 
 
@@ -61,6 +109,8 @@ def trapped(tmp_path_factory):
     secret = paint(folder / "private" / "magenta.png", "magenta")
     root = paint(folder / "pictures" / "red.png", "red").parent
     set_traps(root, secret)
+    (root / "chain.png").symlink_to(root / "magenta-link.png")
+    (root / "root").symlink_to("/")
     with serving(folder, roots=[root]) as client:
         yield client, secret
 
@@ -97,6 +147,17 @@ def test_no_query_opens_or_decodes_a_file_outside_the_roots(trapped, place, monk
         with suppress(QueryError, Refusal):
             query = reader.query(Asked(expression=line), until=0.0)
             assert {type(operand) for _, operand in query.terms} == {Q}
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+def test_an_id_is_no_path(trapped, place):
+    http, secret = trapped
+    place = place.format(outside=secret)
+    for written in (quote(place, safe="") + "/file", quote(f"pictures/{place}", safe="/.%") + "/thumbnail"):
+        answer = http.get(f"/v1/images/{written}")
+        assert answer.status_code in (404, 422), (written, answer.text)
+        assert secret.read_bytes() not in answer.content
+        assert str(secret.parent) not in answer.text.replace(str(secret), "")  # which the client wrote
 
 
 def test_rows_of_a_table_lead_nowhere_else(http, pictures, traps, caplog):

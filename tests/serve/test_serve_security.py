@@ -5,13 +5,14 @@ import base64
 import json
 import logging
 import threading
+from hashlib import sha256
 
 import pytest
 from conftest import paint
 from serving import LOCAL, insert, names, problem, search, serving, wait_until
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.serve import ServeOptions, middleware
+from t2i_pipelines.serve import ServeOptions
 
 KEY = "correct horse battery staple"
 ELSEWHERE = {"base_url": "http://service.example", "client": ("203.0.113.9", 4711)}
@@ -96,11 +97,13 @@ class Half:
     :ivar read: how often the service asked for more of it.
     """
 
-    def __init__(self, http, method, path, *, part=b"x", client=("203.0.113.9", 4711), reads=True):
+    def __init__(
+        self, http, method, path, *, part=b"x", client=("203.0.113.9", 4711), reads=True, headers=()
+    ):
         self.read, self.answer, self._part, self._reads = 0, [], part, reads
         scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(),
                  "query_string": b"",
-                 "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+                 "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), *headers],
                  "client": client, "http_version": "1.1", "scheme": "http",
                  "server": ("127.0.0.1", 8000), "root_path": ""}  # fmt: skip
         self.done = http.portal.start_task_soon(http.app, scope, self._receive, self._send)
@@ -131,6 +134,14 @@ def test_nothing_is_read_of_whom_has_no_key(locked, method, path):
     assert request.read == 0
 
 
+def test_nothing_is_read_of_whom_has_a_key_without_the_scope(tmp_path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[keys.reader]\nsha256 = "{sha256(KEY.encode()).hexdigest()}"\nscopes = ["read"]\n')
+    with serving(tmp_path, host="0.0.0.0", keys_file=str(keys), client=ELSEWHERE) as http:
+        request = Half(http, "POST", "/v1/insert", headers=[(b"x-api-key", KEY.encode())])
+        assert (request.status, request.read) == (403, 0)
+
+
 def test_who_has_no_key_and_does_not_read_takes_no_place(tmp_path):
     with serving(tmp_path, max_requests=1, host="0.0.0.0", api_key=KEY, client=ELSEWHERE) as http:
         others = [Half(http, "GET", path, reads=False) for path in ("/docs", "/openapi.json", "/readyz")]
@@ -139,13 +150,6 @@ def test_who_has_no_key_and_does_not_read_takes_no_place(tmp_path):
         assert answer.status_code == 200
         for one in others:
             one.done.cancel()
-
-
-def test_keys_are_compared_in_constant_time(locked, monkeypatch):
-    compared = []
-    monkeypatch.setattr(middleware.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or a == b)
-    locked.get("/metrics", headers={"X-API-Key": "some guess"})
-    assert compared == [(b"some guess", KEY.encode())]
 
 
 def test_the_key_is_in_no_log_and_in_no_answer(locked, caplog):
@@ -229,7 +233,7 @@ def test_a_form_of_another_site_changes_nothing(http):
     """Browsers send these without asking first; JSON they ask about, and are not answered."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         answer = http.post("/v1/insert", content=b'{"source": "pictures"}', headers={"content-type": kind})
-        assert answer.status_code in (415, 422)
+        assert answer.status_code in (403, 415)
     assert (
         "access-control-allow-origin"
         not in http.options("/v1/insert", headers={"Origin": "http://x.example"}).headers
@@ -270,12 +274,15 @@ DEEP = [
     ({"queries": [{"text": "red"}] * 32, "limit": 100, "offset": 1}, "3,232 hits to look for"),
     ({"text": "red", "limit": 100, "offset": 101, "diversity": 0.5}, "201 hits that differ; at most 200"),
     ({"queries": [{"text": "red"}] * 32, "limit": 36, "diversity": 0.1}, "36 hits that differ; at most 35"),
+    ({"text": "red", "limit": 100, "offset": 701, "collapse": 0.9}, "801 hits that differ; at most 800"),
 ]
 NOT_DEEP = [
     {"text": "red", "limit": 100, "offset": 3100},
     {"queries": [{"text": "red"}] * 32, "limit": 100},
     {"text": "red", "limit": 100, "offset": 100, "diversity": 0.5},
     {"queries": [{"text": "red"}] * 32, "limit": 35, "diversity": 0.1},
+    {"text": "red", "limit": 100, "offset": 700, "collapse": 0.9},
+    {"queries": [{"text": "red"}] * 32, "limit": 100, "collapse": 0.9},
 ]
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 
-def status(path, host="127.0.0.1:7860", origin=None, kind="http"):
+def status(path, host="127.0.0.1:7860", origin=None, kind="http", site=None):
     """What a request for ``path`` is answered with; 200 is what got through."""
     from t2i_pipelines.ui.serving import Gate
 
@@ -18,7 +18,8 @@ def status(path, host="127.0.0.1:7860", origin=None, kind="http"):
     async def send(message):
         sent.append(message)
 
-    headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin is not None else [])
+    told = {"host": host, "origin": origin, "sec-fetch-site": site}
+    headers = [(name.encode(), value.encode()) for name, value in told.items() if value is not None]
     asyncio.run(Gate(app)({"type": kind, "path": path, "headers": headers}, None, send))
     return sent
 
@@ -28,7 +29,7 @@ def status(path, host="127.0.0.1:7860", origin=None, kind="http"):
     [
         "/", "/config", "/theme.css", "/assets/index.js", "/static/img/logo.svg", "/gradio_api/queue/join",
         "/gradio_api/queue/data", "/gradio_api/cancel", "/gradio_api/upload",
-        "/gradio_api/heartbeat/a1", "/gradio_api/startup-events",
+        "/gradio_api/heartbeat/a1", "/gradio_api/startup-events", "/image/view", "/image/download",
     ],
 )  # fmt: skip
 def test_the_page_gets_what_it_needs_under_a_policy(path):
@@ -51,7 +52,8 @@ def test_the_page_gets_what_it_needs_under_a_policy(path):
         "/gradio_api/call/_ask", "/gradio_api/run/_ask", "/gradio_api/api/_ask", "/monitoring",
         "/gradio_api/runs",
         "/gradio_api/stream/a/b/c/playlist-file", "/gradio_api/vibe-edit", "/docs", "/gradio_api/mcp",
-        "/gradio_api/component_server", "/gradio_api/dev/reload", "/svelte/x", "/gradio_api/queue/join/x",
+        "/gradio_api/component_server", "/gradio_api/dev/reload", "/svelte/x",
+        "/image/", "/image/raw", "/image/view/x", "/gradio_api/queue/join/x",
     ],
 )  # fmt: skip
 def test_other_routes_are_not_there(path):
@@ -89,6 +91,22 @@ def test_only_this_machines_own_names_are_answered(host, answer):
 )
 def test_other_pages_in_the_same_browser_can_send_nothing(origin, answer):
     assert status("/gradio_api/queue/join", origin=origin)[0]["status"] == answer
+
+
+@pytest.mark.parametrize(
+    ("path", "site", "answer"),
+    [
+        ("/", "cross-site", 200),
+        ("/", "none", 200),
+        ("/image/view", "none", 200),
+        ("/image/view", "same-origin", 200),
+        ("/image/view", "same-site", 403),
+        ("/image/view", "cross-site", 403),
+        ("/config", "cross-site", 403),
+    ],
+)
+def test_other_sites_may_link_to_the_page_and_ask_for_no_part_of_it(path, site, answer):
+    assert status(path, site=site)[0]["status"] == answer
 
 
 def test_sockets_are_refused_and_the_start_of_the_server_is_passed():
