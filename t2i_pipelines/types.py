@@ -151,9 +151,8 @@ class Stopwatch:
 
     def log_end(self) -> None:
         """Log how the run went."""
-        images = self.counts.total()
         fields = {"counts": dict(self.counts), "seconds": self.seconds, "stages": self.stages}
-        log.info("%s", budget(images, self.seconds, self.stages, self.hints), extra=fields)
+        log.info("%s", budget(self.counts.total(), self.seconds, self.stages, self.hints), extra=fields)
 
 
 def log_failure(path: str, id: str, stage: str, reason: str) -> None:
