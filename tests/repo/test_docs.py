@@ -224,3 +224,25 @@ def test_every_target_extra_and_script_that_is_shown_exists(page):
     for module in re.findall(r"python -m ((?:benchmarks|tools)[\w.]*)", text):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(DOCS.glob("start*.md")), ids=lambda page: page.stem)
+def test_the_quick_start_works_in_each_language(page, tmp_path, monkeypatch):
+    """What needs no network and ends by itself is carried out, and the first hits are right."""
+    (tmp_path / "Pictures").symlink_to(ROOT / "data" / "photographs")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    carried_out = []
+    for line in lines(page):
+        if line.startswith("t2i search") or "--model-name t2i_mini" in line:
+            arguments = [one.replace("~/Pictures", "Pictures") for one in shlex.split(line)[1:]]
+            command = [sys.executable, "-W", "ignore", str(ROOT / "t2i_command.py"), *arguments]
+            ran = subprocess.run(command, capture_output=True, text=True)
+            assert ran.returncode == 0, ran.stderr
+            carried_out.append(ran.stdout + ran.stderr)
+    inserted, cats, _, owls = carried_out
+    assert "76 images: 76 inserted, 0 unchanged, 0 failed" in inserted
+    assert re.search(r"1 │.*Pictures/cat", cats)
+    assert re.search(r"1 │.*Pictures/owl.webp", owls)
+    assert "owl.webp" in (tmp_path / "hits.html").read_text(encoding="utf-8")
