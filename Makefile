@@ -20,7 +20,7 @@ GALLERY := --uri demo/ui.db --collection-name gallery --model-name t2i_mini
 export PYTHONDONTWRITEBYTECODE :=
 
 # make t ROOM=search  the tests of one room, a folder of tests/
-.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots lock wheel clean
+.PHONY: demo demo-ui t test test-without-server test-with-server check fast fix quality mini settings reference house bench bench-ingest bench-search bench-gpu bench-serve notebooks screenshots docs lock wheel clean
 
 $(BASE): setup.cfg pyproject.toml
 	@echo "installing t2i-pipelines into $(VENV): about a minute, once"
@@ -87,6 +87,14 @@ mini: $(TEST)
 settings: $(TEST)
 	$(BIN)/python -m tools.settings
 
+# the pages of docs/reference that follow from the code
+reference: settings
+	$(BIN)/python -W ignore -m tools.reference
+
+# the site, in site/: no page needs a network
+docs: $(TEST)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --jobs auto docs site
+
 house: $(TEST)
 	$(BIN)/python -m tools.house
 
@@ -124,4 +132,4 @@ wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info
+	rm -rf $(VENV) build dist demo site docs/tutorials *.egg-info

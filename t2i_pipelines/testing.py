@@ -42,6 +42,8 @@ from t2i_pipelines.encoders import register_encoder
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.types import Compute, Image, Matrix, Space
 
+__all__ = ["ColourEncoder", "MemoryCollection", "forget_memory"]
+
 COLOURS = {
     "red": (1, 0, 0),
     "green": (0, 1, 0),

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["Batch", "Compute", "Encoder", "Hit", "Outcome", "Reason", "Record", "Skipped", "Space"]
+
 STAGES = ("scan", "compare", "preview", "load", "read", "look up", "decode", "encode", "insert", "delete")
 """In the order of a run: ``scan`` and ``compare`` the collection with the source, ``preview`` the outcomes of
 a dry run, ``load`` the model, ``read`` source and files, ``look up`` what is stored."""
@@ -149,9 +151,8 @@ class Stopwatch:
 
     def log_end(self) -> None:
         """Log how the run went."""
-        images = self.counts.total()
         fields = {"counts": dict(self.counts), "seconds": self.seconds, "stages": self.stages}
-        log.info("%s", budget(images, self.seconds, self.stages, self.hints), extra=fields)
+        log.info("%s", budget(self.counts.total(), self.seconds, self.stages, self.hints), extra=fields)
 
 
 def log_failure(path: str, id: str, stage: str, reason: str) -> None:

@@ -1,8 +1,8 @@
 """Write what editors and readers need to know of the settings: ``make settings``.
 
 The settings are declared in dataclasses. A type checker cannot derive the ``TypedDict`` of keyword arguments
-from these, so ``t2i_pipelines/config/args.py`` is written from them, and so is ``docs/settings.md``. A test
-compares both with what this module writes.
+from these, so ``t2i_pipelines/config/args.py`` is written from them, and so is
+``docs/reference/settings.md``. A test compares both with what this module writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from t2i_pipelines.config import search, settings, storage, training
 from t2i_pipelines.config.checks import Checked
 
 HERE = Path(__file__).parents[1]
-ARGS, DOCS = HERE / "t2i_pipelines/config/args.py", HERE / "docs/settings.md"
+ARGS, DOCS = HERE / "t2i_pipelines/config/args.py", HERE / "docs/reference/settings.md"
 PARTS: dict[str, tuple[type[Checked], str]] = {
     "PlaceArgs": (settings.Place, "Where the collection is"),
     "ModelArgs": (settings.Model, "The model"),
@@ -64,7 +64,7 @@ def args() -> str:
 
 
 def reference() -> str:
-    """Return the text of ``docs/settings.md``."""
+    """Return the text of ``docs/reference/settings.md``."""
     lines = [
         "# Settings",
         "",

@@ -1,7 +1,7 @@
 """Estimate what a collection on a Milvus server needs, and recommend an engine, an index and machines.
 
 Every formula names its source. Those of bytes are checked against a real server at 100,000 and a million rows
-(``benchmarks/scale.py``, ``docs/scale.md``). B is a byte, GB are 10 to the power of 9 of them.
+(``benchmarks/scale.py``, ``docs/benchmarks/scale.md``). B is a byte, GB are 10 to the power of 9 of them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ INDEXES = ("FLAT", "HNSW", "HNSW_SQ", "IVF_SQ8", "IVF_RABITQ", "DISKANN")
 LARGEST, LARGEST_DIM = 10**12, 32768
 
 SERVER_BYTES = 350_000_000
-"""Of a server that has been in use. One that has just started has 250 MB. Measured: docs/scale.md."""
+"""Of a server that has been in use; one that has just started has 250 MB (docs/benchmarks/scale.md)."""
 
 ROW_MEMORY, ROW_DISK = 1500, 200
 """Of a row beside its vector, without metadata of yours: id, path, size, time, digest, and what Milvus adds;
-in memory also what a server keeps of what inserting took. Measured: docs/scale.md."""
+in memory also what a server keeps of what inserting took. Measured: docs/benchmarks/scale.md."""
 
 NLIST = 1024
 SEGMENT_BYTES = 1 << 30
@@ -40,11 +40,12 @@ Milvus's page "Index Explained" gives a quarter as the least, for DISKANN; an as
 COPIES = 3.0
 """Of every row on disk until old files are deleted: in the log, as it was flushed, and as compaction wrote it
 again. Milvus keeps what compaction has replaced for three hours (``dataCoord.gc.dropTolerance``), and the log
-for some days. Measured: docs/scale.md."""
+for some days. Measured: docs/benchmarks/scale.md."""
 
 CORE_MS = {"FLAT": 0.0, "IVF_SQ8": 0.5, "IVF_RABITQ": 0.75, "HNSW": 1.6, "HNSW_SQ": 1.6, "DISKANN": 1.6}
-"""Milliseconds of one core to index a vector of 512 numbers. FLAT, IVF_SQ8 and HNSW are measured,
-docs/scale.md; the others are not: IVF_RABITQ is taken as IVF_SQ8 and a half, HNSW_SQ and DISKANN as HNSW."""
+"""Milliseconds of one core to index a vector of 512 numbers. FLAT, IVF_SQ8 and HNSW are measured
+(docs/benchmarks/scale.md); the others are not: IVF_RABITQ is taken as IVF_SQ8 and a half, HNSW_SQ and DISKANN
+as HNSW."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def _on_sectors(vector: int) -> int:
 
 
 LITE_UP_TO = 50_000
-"""Images that Milvus Lite searches while one waits; measured: docs/scale.md."""
+"""Images that Milvus Lite searches while one waits; measured: docs/benchmarks/scale.md."""
 
 FLAT_UP_TO, FULL_UP_TO, HELD_UP_TO = 100_000, 1_000_000, 100_000_000
 """Images of which all are compared; over which a graph keeps whole numbers; that are held in memory. By the

@@ -73,8 +73,8 @@ class Checked:
 
     A dataclass that is derived from this declares each of its fields by :func:`setting`, and nothing else has
     to name them: signatures of builders, command-line options, the fields of the HTTP service, the
-    ``TypedDict`` for editors (``config/args.py``) and ``docs/settings.md`` follow from it. ``make settings``
-    writes the last two.
+    ``TypedDict`` for editors (``config/args.py``) and ``docs/reference/settings.md`` follow from it. ``make
+    reference`` writes the last two.
     """
 
     is_frozen: ClassVar[bool] = True

@@ -16,7 +16,9 @@ from t2i_pipelines.config.storage import SINCE
 from t2i_pipelines.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-MEASURED = [json.loads(line) for line in (ROOT / "docs" / "scale.jsonl").read_text().splitlines()]
+MEASURED = [
+    json.loads(line) for line in (ROOT / "docs" / "benchmarks" / "scale.jsonl").read_text().splitlines()
+]
 
 
 @pytest.mark.parametrize("index_type", ["HNSW", "IVF_SQ8", "IVF_RABITQ"])
@@ -219,5 +221,5 @@ def test_building_took_as_long_as_is_told():
 
 
 def test_the_document_shows_what_was_measured_and_what_is_computed():
-    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert scale_table.filled(text, ROOT / "docs" / "scale.jsonl") == text
+    text = (ROOT / "docs" / "benchmarks" / "scale.md").read_text(encoding="utf-8")
+    assert scale_table.filled(text, ROOT / "docs" / "benchmarks" / "scale.jsonl") == text

@@ -102,7 +102,7 @@ def test_a_setting_that_is_added_in_one_place_is_seen_at_every_door(tmp_path):
 
     assert run("-m", "tools.settings").returncode == 0
     assert "| `brightness` | `None` | Leave out darker images. 1 to 9. |" in (
-        tmp_path / "docs/settings.md"
+        tmp_path / "docs/reference/settings.md"
     ).read_text(encoding="utf-8")
     doors = run("-c", DOORS)
     assert doors.stdout.splitlines() == [*["True"] * 6, "brightness must be between 1 and 9, got 10"], doors

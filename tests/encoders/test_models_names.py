@@ -160,7 +160,7 @@ def test_a_tag_that_a_known_architecture_does_not_have_is_unknown_and_not_looked
 
 
 def test_every_name_of_the_documented_table_is_known():
-    table = Path("docs/models.md").read_text(encoding="utf-8").partition("## Places")[0]
+    table = Path("docs/how-to/models.md").read_text(encoding="utf-8").partition("## Places")[0]
     rows = [line.rpartition("| ")[2] for line in table.splitlines() if line.startswith("| ")]
     names = [name for row in rows[2:] for name in re.findall("`([^`]+)`", row) if name[0] not in "./~"]
     assert len(names) >= 17
