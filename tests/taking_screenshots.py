@@ -17,7 +17,7 @@ from PIL import Image
 from t2i_pipelines import Searcher, build_insert_pipeline, close
 from t2i_pipelines.cli import demo
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "images"
 QUERY = "a bird"
 FIELDS = ("caption_en",)
 RESULTS = {"width": 1200, "height": 880}
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, browsing() as browser:
         settings = {"uri": f"{folder}/milvus.db", "model_name": demo.MODEL}
         for table in ("gallery.csv", "photographs.csv"):
-            build_insert_pipeline(**settings)(str(DOCS.parent / "data" / table)).to_list()
+            build_insert_pipeline(**settings)(str(DOCS.parent.parent / "data" / table)).to_list()
         hits = Searcher(**settings, limit=10, output_fields=FIELDS)(QUERY)
         close()
         hits.save_html(f"{folder}/results.html")
