@@ -163,13 +163,15 @@ def _export_to_triton(model: str, checkpoint_path: Path | None, folder: Path, de
 def to_export(model: str, checkpoint_path: Path | None) -> TorchEncoder:
     """Return the torch encoder of what the command names.
 
-    :raises CheckpointError: If it is an ONNX folder already.
+    :raises CheckpointError: If it is an ONNX folder already, or no checkpoint with both towers.
     """
     encoder = load_encoder(model, checkpoint_path, EXACT.device, EXACT.precision, "torch")
     if isinstance(encoder, HubEncoder):
         encoder = encoder.opened
-    if not hasattr(encoder, "tokenizer"):
+    if isinstance(encoder, OnnxEncoder):
         raise CheckpointError(f"{model} is an ONNX folder already; there is nothing to export")
+    if not hasattr(encoder, "tokenizer"):
+        raise CheckpointError(f"{model} cannot be exported: it is not one checkpoint with both towers")
     from t2i_pipelines.encoders.torch_encoder import TorchEncoder
 
     assert isinstance(encoder, TorchEncoder)

@@ -180,6 +180,13 @@ def test_what_needs_no_export_is_said(tmp_path):
         to_export("t2i_mini", None)
 
 
+def test_what_is_not_one_checkpoint_is_not_called_an_onnx_folder():
+    from t2i_pipelines.cli.models import to_export
+
+    with pytest.raises(CheckpointError, match="colour cannot be exported: it is not one checkpoint with both"):
+        to_export("colour", None)
+
+
 def test_the_table_of_models_reads_well():
     done = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
