@@ -134,6 +134,7 @@ class Batches:
         self._come = asyncio.Event()
         self._expected = 1
         self._was_costly = False
+        self._idle_since = 0.0
         self._closing = False
         self._seconds = FIRST_GUESS
         self._worker: asyncio.Task[None] | None = None
@@ -202,12 +203,13 @@ class Batches:
                 began = time.perf_counter()
                 found = await loop.run_in_executor(self._thread, self._answer, batch)
                 self._settle(batch, found)
+                self._idle_since = time.perf_counter()
                 self._expected = len(batch) + len(self._waiting)
                 self._seconds += 0.1 * ((time.perf_counter() - began) / len(batch) - self._seconds)
 
     async def _others(self) -> None:
         """Wait until there are as many queries as there were before, or the first has waited long enough."""
-        latest = self._waiting[0].since + self._wait
+        latest = max(self._waiting[0].since, self._idle_since) + self._wait
         wanted = min(self._expected, self._size)
         with suppress(TimeoutError):
             while len(self._waiting) < wanted and not self._closing:

@@ -115,7 +115,7 @@ def test_what_is_wrong_with_the_call_is_raised(paths):
 def shown(word: str) -> str:
     """The block of the documentation that has this word in it."""
     text = (ROOT / "docs" / "how-to" / "ray.md").read_text(encoding="utf-8")
-    (block,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if word in code]
+    (block,) = [code for code in re.findall(r"```text\n(.*?)```", text, re.DOTALL) if word in code]
     return block
 
 
@@ -135,11 +135,12 @@ def test_a_ray_job_of_ones_own_maps_batches(paths, ray_here, tmp_path):
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    given = {"paths": paths, "folder": tmp_path}
+    embed = partial(embed_batch, model_name="t2i_mini")
+    given = {"ray": ray, "embed": embed, "paths": paths, "folder": tmp_path}
     exec(compile(shown("map_batches("), "distributed.md", "exec"), given)
-    expected = given["embed"]({"path": paths})
+    expected = embed({"path": paths})
     same(ray.data.read_parquet(str(tmp_path / "ray")).take_all(), expected)
-    mapped = given["pictures"].map_batches(given["embed"], batch_size=2, batch_format="pyarrow")
+    mapped = given["images"].map_batches(embed, batch_size=2, batch_format="pyarrow")
     same(mapped.take_all(), expected)
 
 

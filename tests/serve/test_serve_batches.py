@@ -139,6 +139,24 @@ def test_as_many_as_were_answered_are_waited_for():
     assert [queries for queries, _ in engine.calls] == [["a", "b", "c"], ["d", "e", "f"]]
 
 
+def test_clients_that_take_turns_come_together():
+    """What waited while others were searched for waits for these to ask again."""
+    engine = Engine()
+
+    async def scenario(batches):
+        engine.go.clear()
+        some = asyncio.create_task(batches.find(["a", "b"], {}))
+        await asyncio.to_thread(engine.inside.acquire)
+        others = asyncio.create_task(batches.find(["c", "d"], {}))
+        await asyncio.sleep(0.6)  # longer than they would wait while nothing is searched for
+        engine.go.set()
+        await some
+        await asyncio.gather(others, batches.find(["e", "f"], {}))
+
+    run(engine, scenario, wait=0.5)
+    assert [queries for queries, _ in engine.calls] == [["a", "b"], ["c", "d", "e", "f"]]
+
+
 def test_those_that_do_not_come_are_waited_for_once_and_not_for_long():
     engine = Engine()
 
