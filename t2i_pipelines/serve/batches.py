@@ -113,8 +113,8 @@ class _Waiting:
 
     @property
     def is_costly(self) -> bool:
-        """Whether its hits are compared with each other."""
-        return bool(compared_by(self.options))
+        """Whether its hits are compared with each other; of what is only embedded there are none."""
+        return bool(compared_by(self.options or {}))
 
 
 class Batches:

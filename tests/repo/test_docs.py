@@ -175,6 +175,27 @@ def test_every_code_of_a_problem_has_its_place():
     assert codes() >= {"hidden_field", "too_busy", "invalid_query"}
 
 
+def messages():
+    """Every text of the package, in a line each; what is filled in is left out."""
+    for file in (ROOT / "t2i_pipelines").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    getattr(one, "value", "") for one in node.values if isinstance(one, ast.Constant)
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code():
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r'^### "(.+)"$', page, re.MULTILINE)
+    assert len(quoted) >= 19
+    said = "\n".join(messages())
+    unsaid = [one for one in quoted if not re.search(".*".join(map(re.escape, one.split("..."))), said)]
+    assert unsaid == []
+
+
 SAID = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
 """What a comment says that its line prints."""
 
