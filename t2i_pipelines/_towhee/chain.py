@@ -12,12 +12,12 @@ from typing import Any
 
 from t2i_pipelines._towhee.door import (
     ColumnType,
-    DataQueue,
     OperatorPool,
     OPType,
     SharedType,
     set_runtime_config,
 )
+from t2i_pipelines._towhee.result import Result
 from t2i_pipelines.errors import T2IError
 
 
@@ -49,7 +49,7 @@ class Chain:
         self._pool = pool
         self._shared: dict[str, Any] = {}
 
-    def __call__(self, inputs: Sequence[Any]) -> DataQueue:
+    def __call__(self, inputs: Sequence[Any]) -> Result:
         """Return one row in, at most one out.
 
         :raises RuntimeError: As Towhee does, where a node fails; an error of ours arrives as itself.
@@ -59,7 +59,7 @@ class Chain:
             if not _is_there(row, carried):
                 break
             row |= self._work(node, [row[name] for name in node.inputs])
-        queue = DataQueue(self._result, max_size=0)
+        queue = Result(self._result, max_size=0)
         if _is_there(row, [name for name, _ in self._outputs]):
             queue.put_dict(row)
         queue.seal()

@@ -116,6 +116,7 @@ __all__ = [
     "ColumnType",
     "DataCollection",
     "DataQueue",
+    "Empty",
     "Graph",
     "NNOperator",
     "OPType",

@@ -21,7 +21,6 @@ What Towhee does, and what :func:`harden` makes of it:
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -31,7 +30,6 @@ from typing import Any
 
 from t2i_pipelines._towhee.chain import Chain, is_chain
 from t2i_pipelines._towhee.door import (
-    DataQueue,
     Graph,
     OperatorPool,
     OPType,
@@ -41,18 +39,11 @@ from t2i_pipelines._towhee.door import (
     operator_class,
 )
 from t2i_pipelines._towhee.locks import Lock
+from t2i_pipelines._towhee.result import Result
 from t2i_pipelines.errors import ConfigError, T2IError
 
 THREADS = 64
 """Threads that a pipeline may use at most; they are started only when needed."""
-
-
-class _Queue(DataQueue):  # type: ignore[misc]
-    """A queue that lets its waiting producer go once it is sealed."""
-
-    def seal(self) -> None:
-        self._max_size = sys.maxsize
-        super().seal()
 
 
 class _Call(Graph):  # type: ignore[misc]
@@ -73,7 +64,7 @@ class _Call(Graph):  # type: ignore[misc]
     def _initialize(self) -> None:
         super()._initialize()
         for queue in self._data_queues.values():
-            queue.__class__ = _Queue
+            queue.__class__ = Result
         for node in self._node_runners:
             node._call = partial(self._watch, node)
         for node in self._nodes.values():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import FrozenInstanceError, dataclass, field, fields
+from difflib import get_close_matches
 from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
@@ -16,6 +17,10 @@ T = TypeVar("T")
 
 Check = Callable[[str, Any], None]
 """Refuses a value by :class:`~t2i_pipelines.errors.ConfigError`: (name, value) -> nothing."""
+
+NEAR = 0.62
+"""How alike two names must be for one to be a slip for the other: ``model`` is near ``model_name``, and
+``top_k`` is not near ``token``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +122,15 @@ class Checked:
 def check_known(kind: Any, settings: dict[str, Any]) -> None:
     """Check that keyword arguments are fields of a dataclass.
 
-    :raises ConfigError: If one is not; the message lists the known.
+    :raises ConfigError: If one is not; the message names the nearest, and lists the known.
     """
     known = [one.name for one in fields(kind)]
     if unknown := sorted(settings.keys() - set(known)):
-        raise ConfigError(f"unknown setting {', '.join(unknown)}; known settings are {', '.join(known)}")
+        nearest = [near for one in unknown for near in get_close_matches(one, known, 1, NEAR)]
+        hint = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+        raise ConfigError(
+            f"unknown setting {', '.join(unknown)}{hint}; known settings are {', '.join(known)}"
+        )
 
 
 def check_one_of(name: str, value: object, kind: Any) -> None:

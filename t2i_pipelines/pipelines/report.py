@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from t2i_pipelines._towhee.door import DataQueue
+from t2i_pipelines._towhee.result import register_summary
 from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.images.source import path_key
-from t2i_pipelines.pipelines.build import build_insert_pipeline, shows_settings
+from t2i_pipelines.pipelines.build import OUTCOME_COLUMNS, build_insert_pipeline, shows_settings
 from t2i_pipelines.types import Outcome, Reason, Skipped, Stopwatch, budget, in_order
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ class InsertReport:
         frame = pd.DataFrame(table, columns=["path", "id", "status", "stage", "reason"])
         frame.attrs["counts"] = dict(self.counts)
         return frame
+
+
+register_summary(OUTCOME_COLUMNS, InsertReport.collect)
 
 
 @shows_settings

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast, overload
 
 from t2i_pipelines.collection import Collection
+from t2i_pipelines.collection.connection import parse_uri
 from t2i_pipelines.collection.duplicates import Member
 from t2i_pipelines.config.args import SearchArgs, SettingsArgs
-from t2i_pipelines.config.settings import Model
+from t2i_pipelines.config.settings import Model, Settings
 from t2i_pipelines.errors import ConfigError, QueryError
 from t2i_pipelines.operators.search import AS_STORED, MilvusFollow, SearchSteps
 from t2i_pipelines.pipelines.build import search_arguments, shows_settings
@@ -26,6 +27,9 @@ Asked: TypeAlias = "str | Query | os.PathLike[str] | bytes | Pillow | Image"
 
 
 Templates: TypeAlias = "str | Sequence[str] | None"
+
+ALWAYS_SHOWN = ("model_name", "uri", "collection_name", "limit")
+"""Settings that a searcher shows though they are the default."""
 
 
 class Searcher:
@@ -50,6 +54,15 @@ class Searcher:
         follows = target.model_name == AS_STORED
         self._follow = MilvusFollow(read, embed, find) if follows else None
         self._steps = SearchSteps(read, embed, find)
+
+    def __repr__(self) -> str:
+        """Model, database, collection and limit, then what else was chosen; never a token or password."""
+        chosen = {**self.settings, "uri": str(parse_uri(self.settings["uri"]))}
+        declared = {one.name: one for one in fields(Settings) if one.name != "token"}
+        values = {name: chosen.get(name, declared[name].default) for name in declared}
+        others = [name for name in declared if name not in ALWAYS_SHOWN]
+        shown = [name for name in others if values[name] != declared[name].default]
+        return f"<Searcher: {', '.join(f'{name}={values[name]!r}' for name in (*ALWAYS_SHOWN, *shown))}>"
 
     def now(self) -> Searcher:
         """Itself; with ``model_name="auto"`` one by the model that the collection is of at the moment.

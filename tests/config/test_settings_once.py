@@ -75,7 +75,9 @@ def test_help_shows_the_settings_of_both_pipelines_and_of_the_searcher():
 def test_a_setting_is_checked_where_it_is_declared():
     with pytest.raises(ConfigError, match="diversity must be a number from 0 to 1, got 2"):
         Settings(diversity=2)
-    with pytest.raises(ConfigError, match="unknown setting limt; known settings are"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting limt \(did you mean limit\?\); known settings are"
+    ):
         Settings.of(limt=2)
 
 

@@ -389,7 +389,7 @@ def test_another_model_is_refused_before_the_source_is_read(pictures, settings):
 
 
 def test_wrong_settings_and_missing_services_are_named(pictures, settings):
-    with pytest.raises(ConfigError, match="unknown setting limt"):
+    with pytest.raises(ConfigError, match="unknown setting limt .did you mean limit"):
         sync(pictures, limt=5, **settings)
     with pytest.raises(StoreUnavailableError, match=r"http://127\.0\.0\.1:1"):
         sync(pictures, uri="http://127.0.0.1:1", model_name="colour", timeout=5)

@@ -225,7 +225,11 @@ def test_a_closed_database_opens_again(pictures, settings):
         ({"refresh": "yes"}, ConfigError, "refresh must be True or False, got 'yes'"),
         ({"timeout": 0}, ConfigError, "timeout must be more than 0 seconds, got 0"),
         ({"output_fields": "year"}, ConfigError, r"write \['year'\]"),
-        ({"limt": 5}, ConfigError, "unknown setting limt; known settings are .*limit"),
+        (
+            {"limt": 5},
+            ConfigError,
+            r"unknown setting limt \(did you mean limit\?\); known settings are .*limit",
+        ),
         ({"model_name": "clip"}, UnknownModelError, "unknown model 'clip'; the nearest are clip-ViT"),
         ({"collection_name": "my-images"}, ConfigError, "my-images"),
         ({"uri": "pictures.sqlite"}, ConfigError, r"\.db"),

@@ -288,12 +288,28 @@ def test_options_of_a_call_are_for_that_call(searcher, stored):
     assert [hit.path for hit in searcher("red", filter=f'path == "{path}"')] == [path]
 
 
+def test_a_searcher_shows_its_settings_and_no_secret(searcher, settings):
+    where = settings["uri"]
+    assert repr(searcher) == (
+        f"<Searcher: model_name='colour', uri={where!r}, collection_name='image_collection', limit=3>"
+    )
+    remote = {"uri": "http://me:secret@localhost:19530", "token": "me:secret", "model_name": "colour"}
+    assert repr(Searcher(**remote, filter="year > 2000")) == (
+        "<Searcher: model_name='colour', uri='http://localhost:19530', collection_name='image_collection', "
+        "limit=10, filter='year > 2000'>"
+    )
+
+
 def test_wrong_options_are_refused(searcher, settings):
-    with pytest.raises(ConfigError, match="unknown setting limt; known settings are limit, offset"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting limt \(did you mean limit\?\); known settings are limit, offset"
+    ):
         searcher("red", limt=5)
+    with pytest.raises(ConfigError, match=r"unknown setting year; known settings are limit, offset"):
+        searcher("red", year=5)
     with pytest.raises(ConfigError, match="limit must be between 1 and 16384, got 0"):
         searcher("red", limit=0)
-    with pytest.raises(ConfigError, match="unknown setting modell"):
+    with pytest.raises(ConfigError, match=r"unknown setting modell \(did you mean model_name\?\)"):
         Searcher(**settings, modell="colour")
 
 

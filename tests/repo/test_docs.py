@@ -218,6 +218,13 @@ def test_the_python_of_a_page_runs_and_prints_what_it_says(page, tmp_path, monke
     assert [said for said in SAID.findall(code) if said not in printed] == []
 
 
+@each_page
+def test_towhee_is_imported_after_the_library_which_silences_its_warnings(page):
+    code = "\n".join(blocks(page, "python"))
+    imported = re.findall(r"^(?:from|import) (towhee|t2i_pipelines)\b", code, re.MULTILINE)
+    assert imported[:1] != ["towhee"]
+
+
 def lines(page):
     """The commands of a page, continued lines joined."""
     text = "".join(blocks(page, "console")).replace("\\\n", " ")

@@ -90,6 +90,16 @@ def test_importing_is_silent_even_where_warnings_are_errors():
 
 
 @pytest.mark.slow
+def test_towhee_imported_after_it_prints_nothing():
+    code = "from t2i_pipelines import harden\nfrom towhee import DataCollection, ops, pipe"
+    shown = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], check=False, capture_output=True, text=True, env=shown
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
 def test_it_runs_without_pkg_resources():
     assert (
         run(
