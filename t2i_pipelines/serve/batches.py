@@ -114,7 +114,7 @@ class _Waiting:
     @property
     def is_costly(self) -> bool:
         """Whether its hits are compared with each other."""
-        return bool(compared_by(self.options))
+        return bool(self.options and compared_by(self.options))
 
 
 class Batches:

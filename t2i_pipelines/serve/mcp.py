@@ -336,7 +336,8 @@ class Tools:
         service.reader.check_insert(request)
         job = Job(lambda skipped: service.reader.records(request, skipped), source, refresh)
         accepted = await service.run(service.jobs.accept, job)
-        self._inserts.append(job)
+        if self._is_file:
+            self._inserts.append(job)
         until = asyncio.get_running_loop().time() + INSERT_SECONDS
         while job.finished is None and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.05)

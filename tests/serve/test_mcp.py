@@ -25,7 +25,7 @@ import t2i_pipelines
 from t2i_pipelines import Searcher, build_insert_pipeline, cli
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError, StoreLockedError
-from t2i_pipelines.serve import ServeOptions, build_mcp, mcp, mcp_schemas, serve_mcp
+from t2i_pipelines.serve import ServeOptions, build_app, build_mcp, mcp, mcp_schemas, serve_mcp
 from t2i_pipelines.serve.service import Service
 from t2i_pipelines.testing import forget_memory
 
@@ -309,7 +309,7 @@ def test_images_are_inserted_from_folders_that_are_named(chosen, tmp_path):
         chosen, ("insert_images", {"source": "photos"}), ("look_at_insert", {"id": "nothing"}), **given
     )
     assert again.structured_content["counts"] == {"unchanged": 7, "failed": 1}
-    assert "no insert has the id 'nothing'" in looked.content[0].text
+    assert "no job has the id 'nothing'" in looked.content[0].text
     assert refused(chosen, "insert_images", {"source": "../outside"}, **given).startswith("no file or folder")
 
 
@@ -374,6 +374,8 @@ def test_a_database_that_another_process_has_open_is_an_error_with_the_way_out(t
         assert "run milvus-lite server --data-dir" in said
         with pytest.raises(StoreLockedError, match="is open in another process"):
             mcp.make_http(ServeOptions(read_only=True), chosen)
+        with pytest.raises(StoreLockedError, match="is open in another process"):
+            build_app(uri=chosen["uri"])  # which model it is of, only the database knows
         other.stdin.close()
     assert stems(answer(chosen, "search_images", {"text": "red"})) == ["red"]
 
