@@ -92,12 +92,13 @@ class Stopwatch:
         return Stopwatch, ()
 
     @contextmanager
-    def busy(self, stage: str, records: Sequence[Any] = ()) -> Iterator[None]:
+    def busy(self, stage: str, records: Sequence[Any] = (), *, is_paced: bool = True) -> Iterator[None]:
         """Count the wall time of the block for a stage. Steps of one run work at the same time.
 
         :param records: what is worked on; its length is logged.
+        :param is_paced: work within ``pace``; not for what mostly waits, as others would wait with it.
         """
-        with self.pace():
+        with self.pace() if is_paced else nullcontext():
             began = self._now()
             try:
                 yield
