@@ -17,7 +17,7 @@ import pytest
 from conftest import memory_uri, paint, paint_colours
 from mcp.client import Client
 from PIL import Image as Pillow
-from serving import LOCAL
+from serving import LOCAL, problem
 from starlette.testclient import TestClient
 from typer.main import get_command
 
@@ -411,7 +411,8 @@ def test_http_greets_this_machine_alone_and_no_page_of_another_site(stored):
             ({"Host": "example.org"}, 421),
         ):
             assert http.post("/mcp", json=GREETING, headers=headers).status_code == status
-        assert http.get("/docs").status_code == http.post("/v1/search", json={}).status_code == 404
+        for answer in (http.get("/docs"), http.post("/v1/search", json={})):
+            assert problem(answer, 404, "not_found") == "Not Found"
     with over_http(stored, client={**LOCAL, "client": ("192.0.2.1", 50000)}) as http:
         assert http.post("/mcp", json=GREETING).status_code == 401
 
@@ -424,6 +425,20 @@ def test_http_asks_for_the_key_and_bounds_what_is_sent(stored):
         assert http.post("/mcp", json=GREETING).status_code == 200
         assert http.post("/mcp", content=b" " * (1 << 20) + b" ").status_code == 413
         assert http.post("/mcp", json=[[]] * 20_000).status_code == 422
+
+
+def test_http_with_a_key_is_answered_behind_a_proxy_and_for_pages_that_are_allowed(stored):
+    with over_http(stored, api_key=KEY, cors_origins=["https://photos.example"]) as http:
+        headers = {"Authorization": f"Bearer {KEY}", "Origin": "https://photos.example"}
+        answer = http.post("/mcp", json=GREETING, headers={**headers, "Host": "photos.example"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://photos.example"
+        asked = {"Access-Control-Request-Method": "POST"}
+        asked["Access-Control-Request-Headers"] = (
+            "authorization,content-type,mcp-protocol-version,mcp-method,mcp-name"
+        )
+        asked["Origin"] = "https://photos.example"
+        assert http.options("/mcp", headers=asked).status_code == 200
 
 
 def test_http_shows_only_images_in_folders_that_are_named(stored, photos):
