@@ -75,7 +75,7 @@ class Stopwatch:
     :ivar counts: how many records ended with each status so far.
     :ivar hints: stage -> the setting, with its value, that would make this stage faster.
     :ivar skipped: files and folders that the source left out.
-    :ivar pace: what each step works within; may make it wait before it begins.
+    :ivar pace: what each step works within that computes; may make it wait before it begins.
     """
 
     def __init__(self, now: Callable[[], float] = perf_counter, pace: Pace = nullcontext) -> None:

@@ -16,7 +16,7 @@ from t2i_pipelines.config.settings import Model
 from t2i_pipelines.serve import ServeOptions, serve_mcp
 from t2i_pipelines.serve.options import KEY_VARIABLE
 
-SHOWN = ("roots", "host", "port", "allow_urls", "max_pixels")
+SHOWN = ("roots", "host", "port", "allow_urls", "max_pixels", "state")
 """Options of the service that are options of the command by the same name."""
 
 Http = Annotated[bool, typer.Option("--http", help="Serve HTTP at /mcp, in place of stdin and stdout.")]
