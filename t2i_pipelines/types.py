@@ -77,7 +77,7 @@ class Stopwatch:
     :ivar counts: how many records ended with each status so far.
     :ivar hints: stage -> the setting, with its value, that would make this stage faster.
     :ivar skipped: files and folders that the source left out.
-    :ivar pace: what each step works within; may make it wait before it begins.
+    :ivar pace: what each step works within that computes; may make it wait before it begins.
     """
 
     def __init__(self, now: Callable[[], float] = perf_counter, pace: Pace = nullcontext) -> None:
@@ -94,12 +94,13 @@ class Stopwatch:
         return Stopwatch, ()
 
     @contextmanager
-    def busy(self, stage: str, records: Sequence[Any] = ()) -> Iterator[None]:
+    def busy(self, stage: str, records: Sequence[Any] = (), *, is_paced: bool = True) -> Iterator[None]:
         """Count the wall time of the block for a stage. Steps of one run work at the same time.
 
         :param records: what is worked on; its length is logged.
+        :param is_paced: work within ``pace``; not for what mostly waits, as others would wait with it.
         """
-        with self.pace():
+        with self.pace() if is_paced else nullcontext():
             began = self._now()
             try:
                 yield

@@ -11,12 +11,12 @@ import typer
 from rich.logging import RichHandler
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import takes
+from t2i_pipelines.cli.options import MODEL_HELP, takes
 from t2i_pipelines.config.settings import Model
 from t2i_pipelines.serve import ServeOptions, serve_mcp
 from t2i_pipelines.serve.options import KEY_VARIABLE
 
-SHOWN = ("roots", "host", "port", "allow_urls", "max_pixels")
+SHOWN = ("roots", "host", "port", "allow_urls", "max_pixels", "state")
 """Options of the service that are options of the command by the same name."""
 
 Http = Annotated[bool, typer.Option("--http", help="Serve HTTP at /mcp, in place of stdin and stdout.")]
@@ -37,7 +37,11 @@ AllowInsert = Annotated[
         "port": "With --http: port to listen on; 0 is any that is free.",
     },
 )
-@takes("uri", "token", "collection_name", Model, "timeout", defaults={"timeout": 10.0})
+@takes(
+    *("uri", "token", "collection_name", Model, "timeout"),
+    defaults={"timeout": 10.0},
+    helps={"model_name": MODEL_HELP},
+)
 def run(http: Http = False, allow_insert: AllowInsert = False, **given: Any) -> None:
     """Let assistants search images: an MCP server on stdin and stdout, which they start, or over HTTP.
 

@@ -13,7 +13,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from t2i_pipelines.config.checks import Checked, Cli, first_sentence
-from t2i_pipelines.config.settings import Settings
+from t2i_pipelines.config.settings import DEFAULT_MODEL, Settings
 
 Source = Annotated[
     str,
@@ -27,6 +27,12 @@ Html = Annotated[Path | None, typer.Option(help="Write a self-contained page wit
 Report = Annotated[
     Path | None, typer.Option("--report", help="Write counts and failures, with the stage of each, as JSON.")
 ]
+
+MODEL_HELP = (
+    f"Name (see `t2i models`) or path. Without it, the model of the collection; of a new collection "
+    f"{DEFAULT_MODEL}, downloaded once. t2i_mini is bundled."
+)
+"""Of commands that keep the model they start with."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

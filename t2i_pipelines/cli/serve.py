@@ -10,7 +10,7 @@ import typer
 from rich.logging import RichHandler
 
 from t2i_pipelines.cli import console
-from t2i_pipelines.cli.options import takes
+from t2i_pipelines.cli.options import MODEL_HELP, takes
 from t2i_pipelines.config.checks import check_one_of
 from t2i_pipelines.config.settings import Model
 from t2i_pipelines.errors import MissingExtraError
@@ -36,6 +36,7 @@ _DEFAULT = ServeOptions()
     "batch_size",
     "timeout",
     defaults={"timeout": 10.0, "batch_size": 8},
+    helps={"model_name": MODEL_HELP},
 )
 def run(
     search_batch: Annotated[

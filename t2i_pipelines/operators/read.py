@@ -92,7 +92,7 @@ class ReadSource(Operator):
     :param batch_size: records a batch; the last may be shorter, and so may those whose files come along, as
         from a tar: see :meth:`~t2i_pipelines.types.Batch.take`.
     :param exclude: globs of files and folders to skip.
-    :param pace: gives a context manager that each step works within on each batch; it may wait.
+    :param pace: gives a context manager that each step but this works within on each batch; it may wait.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ReadSource(Operator):
             batch = following
 
     def _take(self, rows: Iterator[Record], clock: Stopwatch) -> Batch:
-        with clock.busy("read"):
+        with clock.busy("read", is_paced=False):  # a slow source holds up no other step
             batch = Batch.take(rows, self.batch_size)
         batch.clock = clock
         return batch

@@ -25,7 +25,7 @@ from t2i_pipelines.config.args import SettingsArgs
 from t2i_pipelines.config.search import SearchOptions
 from t2i_pipelines.config.settings import DEFAULT_MODEL, Decoding, Settings, Target
 from t2i_pipelines.encoders import load_encoder, model_of
-from t2i_pipelines.errors import ConfigError, StoreError
+from t2i_pipelines.errors import ConfigError, StoreTimeoutError, StoreUnavailableError
 from t2i_pipelines.operators.search import AS_STORED
 from t2i_pipelines.types import Outcome, Pace
 
@@ -201,16 +201,24 @@ def checked(settings: Any, *, follows: bool = False) -> tuple[Target, Settings]:
     if chosen.model_name is None:
         name, path = _stored_model(collection, path)
         target = replace(target, model_name=name, checkpoint_path=path)
-    if not follows or target.model_name != AS_STORED:
+    if target.model_name != AS_STORED:
         load_encoder(*target.lookup)
+    elif not follows:
+        raise ConfigError(
+            f"model_name {AS_STORED!r} is for searches that follow a swap; here, name the model, or leave it "
+            "out to take that of the collection"
+        )
     return target, chosen
 
 
 def _stored_model(collection: Collection, checkpoint_path: str | None) -> tuple[str, str | None]:
-    """Return the model of a collection, else the default; the first call tells of a Milvus that is away."""
+    """Return the model of a collection, else the default; the first call tells of a Milvus that is away.
+
+    :raises StoreError: If the database cannot be opened for another reason, as by a process that has it.
+    """
     try:
         space = collection.space()
-    except StoreError:
+    except (StoreUnavailableError, StoreTimeoutError):
         space = None
     return (DEFAULT_MODEL, checkpoint_path) if space is None else model_of(space, checkpoint_path)
 

@@ -37,7 +37,7 @@ scope `read`, `write` or both. Answers have an `X-Request-ID`, yours if you send
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SENT = (
     *("Authorization", "X-API-Key", "X-Request-ID", "Idempotency-Key", "If-None-Match", "If-Range", "Range"),
-    *("traceparent", "tracestate"),
+    *("traceparent", "tracestate", "Mcp-Protocol-Version", "Mcp-Method", "Mcp-Name"),
 )
 """Headers that pages of allowed origins may send; ``READ``: those that they may read."""
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -75,12 +76,13 @@ def insert_routes(service: Service) -> APIRouter:
         """
         check_writable(service)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        name = (idempotency_key or "").strip('"') or None
+        name = (idempotency_key or "").strip('"')
+        key = partial(Key, name, client=getattr(request.state, "key", "")) if name else None
         if kind == JSON:
             job, digest = _of_json(await request.body(), service)
-            accepted = await service.run(service.jobs.accept, job, Key(name, digest) if name else None)
+            accepted = await service.run(service.jobs.accept, job, None if key is None else key(digest))
         elif kind == FORM:
-            accepted = await _upload(request, service, name)
+            accepted = await _upload(request, service, key)
         else:
             raise Refusal(415, f"an insert is {JSON} or {FORM}, not {kind or 'without a type'!r:.80}")
         response.headers["Location"] = f"{service.options.root_path}/v1/jobs/{accepted.id}"
@@ -148,7 +150,7 @@ def _of_json(body: bytes, service: Service) -> tuple[Job, str]:
     return Job(partial(service.reader.records, asked), asked.source, asked.refresh), digest
 
 
-async def _upload(request: Request, service: Service, name: str | None) -> JobReport:
+async def _upload(request: Request, service: Service, key: Callable[[str], Key] | None) -> JobReport:
     if service.uploads is None:
         raise Refusal(
             403,
@@ -158,18 +160,18 @@ async def _upload(request: Request, service: Service, name: str | None) -> JobRe
         )
     form = await read_form(request)
     try:
-        return await service.run(_accept, service, service.uploads, form, name)
+        return await service.run(_accept, service, service.uploads, form, key)
     finally:
         await form.parts.close()
 
 
-def _accept(service: Service, uploads: Uploads, form: Form, key: str | None) -> JobReport:
+def _accept(service: Service, uploads: Uploads, form: Form, key: Callable[[str], Key] | None) -> JobReport:
     if key is None:
         service.jobs.check_room()  # before anything is written
     upload = uploads.stage(form.files, form.rows)
     job = Job(upload.records, None, refresh=False, upload=upload, id=upload.id)
     try:
-        accepted = service.jobs.accept(job, None if key is None else Key(key, upload.fingerprint))
+        accepted = service.jobs.accept(job, None if key is None else key(upload.fingerprint))
     except BaseException:
         upload.discard()
         raise

@@ -56,10 +56,17 @@ class Key(NamedTuple):
 
     :ivar name: ``Idempotency-Key``.
     :ivar request: digest of the request.
+    :ivar client: name of the API key it came with: two clients may choose the same ``name``.
     """
 
     name: str
     request: str
+    client: str = ""
+
+    @property
+    def stored(self) -> str:
+        """Client and name, neither of which has a space in it."""
+        return f"{self.client} {self.name}".lstrip()
 
 
 @dataclass
@@ -140,14 +147,11 @@ class Store:
 
         :raises Refusal: If there is no room for it.
         """
-        name, request = key or (None, None)
+        name, request = (None, None) if key is None else (key.stored, key.request)
         row = (report.id, time.time(), report.status, name, request, report.model_dump_json())
-        try:
-            self._ask(
-                "INSERT INTO jobs (id, created, status, key, request, report) VALUES (?, ?, ?, ?, ?, ?)", *row
-            )
-        except sqlite3.OperationalError as err:
-            raise Refusal(507, f"the job cannot be written down: {err}", code="storage_full") from err
+        self._write(
+            "INSERT INTO jobs (id, created, status, key, request, report) VALUES (?, ?, ?, ?, ?, ?)", *row
+        )
 
     def save(self, report: JobReport) -> bool:
         """Write down how a job is doing; False, and a line in the log, if that cannot be done."""
@@ -179,7 +183,7 @@ class Store:
 
         :raises Refusal: If that was by another request.
         """
-        found = self._ask("SELECT id, request FROM jobs WHERE key = ?", key.name)
+        found = self._ask("SELECT id, request FROM jobs WHERE key = ?", key.stored)
         if not found:
             return None
         ((id, request),) = found
@@ -197,12 +201,15 @@ class Store:
         return int(count)
 
     def forget(self) -> None:
-        """Forget keys after their time, and ended jobs beyond the latest ``KEPT`` that have none."""
-        self._ask(
+        """Forget keys after their time, and ended jobs beyond the latest ``KEPT`` that have none.
+
+        :raises Refusal: If there is no room to do so.
+        """
+        self._write(
             "UPDATE jobs SET key = NULL WHERE key IS NOT NULL AND created < ?", time.time() - KEY_SECONDS
         )
         ended = "status NOT IN ('waiting', 'running')"
-        self._ask(
+        self._write(
             f"DELETE FROM jobs WHERE key IS NULL AND {ended} AND number <= "
             f"(SELECT number FROM jobs WHERE {ended} ORDER BY number DESC LIMIT 1 OFFSET ?)",
             KEPT,
@@ -215,6 +222,12 @@ class Store:
     def _reports(self, which: str, *values: Any) -> list[JobReport]:
         rows = self._ask(f"SELECT report FROM jobs {which}", *values)
         return [JobReport.model_validate_json(report) for (report,) in rows]
+
+    def _write(self, statement: str, *values: Any) -> None:
+        try:
+            self._ask(statement, *values)
+        except sqlite3.OperationalError as err:
+            raise Refusal(507, f"the job cannot be written down: {err}", code="storage_full") from err
 
     def _ask(self, statement: str, *values: Any) -> list[Any]:
         return self._database.execute(statement, values).fetchall()

@@ -22,6 +22,7 @@ from anyio import to_thread
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from PIL import Image as Pillow
 from pydantic import ValidationError
@@ -58,7 +59,7 @@ from t2i_pipelines.serve.mcp_schemas import (
     column_of,
 )
 from t2i_pipelines.serve.options import ServeOptions
-from t2i_pipelines.serve.problems import Refusal, refusal_of
+from t2i_pipelines.serve.problems import Refusal, add_handlers, refusal_of
 from t2i_pipelines.serve.requests import HIDDEN
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.serve.schemas import InsertRequest, JobReport, SearchRequest
@@ -336,7 +337,8 @@ class Tools:
         service.reader.check_insert(request)
         job = Job(lambda skipped: service.reader.records(request, skipped), source, refresh)
         accepted = await service.run(service.jobs.accept, job)
-        self._inserts.append(job)
+        if self._is_file:
+            self._inserts.append(job)
         until = asyncio.get_running_loop().time() + INSERT_SECONDS
         while job.finished is None and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.05)
@@ -381,9 +383,15 @@ def make_http(options: ServeOptions, settings: dict[str, Any]) -> Starlette:
     app = (
         Tools(options, settings, service)
         .server()
-        .streamable_http_app(host=options.host, stateless_http=True, max_request_body_size=options.max_body)
+        .streamable_http_app(
+            stateless_http=True,
+            max_request_body_size=options.max_body,
+            # the guard checks both, and knows keys, proxies and allowed origins
+            transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
     )
     app.state.service = service
+    add_handlers(app, service.metrics, service.roots)
     add_middleware(app, options, Keys(options.api_key, options.keys_file), service)
     return app
 

@@ -43,6 +43,9 @@ VALUES = {
 }
 """Values that the JSON of a route may hold. Each is looked at in the event loop, where all others wait."""
 
+FORMS = frozenset({"/v1/search", "/v1/insert"})
+"""Routes that take a form with files, too."""
+
 _MARKS = (b",", b":", b"[", b"{")
 
 BODIES = 16
@@ -171,7 +174,7 @@ class Guard:
         body = _Body()
         try:
             await self._read(scope, receive, body)
-            await self._while_connected(scope, _replayed(b"".join(body.parts)), receive, send)
+            await self._while_connected(scope, _replayed(body.joined()), receive, send)
         finally:
             self._held -= body.size
             self._inside -= 1
@@ -251,10 +254,12 @@ class Guard:
         """Read a body, unless it is too long, too long on its way, or one too many."""
         route = _route_with_body(scope)
         most = self._bodies.get(route, 0)
-        if most and Headers(scope=scope).get("content-type", "").lower().startswith("multipart/form-data"):
-            most = self._options.max_body  # files
         if not most:  # no other route has one
             return
+        kind = Headers(scope=scope).get("content-type", "")
+        has_files = route in FORMS and kind.lower().startswith("multipart/form-data")
+        if has_files:
+            most = self._options.max_body
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
@@ -274,7 +279,7 @@ class Guard:
                     self._check_memory()
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
-        if "json" in Headers(scope=scope).get("content-type", ""):
+        if not has_files:  # whatever type it says it is
             check_values(body.parts, VALUES[route])
 
     def _check_memory(self) -> None:
@@ -296,6 +301,12 @@ class _Body:
     def add(self, part: bytes) -> None:
         self.parts.append(part)
         self.size += len(part)
+
+    def joined(self) -> bytes:
+        """Return all of it, and keep none of it: a large one is not in memory twice."""
+        whole = b"".join(self.parts)
+        self.parts.clear()
+        return whole
 
 
 def _is_open(scope: Scope) -> bool:

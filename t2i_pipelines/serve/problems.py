@@ -8,10 +8,11 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from asgi_correlation_id import correlation_id
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
@@ -183,7 +184,7 @@ def route_path(scope: Scope) -> str:
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
-def add_handlers(app: FastAPI, metrics: Metrics, roots: Roots) -> None:
+def add_handlers(app: Starlette, metrics: Metrics, roots: Roots) -> None:
     """Let every error of a route become a problem."""
 
     async def ours(request: Request, err: Exception) -> JSONResponse:

@@ -14,6 +14,7 @@ from pydantic import (
     Json,
     JsonValue,
     create_model,
+    field_validator,
     model_validator,
 )
 
@@ -336,6 +337,13 @@ class ImageUpdate(Strict):
         description="Column -> its new value; null removes the column. Others stay as they are.",
         min_length=1,
     )
+
+    @field_validator("fields")
+    @classmethod
+    def _check_numbers(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        if nan := [name for name, value in fields.items() if value != value]:
+            raise ValueError(f"{nan[0]} is NaN, which is no JSON; null removes a column")
+        return fields
 
 
 class Column(BaseModel):

@@ -37,6 +37,9 @@ PIPELINED = 16
 WRITE_SECONDS = 30.0
 """Seconds in which a client must take some of an answer that waits for it."""
 
+CLOSE_SECONDS = 1.0
+"""Seconds in which answers that are broken off at the end close their files."""
+
 log = logging.getLogger("t2i_pipelines.serve")
 
 
@@ -111,7 +114,8 @@ class Server(uvicorn.Server):
         for one in self.server_state.connections:  # whose clients still do not read
             if isinstance(one, Connection):
                 one.transport.abort()
-        await asyncio.sleep(0)  # they are closed in the loop's next turn
+        if tasks := set(self.server_state.tasks):  # what they send is closed by those that send it
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
 
 class Connection(HttpToolsProtocol):

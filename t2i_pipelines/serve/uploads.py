@@ -95,11 +95,23 @@ async def read_form(request: Request) -> Form:
         raise Refusal(400, f"the form cannot be read: {err.message}") from err
     except (LookupError, UnicodeError) as err:  # of a charset that is none, or not for this
         raise Refusal(400, f"the form's charset does not fit: {err!s:.200}") from err
+    except OSError as err:  # large files are parsed into temporary ones
+        raise no_room(err) from err
     try:
         return await _checked(form)
+    except UnicodeError as err:  # half a character, which some charsets can write
+        await form.close()
+        raise Refusal(400, f"fields cannot be read: {err!s:.200}") from err
     except BaseException:
         await form.close()
         raise
+
+
+def no_room(err: OSError) -> Exception:
+    """Return the refusal of a full disk; of another error, itself."""
+    if err.errno not in FULL:
+        return err
+    return Refusal(507, "there is no room for uploads; nothing of this one is kept", code="storage_full")
 
 
 async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
@@ -281,11 +293,7 @@ class Uploads:
                 )  # synced when it is kept: till then it may be lost
         except OSError as err:
             upload.discard()
-            if err.errno in FULL:
-                raise Refusal(
-                    507, "there is no room for uploads; nothing of this one is kept", code="storage_full"
-                ) from err
-            raise
+            raise no_room(err) from err
         return upload
 
     def clear(self, ended: Iterable[str]) -> None:

@@ -7,9 +7,10 @@ from two_models import Turned, answer
 from t2i_pipelines import Like, Searcher, build_insert_pipeline, build_search_pipeline
 from t2i_pipelines.collection import Collection, aliases, open_collection
 from t2i_pipelines.encoders import register_encoder
-from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, ModelMismatchError, UnknownModelError
+from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, ModelMismatchError
 from t2i_pipelines.jobs.reembed import reembed, roll_back
 from t2i_pipelines.operators.search import MilvusFollow
+from t2i_pipelines.serve import build_app
 from t2i_pipelines.testing import ColourEncoder
 
 SPACE = ColourEncoder.space
@@ -53,8 +54,9 @@ def test_what_cannot_follow_is_refused(place, pictures):  # noqa: F811
     assert now.find(now.embed("red")) == searcher("red")
     with pytest.raises(ConfigError, match="limits"):
         searcher("red", limits=3)
-    with pytest.raises(UnknownModelError, match="unknown model 'auto'"):
-        build_insert_pipeline(model_name="auto", **place)
+    for build in (build_insert_pipeline, build_app):
+        with pytest.raises(ConfigError, match="'auto' is for searches that follow a swap; here, name the m"):
+            build(model_name="auto", **place)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from conftest import memory_uri, paint, paint_colours
 from mcp.client import Client
 from PIL import Image as Pillow
-from serving import LOCAL
+from serving import LOCAL, problem
 from starlette.testclient import TestClient
 from typer.main import get_command
 
@@ -25,7 +25,7 @@ import t2i_pipelines
 from t2i_pipelines import Searcher, build_insert_pipeline, cli
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError, StoreLockedError
-from t2i_pipelines.serve import ServeOptions, build_mcp, mcp, mcp_schemas, serve_mcp
+from t2i_pipelines.serve import ServeOptions, build_app, build_mcp, mcp, mcp_schemas, serve_mcp
 from t2i_pipelines.serve.service import Service
 from t2i_pipelines.testing import forget_memory
 
@@ -309,7 +309,7 @@ def test_images_are_inserted_from_folders_that_are_named(chosen, tmp_path):
         chosen, ("insert_images", {"source": "photos"}), ("look_at_insert", {"id": "nothing"}), **given
     )
     assert again.structured_content["counts"] == {"unchanged": 7, "failed": 1}
-    assert "no insert has the id 'nothing'" in looked.content[0].text
+    assert "no job has the id 'nothing'" in looked.content[0].text
     assert refused(chosen, "insert_images", {"source": "../outside"}, **given).startswith("no file or folder")
 
 
@@ -374,6 +374,8 @@ def test_a_database_that_another_process_has_open_is_an_error_with_the_way_out(t
         assert "run milvus-lite server --data-dir" in said
         with pytest.raises(StoreLockedError, match="is open in another process"):
             mcp.make_http(ServeOptions(read_only=True), chosen)
+        with pytest.raises(StoreLockedError, match="is open in another process"):
+            build_app(uri=chosen["uri"])  # which model it is of, only the database knows
         other.stdin.close()
     assert stems(answer(chosen, "search_images", {"text": "red"})) == ["red"]
 
@@ -409,7 +411,8 @@ def test_http_greets_this_machine_alone_and_no_page_of_another_site(stored):
             ({"Host": "example.org"}, 421),
         ):
             assert http.post("/mcp", json=GREETING, headers=headers).status_code == status
-        assert http.get("/docs").status_code == http.post("/v1/search", json={}).status_code == 404
+        for answer in (http.get("/docs"), http.post("/v1/search", json={})):
+            assert problem(answer, 404, "not_found") == "Not Found"
     with over_http(stored, client={**LOCAL, "client": ("192.0.2.1", 50000)}) as http:
         assert http.post("/mcp", json=GREETING).status_code == 401
 
@@ -422,6 +425,20 @@ def test_http_asks_for_the_key_and_bounds_what_is_sent(stored):
         assert http.post("/mcp", json=GREETING).status_code == 200
         assert http.post("/mcp", content=b" " * (1 << 20) + b" ").status_code == 413
         assert http.post("/mcp", json=[[]] * 20_000).status_code == 422
+
+
+def test_http_with_a_key_is_answered_behind_a_proxy_and_for_pages_that_are_allowed(stored):
+    with over_http(stored, api_key=KEY, cors_origins=["https://photos.example"]) as http:
+        headers = {"Authorization": f"Bearer {KEY}", "Origin": "https://photos.example"}
+        answer = http.post("/mcp", json=GREETING, headers={**headers, "Host": "photos.example"})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://photos.example"
+        asked = {"Access-Control-Request-Method": "POST"}
+        asked["Access-Control-Request-Headers"] = (
+            "authorization,content-type,mcp-protocol-version,mcp-method,mcp-name"
+        )
+        asked["Origin"] = "https://photos.example"
+        assert http.options("/mcp", headers=asked).status_code == 200
 
 
 def test_http_shows_only_images_in_folders_that_are_named(stored, photos):

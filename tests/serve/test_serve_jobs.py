@@ -217,7 +217,6 @@ def test_a_file_that_holds_no_jobs_is_refused(tmp_path, here):
 def test_a_job_that_cannot_be_written_down_is_507(tmp_path, here, monkeypatch):
     with serving(tmp_path, **here) as http:
         monkeypatch.setattr(jobs.Store, "_ask", full)
-        monkeypatch.setattr(jobs.Store, "forget", lambda self: None)
         answer = http.post("/v1/insert", json={"source": "pictures"})
         assert "disk is full" in problem(answer, 507, "storage_full")
         monkeypatch.undo()

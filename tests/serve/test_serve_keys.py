@@ -43,6 +43,18 @@ def by(key):
     return {"Authorization": f"Bearer {key}"}
 
 
+def test_an_idempotency_key_is_of_the_client_that_sent_it(locked):
+    def begin(key):
+        headers = {**by(key), "Idempotency-Key": "1"}
+        return locked.post("/v1/insert", json={"source": "locked0"}, headers=headers).json()["id"]
+
+    first, of_both = begin(WRITER), begin(BOTH)
+    assert first != of_both
+    assert (begin(WRITER), begin(BOTH)) == (first, of_both)
+    upload = {"files": {"image": b"no image"}, "headers": {**by(KEY), "Idempotency-Key": "1"}}
+    assert "no uploads" in problem(locked.post("/v1/insert", **upload), 403, "uploads_not_allowed")
+
+
 # scopes
 
 

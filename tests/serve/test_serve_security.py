@@ -314,6 +314,22 @@ def test_json_of_too_many_values_is_422(http):
     assert "at most 100,000 are read" in problem(answer, 422, "query_too_long")
 
 
+@pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/x+JSON", None])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/embeddings"), ("PATCH", "/v1/images/x")])
+def test_values_are_counted_whatever_type_the_body_says_it_is(http, method, path, kind):
+    headers = {} if kind is None else {"content-type": kind}
+    body = json.dumps({"input": ["x"] * 10_000, "fields": {}})
+    answer = http.request(method, path, content=body, headers=headers)
+    assert "at most 10,000 are read" in problem(answer, 422, "query_too_long")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/embeddings"), ("PATCH", "/v1/images/x")])
+def test_a_form_is_read_by_routes_that_take_one_only(http, method, path):
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = http.request(method, path, content=b"," * 10_001, headers=headers)
+    assert "at most 10,000 are read" in problem(answer, 422, "query_too_long")
+
+
 def test_each_route_has_a_limit_of_its_own(http):
     answer = http.post("/v1/insert", json={"source": "x" * (8 << 20)})
     assert problem(answer, 413, "too_large") == "a request may have 8,388,608 bytes at most"

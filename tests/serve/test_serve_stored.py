@@ -265,6 +265,13 @@ def test_an_update_that_is_wrong_is_a_problem_that_says_so(http, body, code, sai
     assert said in problem(http.patch("/v1/images/a0", json=body), 422, code)
 
 
+def test_an_update_by_a_number_that_is_none_removes_nothing(http):
+    answer = http.patch(
+        "/v1/images/a0", content=b'{"fields": {"year": NaN}}', headers={"content-type": "application/json"}
+    )
+    assert "year is NaN, which is no JSON; null removes a column" in problem(answer, 422, "invalid_request")
+
+
 def test_an_update_has_a_bounded_body(http):
     answer = http.patch("/v1/images/a0", json={"fields": {"x": "y" * (1 << 19)}})
     assert "524,288 bytes at most" in problem(answer, 413, "too_large")

@@ -4,10 +4,10 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from serving import insert, search, serving
+from serving import insert, search, serving, wait_for, wait_until
 
 from t2i_pipelines.errors import ConfigError
-from t2i_pipelines.serve import ServeOptions
+from t2i_pipelines.serve import ServeOptions, jobs
 from t2i_pipelines.serve.batches import LONGEST, POLL, QUIET, Throttle
 
 
@@ -168,7 +168,7 @@ def test_each_step_of_an_insert_of_the_service_takes_turns_and_searches_are_seen
         report = insert(http, source=pictures.name)
         assert not searches
         images = report["counts"]["inserted"]
-        # reading, looking up, decoding, embedding, normalising and inserting of each
+        # looking up, decoding, embedding, normalising and inserting of each
         assert len(turns) >= 5 * images
         search(http, text="red")
         assert len(searches) == 1
@@ -182,6 +182,21 @@ def test_an_insert_ends_while_a_search_never_does(tmp_path, pictures):
             report = insert(http, source=pictures.name)
         assert report["status"] == "done"
         assert report["counts"]["inserted"] > 0
+
+
+def test_a_source_that_is_slow_holds_up_no_other_step(tmp_path, pictures, monkeypatch):
+    go, read = threading.Event(), jobs.Job.until_stopped
+
+    def until_stopped(self, records):
+        return read(self, (record for number, record in enumerate(records) if number < 2 or go.wait(60)))
+
+    monkeypatch.setattr(jobs.Job, "until_stopped", until_stopped)
+    with serving(tmp_path, roots=[pictures], settings={"batch_size": 1}) as http:
+        with http.app.state.service.throttle.searching():
+            job = http.post("/v1/insert", json={"source": pictures.name}).json()["id"]
+            wait_until(lambda: http.get(f"/v1/jobs/{job}").json()["counts"], "the first image", 30)
+        go.set()
+        assert wait_for(http, job)["status"] == "done"
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.1, float("nan")])

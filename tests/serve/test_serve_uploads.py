@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import re
+import tempfile
 import threading
 from pathlib import Path
 
@@ -312,6 +313,29 @@ def test_a_full_disk_is_507_and_leaves_nothing(http, kept, pictures, monkeypatch
     assert files_in(kept) == []
     monkeypatch.undo()
     assert uploaded(http, ("red.png", (pictures / "red.png").read_bytes()))["status"] == "done"
+
+
+def test_fields_of_half_a_character_are_400(http, pictures):
+    red = (pictures / "red.png").read_bytes()
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="fields"\r\n\r\n+2AA-\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--x--\r\n' % red
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x; charset=utf-7"}
+    answer = http.post("/v1/insert", content=body, headers=headers)
+    assert "surrogates not allowed" in problem(answer, 400, "bad_request")
+
+
+def test_a_disk_without_room_for_temporary_files_is_507(http, kept, pictures, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    red = (pictures / "red.png").read_bytes()
+    answer = send(http, ("red.png", red + bytes(2 << 20)))
+    assert "no room for uploads" in problem(answer, 507, "storage_full")
+    assert files_in(kept) == []
+    assert uploaded(http, ("red.png", red))["status"] == "done"
 
 
 @pytest.mark.parametrize("at", ["replace", "fsync"])
