@@ -111,6 +111,8 @@ class Visit:
 def serving_ui(*arguments: object, **environment: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run `t2i ui`; give its URL and the process. The file UI_CONTACTS gets the other hosts it speaks to."""
     Path(environment["UI_CONTACTS"]).touch()
+    # this checkout, whichever one is installed
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     program = [sys.executable, str(Path(__file__).with_name("ui_server.py")), "ui", *map(str, arguments)]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(program, env={**os.environ, **environment}, **pipes) as process:

@@ -1,5 +1,7 @@
 """A page on the gallery, a real Chromium, and tabs of it."""
 
+import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,14 @@ from t2i_pipelines import build_insert_pipeline, close
 
 SOURCE = Path("data/gallery").absolute()
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """Close what gradio leaves open before the tests of other modules; collecting takes over a second."""
+    yield
+    asyncio.set_event_loop(None)
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

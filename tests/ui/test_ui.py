@@ -1,7 +1,5 @@
 """`build_ui()`: what it is made of, what it finds, inserts and refuses, and where it can be reached."""
 
-import asyncio
-import gc
 import json
 import os
 import re
@@ -14,10 +12,8 @@ import pytest
 from conftest import paint
 
 from t2i_pipelines import Searcher, build_insert_pipeline, testing
-from t2i_pipelines.collection import open_collection
 from t2i_pipelines.errors import ConfigError, MissingExtraError, QueryError
-from t2i_pipelines.images import records
-from t2i_pipelines.ui import EXAMPLES, address, build_ui, finding, markup
+from t2i_pipelines.ui import EXAMPLES, address, build_ui, markup
 from t2i_pipelines.ui.finding import Finder, Wanted
 
 assert testing
@@ -28,14 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def collected():
-    """Close what gradio leaves open before the tests of other modules; collecting takes over a second."""
-    yield
-    asyncio.set_event_loop(None)
-    gc.collect()
 
 
 @pytest.fixture
@@ -67,13 +55,6 @@ def told(found=None, words="", limit=5):
 def asked(answer, *first, **tab):
     """The result as HTML, and as what can be gone on from."""
     return answer(*first, *told(**tab))[:2]
-
-
-def inserted(page, source):
-    """What an insert showed last."""
-    from t2i_pipelines.ui.app import Latest
-
-    return [html for html, *_ in page._insert(source, Latest()) if isinstance(html, str)][-1]
 
 
 def test_it_is_gradio_blocks_of_a_searcher_or_of_settings(settings):
@@ -366,36 +347,6 @@ def test_a_collection_of_no_model_yet_is_an_empty_start(tmp_path):
     assert (list(start.hits), start.total) == ([], 0)
 
 
-def test_inserting_tells_how_far_it_is_and_what_failed(pictures, settings):
-    (pictures / "sub").mkdir()
-    (pictures / "sub" / "broken.jpg").write_bytes(b"no picture")
-    runs = list(finding.insert(f" {pictures} ", settings))
-    html = markup.inserted(runs[-1], settings)
-    assert (runs[-1].total, runs[-1].is_over) == (8, True)
-    assert "Done. 8 images: 7 added, 1 could not be added." in html
-    assert "<bdi>sub/broken.jpg</bdi></b>" in html
-    assert '<span class="t2i-stage">not an image</span>' in html
-    assert "cannot read image broken.jpg: " in html
-    assert str(pictures) not in html
-    assert "<progress" not in html
-
-
-def test_a_run_under_way_shows_its_bar(settings):
-    run = finding.Run("photos", total=40)
-    assert re.search(r'<progress .*max="40" value="0">', markup.inserted(run, settings))
-    assert "0 of 40 images" in markup.inserted(run, settings)
-    unknown = markup.inserted(finding.Run("photos.tar"), settings)
-    assert "value=" not in unknown
-
-
-def test_what_cannot_be_inserted_is_one_sentence_without_a_path(settings, tmp_path):
-    page = build_ui(**settings)
-    assert "name a folder, a table or an image to insert" in inserted(page, "  ")
-    html = inserted(page, str(tmp_path / "nowhere"))
-    assert "no such folder or file: &#39;nowhere&#39;" in html
-    assert str(tmp_path) not in html
-
-
 def test_an_error_that_is_not_ours_is_logged_and_not_shown(settings, monkeypatch, caplog):
     page = build_ui(**settings)
 
@@ -437,46 +388,6 @@ def test_a_search_that_is_stopped_is_not_shown(filled):
     assert functions["_ask"].fn(1, latest, *told(words="red"))[0] == gradio.skip()
     cancels = {page.fns[n].name for fn in page.fns.values() for n in fn.cancels}
     assert cancels >= {"_ask", "_try", "_upload", "_like", "_step", "_visit", "_back", "_again"}
-
-
-def test_an_insert_that_is_stopped_tells_what_is_in(settings, tmp_path, monkeypatch):
-    for n in range(60):
-        paint(tmp_path / "in" / f"{n:02}.png", (250, n, 0))
-    monkeypatch.setattr(finding, "BATCH", 1)
-    run = finding.Run("in", 60)
-    given = iter(run.until_stopped(records(tmp_path / "in")))
-    monkeypatch.setattr(finding, "records", lambda *_, **__: stopping(run, given, after=5))
-    monkeypatch.setattr(finding, "Run", lambda *_: run)
-    *_, last = finding.insert(str(tmp_path / "in"), settings)
-    stored = open_collection(**{name: settings[name] for name in ("uri",)}).count()
-    assert (last.is_over, last.error, last.report.counts["inserted"]) == (True, None, stored)
-    assert stored == 5
-    html = markup.inserted(last, settings)
-    assert "Stopped after 5 of 60 images: 5 added. Insert it again to go on." in html
-
-
-def stopping(run, given, after):
-    for n, record in enumerate(given):
-        if n == after:
-            run.stopped.set()
-        yield record
-
-
-def test_an_insert_stopped_before_its_first_image_is_no_error(settings, pictures, monkeypatch):
-    run = finding.Run("in", 7)
-    run.stopped.set()
-    monkeypatch.setattr(finding, "Run", lambda *_: run)
-    *_, last = finding.insert(str(pictures), settings)
-    assert (last.error, last.report.total) == (None, 0)
-    assert "Stopped after 0 of 7 images" in markup.inserted(last, settings)
-
-
-def test_a_run_that_stops_says_why(pictures, settings):
-    (pictures / "broken.jpg").write_bytes(b"no picture")
-    page = build_ui(**settings, on_error="raise")
-    html = inserted(page, str(pictures))
-    assert 'role="alert"' in html
-    assert "cannot read image broken.jpg" in html
 
 
 def test_an_uploaded_picture_is_gone_once_it_was_searched_for(filled, pictures, tmp_path):
