@@ -105,8 +105,7 @@ class Stopwatch:
             try:
                 yield
             finally:
-                self.ended = self._now()
-                seconds = self.ended - began
+                self.ended, seconds = (now := self._now()), now - began
                 with self._lock:
                     self._busy[stage] += seconds
             fields = {"stage": stage, "records": len(records), "seconds": seconds}
