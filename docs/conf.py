@@ -18,7 +18,7 @@ for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
     (TUTORIALS / notebook.name).write_text(text, encoding="utf-8")
 
 project = "t2i_pipelines"
-author = "the developers of t2i_pipelines"
+author = copyright = "the developers of t2i_pipelines"
 release = version = installed("t2i-pipelines")
 language = "en"
 
