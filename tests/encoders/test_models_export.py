@@ -183,7 +183,7 @@ def test_what_needs_no_export_is_said(tmp_path):
 def test_what_is_not_one_checkpoint_is_not_called_an_onnx_folder():
     from t2i_pipelines.cli.models import to_export
 
-    with pytest.raises(CheckpointError, match="colour cannot be exported: it is not one checkpoint with both"):
+    with pytest.raises(CheckpointError, match="colour cannot be exported: it is not one checkpoint"):
         to_export("colour", None)
 
 
