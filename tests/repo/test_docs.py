@@ -241,6 +241,27 @@ def test_every_command_that_is_shown_is_understood(page):
             COMMANDS[arguments[0]].make_context(arguments[0], arguments[1:])
 
 
+def asked(line):
+    """The method and path of a request to the service that a line makes with curl; None for others."""
+    program, *arguments = shlex.split(line, comments=True)
+    urls = [urlsplit(one) for one in arguments if re.match(r"https?://[^/]+:800\d/", one)]
+    if program != "curl" or not urls:
+        return None
+    sends = {"-d", "-F", "--data"} & set(arguments) and "--get" not in arguments
+    method = arguments[arguments.index("-X") + 1] if "-X" in arguments else "POST" if sends else "GET"
+    return f"{method} {urls[0].path}"
+
+
+@each_page
+def test_every_request_that_is_shown_has_its_route(page):
+    text = (REFERENCE / "http.md").read_text(encoding="utf-8")
+    routes = re.findall(r"^## ([A-Z]+ /.*)$", text, re.MULTILINE)
+    known = re.compile("|".join(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(route)) for route in routes))
+    requests = [one for one in map(asked, lines(page)) if one]
+    assert [one for one in requests if not known.fullmatch(one)] == []
+    assert requests or page.name != "service.md"
+
+
 @each_page
 def test_every_target_extra_and_script_that_is_shown_exists(page):
     text = page.read_text(encoding="utf-8")

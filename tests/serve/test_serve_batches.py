@@ -107,6 +107,13 @@ def test_options_that_compare_no_hits_keep_queries_together():
     assert engine.calls == [(["a", "b", "c"], plain)]
 
 
+def test_what_is_only_embedded_waits_with_searches_and_does_not_join_them():
+    engine = Engine()
+    found = while_busy(engine, (["a"], None), (["b"], {}), (["c"], None))
+    assert engine.calls == [(["a", "c"], None), (["b"], {})]
+    assert [[hits.query for hits in one] for one in found] == [["a"], ["b"], ["c"]]
+
+
 def test_a_batch_is_no_larger_than_it_may_be():
     engine = Engine()
     while_busy(engine, *[([n], {}) for n in range(5)], size=2)
