@@ -256,10 +256,9 @@ class Guard:
         most = self._bodies.get(route, 0)
         if not most:  # no other route has one
             return
-        kind = Headers(scope=scope).get("content-type", "")
-        has_files = route in FORMS and kind.lower().startswith("multipart/form-data")
-        if has_files:
-            most = self._options.max_body
+        kind = Headers(scope=scope).get("content-type", "").lower()
+        if route in FORMS and kind.startswith("multipart/form-data"):
+            most = self._options.max_body  # files
         too_large = Refusal(413, f"a request may have {most:,} bytes at most")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
@@ -279,7 +278,7 @@ class Guard:
                     self._check_memory()
         except TimeoutError:
             raise Refusal(408, f"the request did not come within {self._options.body_timeout:g} s") from None
-        if not has_files:  # whatever type it says it is
+        if "json" in kind or route not in FORMS:  # those refuse any other type; the rest may read it as JSON
             check_values(body.parts, VALUES[route])
 
     def _check_memory(self) -> None:

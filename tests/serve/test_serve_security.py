@@ -328,6 +328,8 @@ def test_a_form_is_read_by_routes_that_take_one_only(http, method, path):
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answer = http.request(method, path, content=b"," * 10_001, headers=headers)
     assert "at most 10,000 are read" in problem(answer, 422, "query_too_long")
+    answer = http.post("/v1/search", content=b"," * 10_001, headers={"content-type": "image/png"})
+    assert "not 'image/png'" in problem(answer, 415, "unsupported_media_type")
 
 
 def test_each_route_has_a_limit_of_its_own(http):
