@@ -19,6 +19,9 @@ MISSING = (
 )
 LOOPBACK = {"127.0.0.1"}
 
+GALLERY = Path(__file__).parent.parent / "data" / "gallery"
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+
 
 def chromium() -> str:
     """Where the browser is that the system has. None is ever downloaded."""

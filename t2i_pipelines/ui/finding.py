@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from threading import Event, Thread
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -361,12 +361,6 @@ def _like(asked: list[Part], name: str) -> tuple[Part, ...]:
 BATCH = 8
 """Images a batch at most. Some batches are on their way at a time, and are inserted after Stop, too."""
 
-AHEAD = 8 * BATCH
-"""Images that are read before the outcome of the first is known."""
-
-PATIENCE = 30.0
-"""Seconds to wait for an outcome."""
-
 EVERY = 0.3
 """Seconds between two looks at a run."""
 
@@ -401,19 +395,11 @@ class Run:
         return self.stopped.is_set()
 
     def until_stopped(self, source: Iterable[Record]) -> Iterator[Record]:
-        """Yield records until the run is stopped. Those read before are inserted, and counted.
+        """Return records until the run is stopped. Those read before are inserted, and counted.
 
-        At most ``AHEAD`` are on their way at a time. Without any outcome for ``PATIENCE`` seconds the next is
-        yielded all the same: the pipeline may have failed, which it says when it is given one.
+        It is no generator: Towhee reads one to its end at once.
         """
-        for number, record in enumerate(source):
-            until = monotonic() + PATIENCE
-            while number - self.report.total >= AHEAD and monotonic() < until:
-                if self.stopped.wait(0.02):
-                    break
-            if self.is_stopped:
-                return
-            yield record
+        return takewhile(lambda _: not self.is_stopped, source)
 
 
 def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:
