@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from t2i_pipelines.collection.duplicates import usual
-from t2i_pipelines.config.search import check_filter
+from t2i_pipelines.config.search import check_field, check_filter
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, QueryError, SourceError
 from t2i_pipelines.images import count, listed, records
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
@@ -207,7 +207,7 @@ class Finder:
         if self.is_limited:
             return []
         self._types = self.search.collection.columns(rows=LOOKED_AT)
-        return [name for name, kind in self._types.items() if kind != "object"]
+        return [name for name, kind in self._types.items() if kind != "object" and _can_be_named(name)]
 
     def values(self, column: str) -> list[tuple[Any, int]]:
         """Return the commonest values of a column, each with how many of the rows looked at have it.
@@ -346,6 +346,14 @@ class Finder:
         for column, one in [*conditions, *filter(None, [more])]:
             asked.setdefault(column, []).append(one)
         return asked or None
+
+
+def _can_be_named(column: str) -> bool:
+    """Return whether a filter may hold the name: none with quotes or brackets."""
+    try:
+        return bool(check_field(column))
+    except ConfigError:
+        return False
 
 
 def _distinct(hits: Iterable[Hit]) -> list[Hit]:
