@@ -19,6 +19,9 @@ MISSING = (
 )
 LOOPBACK = {"127.0.0.1"}
 
+GALLERY = Path(__file__).parent.parent / "data" / "gallery"
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+
 
 def chromium() -> str:
     """Where the browser is that the system has. None is ever downloaded."""
@@ -104,7 +107,7 @@ class Visit:
 
     def _heard(self, message: Any) -> None:
         if message.type == "error":
-            self.complaints.append(message.text)
+            self.complaints.append(f"{message.text} {message.location.get('url', '')}".strip())
 
 
 @contextmanager

@@ -25,6 +25,8 @@ import pytest
 _ASSETS = tempfile.TemporaryDirectory(prefix="t2i-assets-")
 os.environ["HF_ASSETS_CACHE"] = _ASSETS.name
 
+from browser import DESKTOP, GALLERY, Visit, browsing, serving_ui  # noqa: E402
+
 import t2i_pipelines  # noqa: E402
 import t2i_pipelines.testing  # noqa: E402
 from t2i_pipelines.encoders import unload  # noqa: E402
@@ -199,3 +201,39 @@ def outcomes() -> Callable[[object], dict[str, str]]:
         return {Path(path).name: status for path, _, status, _ in queue.to_list()}
 
     return read
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window."""
+    with browsing() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The gallery on a page; the database is the server's alone from here on."""
+    folder = tmp_path_factory.mktemp("ui")
+    settings = {"uri": folder / "milvus.db", "model_name": "t2i_mini"}
+    t2i_pipelines.build_insert_pipeline(**settings)(GALLERY.with_suffix(".csv")).to_list()
+    t2i_pipelines.close()
+    opened = {"GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_SHARE": "True", "HF_HUB_OFFLINE": "0"}
+    told = ("--uri", settings["uri"], "--model-name", "t2i_mini", "--limit", 20)
+    with serving_ui(*told, **opened, UI_CONTACTS=str(folder / "contacts")) as (url, _):
+        yield url
+        assert (folder / "contacts").read_text() == ""
+
+
+@pytest.fixture
+def visit(browser, served):
+    """Open a tab; at its end, nothing was asked of another host, and nothing complained about."""
+    opened = []
+
+    def open_tab(**options):
+        opened.append(Visit(browser, served, **(options or DESKTOP)))
+        return opened[-1]
+
+    yield open_tab
+    for one in opened:
+        one.context.close()
+        assert (one.outside, one.complaints) == ([], [])

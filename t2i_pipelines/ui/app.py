@@ -158,25 +158,23 @@ class Page(gr.Blocks):
             "trigger_mode": "multiple",
         }
 
-        def on(event: Any, answer: Callable[..., Answer], *more: Any, js: str = ASKING) -> Any:
-            return event(_in_turn(answer), [turn, latest, *more, *told], shown, js=js, **how)
+        def on(event: Any, answer: Callable[..., Answer], *more: Any, js: str = ASKING) -> None:
+            event(_in_turn(answer), [turn, latest, *more, *told], shown, js=js, **how)
 
         changed = [limit.release, weakest.release, fold.input, filter.submit]
-        asked = [
-            on(lambda *a, **k: gr.on([words.submit, button.click], *a, **k), self._ask),
-            on(chips.ask, self._try),
-            on(upload.upload, self._upload, upload),
-            on(found.like, self._like),
-            on(found.step, self._step),
-            on(found.visit, self._back),
-            on(filters.choose, self._add),
-            on(filters.unchoose, self._remove),
-            on(lambda *a, **k: gr.on(changed, *a, **k), self._again),
-            on(self.load, self._visit, place, js=VISITING),
-        ]
+        on(lambda *a, **k: gr.on([words.submit, button.click], *a, **k), self._ask)
+        on(chips.ask, self._try)
+        on(upload.upload, self._upload, upload)
+        on(found.like, self._like)
+        on(found.step, self._step)
+        on(found.visit, self._back)
+        on(filters.choose, self._add)
+        on(filters.unchoose, self._remove)
+        on(lambda *a, **k: gr.on(changed, *a, **k), self._again)
+        on(self.load, self._visit, place, js=VISITING)
         aside = {**how, "concurrency_limit": None}
         filters.column(self._column, [where], filters, **aside)
-        stop.click(_stop_search, [turn, latest], None, js=STOPPING, cancels=asked, **aside)
+        stop.click(_stop_search, [turn, latest], None, js=STOPPING, **aside)
         self._filters = filters
 
     def _insert_tab(self) -> None:

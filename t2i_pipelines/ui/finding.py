@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from threading import Event, Thread
-from time import monotonic
 from typing import Any
 
 import numpy as np
 
 from t2i_pipelines.collection.duplicates import usual
-from t2i_pipelines.config.search import check_filter
+from t2i_pipelines.config.search import check_field, check_filter
 from t2i_pipelines.errors import CollectionNotFoundError, ConfigError, QueryError, SourceError
 from t2i_pipelines.images import count, listed, records
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
@@ -207,7 +207,7 @@ class Finder:
         if self.is_limited:
             return []
         self._types = self.search.collection.columns(rows=LOOKED_AT)
-        return [name for name, kind in self._types.items() if kind != "object"]
+        return [name for name, kind in self._types.items() if kind != "object" and _can_be_named(name)]
 
     def values(self, column: str) -> list[tuple[Any, int]]:
         """Return the commonest values of a column, each with how many of the rows looked at have it.
@@ -348,6 +348,14 @@ class Finder:
         return asked or None
 
 
+def _can_be_named(column: str) -> bool:
+    """Return whether a filter may hold the name: none with quotes or brackets."""
+    try:
+        return bool(check_field(column))
+    except ConfigError:
+        return False
+
+
 def _distinct(hits: Iterable[Hit]) -> list[Hit]:
     return list({hit.id: hit for hit in hits}.values())
 
@@ -360,12 +368,6 @@ def _like(asked: list[Part], name: str) -> tuple[Part, ...]:
 
 BATCH = 8
 """Images a batch at most. Some batches are on their way at a time, and are inserted after Stop, too."""
-
-AHEAD = 8 * BATCH
-"""Images that are read before the outcome of the first is known."""
-
-PATIENCE = 30.0
-"""Seconds to wait for an outcome."""
 
 EVERY = 0.3
 """Seconds between two looks at a run."""
@@ -401,19 +403,11 @@ class Run:
         return self.stopped.is_set()
 
     def until_stopped(self, source: Iterable[Record]) -> Iterator[Record]:
-        """Yield records until the run is stopped. Those read before are inserted, and counted.
+        """Return records until the run is stopped. Those read before are inserted, and counted.
 
-        At most ``AHEAD`` are on their way at a time. Without any outcome for ``PATIENCE`` seconds the next is
-        yielded all the same: the pipeline may have failed, which it says when it is given one.
+        It is no generator: Towhee reads one to its end at once.
         """
-        for number, record in enumerate(source):
-            until = monotonic() + PATIENCE
-            while number - self.report.total >= AHEAD and monotonic() < until:
-                if self.stopped.wait(0.02):
-                    break
-            if self.is_stopped:
-                return
-            yield record
+        return takewhile(lambda _: not self.is_stopped, source)
 
 
 def insert(source: str, settings: dict[str, Any]) -> Iterator[Run]:

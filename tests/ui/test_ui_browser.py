@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from browser import MISSING, chromium, serving_ui
+from browser import GALLERY, MISSING, chromium, serving_ui
 from PIL import Image
 
 from t2i_pipelines.cli import demo
@@ -14,14 +14,13 @@ from t2i_pipelines.ui import EXAMPLES
 
 pytestmark = pytest.mark.slow
 
-SOURCE = Path("data/gallery").absolute()
 PENGUIN = "012-penguin.jpg"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
 def captions():
     """A caption in each of five languages -> the name of the image in the gallery that it is of."""
-    with SOURCE.with_suffix(".csv").open(encoding="utf-8") as file:
+    with GALLERY.with_suffix(".csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     chosen = {"en": 9, "es": 1, "zh": 12, "de": 3, "it": 2}
     return {rows[n][f"caption_{language}"]: Path(rows[n]["path"]).name for language, n in chosen.items()}
@@ -57,10 +56,10 @@ def test_a_picture_is_uploaded_then_paged_then_more_like_a_hit(visit):
         button.focus()
         with tab.page.expect_file_chooser() as chooser:
             tab.page.keyboard.press("Enter")
-        chooser.value.set_files(SOURCE / name)
+        chooser.value.set_files(GALLERY / name)
         tab.wait_for_heading(name)
         assert tab.names()[0] == name
-        assert tab.hits.first.get_by_text("1.00").count() == 1
+        assert tab.hits.first.locator(".t2i-numbers").get_by_text("1.00").count() == 1
         assert tab.page.locator("#t2i-found h2 img").evaluate("image => image.naturalWidth") > 0
     first = tab.names()
     tab.page.get_by_role("button", name="Next page").click()
@@ -81,7 +80,7 @@ def test_a_folder_with_a_broken_file_is_inserted_and_the_failure_named(visit, tm
     evil = "<img src=x onerror=document.title='owned'>${document.title='owned'}.jpg"
     (tmp_path / "new" / "sub").mkdir(parents=True)
     Image.new("RGB", (80, 60), "orange").save(tmp_path / "new" / "orange.png")
-    (tmp_path / "new" / "sub" / "broken.jpg").write_bytes((SOURCE / PENGUIN).read_bytes()[:100])
+    (tmp_path / "new" / "sub" / "broken.jpg").write_bytes((GALLERY / PENGUIN).read_bytes()[:100])
     (tmp_path / "new" / evil.replace("/", "")).write_bytes(b"no picture")
     (tmp_path / "new" / "film.mp4").write_bytes(b"film")
     tab = visit()

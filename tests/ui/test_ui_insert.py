@@ -2,29 +2,14 @@
 
 import re
 
-import pytest
 from conftest import paint
 
 from t2i_pipelines import testing
 from t2i_pipelines.collection import open_collection
 from t2i_pipelines.images import records
-from t2i_pipelines.ui import build_ui, finding, markup
+from t2i_pipelines.ui import finding, markup
 
 assert testing
-
-# what gradio 6.31 does when it is imported and a page is built
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-
-
-def inserted(page, source):
-    """What an insert showed last."""
-    from t2i_pipelines.ui.app import Latest
-
-    return [html for html, *_ in page._insert(source, Latest()) if isinstance(html, str)][-1]
 
 
 def test_inserting_tells_how_far_it_is_and_what_failed(pictures, settings):
@@ -47,14 +32,6 @@ def test_a_run_under_way_shows_its_bar(settings):
     assert "0 of 40 images" in markup.inserted(run, settings)
     unknown = markup.inserted(finding.Run("photos.tar"), settings)
     assert "value=" not in unknown
-
-
-def test_what_cannot_be_inserted_is_one_sentence_without_a_path(settings, tmp_path):
-    page = build_ui(**settings)
-    assert "name a folder, a table or an image to insert" in inserted(page, "  ")
-    html = inserted(page, str(tmp_path / "nowhere"))
-    assert "no such folder or file: &#39;nowhere&#39;" in html
-    assert str(tmp_path) not in html
 
 
 def test_an_insert_that_is_stopped_tells_what_is_in(settings, tmp_path, monkeypatch):
@@ -89,9 +66,19 @@ def test_an_insert_stopped_before_its_first_image_is_no_error(settings, pictures
     assert "Stopped after 0 of 7 images" in markup.inserted(last, settings)
 
 
-def test_a_run_that_stops_says_why(pictures, settings):
-    (pictures / "broken.jpg").write_bytes(b"no picture")
-    page = build_ui(**settings, on_error="raise")
-    html = inserted(page, str(pictures))
-    assert 'role="alert"' in html
-    assert "cannot read image broken.jpg" in html
+def test_images_are_read_as_those_before_are_inserted(settings, tmp_path, monkeypatch):
+    for n in range(60):
+        paint(tmp_path / f"{n:02}.png", (250, n, 0))
+    run, known = finding.Run("in", 60), []
+
+    def reading(*_, **__):
+        for record in records(tmp_path):
+            known.append(run.report.total)
+            yield record
+
+    monkeypatch.setattr(finding, "BATCH", 1)
+    monkeypatch.setattr(finding, "records", reading)
+    monkeypatch.setattr(finding, "Run", lambda *_: run)
+    *_, last = finding.insert(str(tmp_path), settings)
+    assert (last.report.counts["inserted"], len(known)) == (60, 60)
+    assert known[0] == 0 < known[-1]

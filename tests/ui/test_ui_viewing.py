@@ -14,6 +14,7 @@ from t2i_pipelines import build_insert_pipeline, close
 pytestmark = pytest.mark.slow
 
 EVIL = "<img src=x onerror=document.title='owned'>"
+COLUMN = "<img src=x onerror=document.title=1>"  # a filter cannot name one with quotes
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -26,7 +27,7 @@ def served(tmp_path_factory):
     with Image.open("data/photographs/castle.webp") as castle:
         for quality in (60, 70, 80):
             castle.convert("RGB").save(folder / f"castle-{quality}.jpg", quality=quality)
-    rows = [{"path": str(path), "note": EVIL, EVIL: 1} for path in sorted(folder.glob("*.jpg"))]
+    rows = [{"path": str(path), "note": EVIL, COLUMN: 1} for path in sorted(folder.glob("*.jpg"))]
     build_insert_pipeline(**settings)(rows).to_list()
     close()
     told = ("--uri", settings["uri"], "--model-name", "t2i_mini", "--limit", 12)
@@ -150,13 +151,14 @@ def test_what_others_wrote_runs_nowhere(tab):
     tab.page.wait_for_url("**/?q=a+castle&fold=0")
     copy.click()
     viewer(tab).get_by_text("note", exact=True).wait_for()
-    assert viewer(tab).get_by_text(EVIL, exact=True).count() == 2
+    assert viewer(tab).get_by_text(EVIL, exact=True).is_visible()
+    assert viewer(tab).get_by_text(COLUMN, exact=True).is_visible()
     tab.page.keyboard.press("Escape")
-    tab.page.locator("select[data-column]").select_option(EVIL)
+    tab.page.locator("select[data-column]").select_option(COLUMN)
     tab.page.locator("select[data-value]").select_option("1")
-    tab.page.get_by_role("button", name=f"Remove the filter {EVIL}: 1").wait_for()
+    tab.page.get_by_role("button", name=f"Remove the filter {COLUMN}: 1").wait_for()
     tab.page.reload()
-    tab.page.get_by_role("button", name=f"Remove the filter {EVIL}: 1").wait_for()
+    tab.page.get_by_role("button", name=f"Remove the filter {COLUMN}: 1").wait_for()
     assert tab.page.title() == "a castle – Type words, get the matching images"
     assert tab.page.locator("[onerror]").count() == 0
 
@@ -242,7 +244,7 @@ def test_a_search_is_stopped(tab):
     def hold(route):
         held.append(route) if not held else route.fallback()
 
-    tab.page.route("**/gradio_api/queue/data*", hold)
+    tab.page.route("**/gradio_api/queue/join*", hold)
     tab.words.fill("a castle")
     tab.words.press("Enter")
     stop = tab.page.get_by_role("button", name="Stop", exact=True)
