@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ from t2i_pipelines.search.hits import Hits
 from t2i_pipelines.serve.metrics import Metrics
 from t2i_pipelines.serve.problems import Refusal
 from t2i_pipelines.serve.requests import compared_by
+
+log = logging.getLogger("t2i_pipelines.serve")
 
 Search = Callable[[list[Any], SearchArgs], Sequence[Hits]]
 
@@ -189,23 +192,29 @@ class Batches:
             )
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._waiting:
-                if self._closing:
-                    return
-                self._come.clear()
-                await self._come.wait()
-                continue
-            await self._others()
-            batch = self._take()
-            if batch:
-                began = time.perf_counter()
-                found = await loop.run_in_executor(self._thread, self._answer, batch)
-                self._settle(batch, found)
-                self._idle_since = time.perf_counter()
-                self._expected = len(batch) + len(self._waiting)
-                self._seconds += 0.1 * ((time.perf_counter() - began) / len(batch) - self._seconds)
+        while not self._closing or self._waiting:
+            try:
+                await self._work_once()
+            except Exception as err:  # a fault of ours ends those that wait, and not those that come
+                log.exception("searches were given up")
+                waiting, self._waiting = self._waiting, deque()
+                self._settle(waiting, [err] * len(waiting))
+
+    async def _work_once(self) -> None:
+        """Answer one batch, or wait for a query."""
+        if not self._waiting:
+            self._come.clear()
+            await self._come.wait()
+            return
+        await self._others()
+        batch = self._take()
+        if batch:
+            loop, began = asyncio.get_running_loop(), time.perf_counter()
+            found = await loop.run_in_executor(self._thread, self._answer, batch)
+            self._settle(batch, found)
+            self._idle_since = time.perf_counter()
+            self._expected = len(batch) + len(self._waiting)
+            self._seconds += 0.1 * ((self._idle_since - began) / len(batch) - self._seconds)
 
     async def _others(self) -> None:
         """Wait until there are as many queries as there were before, or the first has waited long enough."""

@@ -74,7 +74,7 @@ class ServeOptions(Checked):
     allow_urls: bool = setting(
         False, "Let clients insert and ask for images on the web. On public addresses.", flag
     )
-    read_only: bool = setting(False, "Refuse to insert and to delete.", flag)
+    read_only: bool = setting(False, "Refuse to insert, to update and to delete.", flag)
     api_key: str = setting(
         "",
         f"Key that clients must send. From the environment, {KEY_VARIABLE}, and shown nowhere.",

@@ -146,6 +146,21 @@ def test_as_many_as_were_answered_are_waited_for():
     assert [queries for queries, _ in engine.calls] == [["a", "b", "c"], ["d", "e", "f"]]
 
 
+def test_a_fault_between_two_searches_is_logged_and_ends_those_that_wait_alone(monkeypatch, caplog):
+    engine = Engine()
+
+    async def scenario(batches):
+        with monkeypatch.context() as broken:
+            broken.setattr(batches, "_take", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await batches.find(["a"], {})
+        return await batches.find(["b"], {})
+
+    (found,) = run(engine, scenario)
+    assert found.query == "b"
+    assert "searches were given up" in caplog.text
+
+
 def test_clients_that_take_turns_come_together():
     """What waited while others were searched for waits for these to ask again."""
     engine = Engine()
