@@ -88,7 +88,7 @@ def test_a_folder_with_a_broken_file_is_inserted_and_the_failure_named(visit, tm
     source = tab.page.get_by_label("What to insert")
     source.fill(str(tmp_path / "nowhere"))
     source.press("Enter")
-    assert tab.page.get_by_role("alert").inner_text().startswith("no such folder or file: 'nowhere'")
+    assert tab.page.get_by_role("alert").inner_text().startswith("No such folder or file: 'nowhere'")
     source.fill(str(tmp_path / "new"))
     tab.page.get_by_role("button", name="Insert", exact=True).click()
     tab.page.get_by_text("Done. 3 images: 1 added, 2 could not be added.").wait_for()
