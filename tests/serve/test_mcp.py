@@ -451,7 +451,7 @@ def test_http_shows_only_images_in_folders_that_are_named(stored, photos):
         assert hit["path"] == path
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "how-to" / "mcp.md").read_text(encoding="utf-8")
 
 
 def test_the_docs_show_commands_that_are_understood_and_every_tool(stored, photos):
@@ -467,7 +467,7 @@ def test_the_docs_show_commands_that_are_understood_and_every_tool(stored, photo
     assert len(arguments) == 4
     for one in arguments:
         command.make_context("mcp", one)
-    (code,) = re.findall(r"```python\n(.*)\nserver\.run\(\).*\n```", DOCS, re.DOTALL)
+    (code,) = re.findall(r"```{code-block} python\n(.*)\nserver\.run\(\).*\n```", DOCS, re.DOTALL)
     exec(compile(code.replace("/home/me/Pictures", str(photos)), "mcp.md", "exec"), {})
     found, _ = tools(stored, allow_insert=True, options=ServeOptions(roots=[photos]))
     assert re.findall(r"^\| `(\w+)` \|", DOCS, re.MULTILINE) == list(found)
