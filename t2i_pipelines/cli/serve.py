@@ -76,7 +76,7 @@ def _log_to_stderr(log_format: Any) -> None:
         from t2i_pipelines.serve.logs import write_logs
     except ModuleNotFoundError as err:
         raise MissingExtraError.of(err.name, "serve") from err
-    if log_format == "text" and console.err.is_terminal:
+    if log_format == "text" and console.err.file.isatty():  # FORCE_COLOR makes a terminal of a pipe
         handler = RichHandler(console=console.err, show_path=False, rich_tracebacks=False)
         write_logs(handler, log_format, "%(message)s")
     else:  # Rich would fold lines
