@@ -45,7 +45,8 @@ def t2i_serve(tmp_path, *options, **environment):
     with log.open("w") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=file, cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            # as a notebook's kernel sets it; the log stays plain in a pipe or a file
+            env={**os.environ, "PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", **environment},
         )  # fmt: skip
     try:
         found = []
