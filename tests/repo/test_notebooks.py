@@ -204,6 +204,16 @@ def test_an_insert_shows_its_counts_and_the_file_that_failed():
     assert re.match(r"\d+ images: \d+ inserted, 0 unchanged, 1 failed\n  decode: .*broken", shown)
 
 
+def test_a_service_runs_answers_and_ends():
+    shown = {cell.source: str(cell.outputs) for cell in code_cells(read(NOTEBOOKS[1]))}
+    (answer,) = [text for source, text in shown.items() if "answer = ask(" in source]
+    assert answer.count("charts/") >= 5
+    (picture,) = [text for source, text in shown.items() if '["links"]["thumbnail"]' in source]
+    assert "image/png" in picture
+    (end,) = [text for source, text in shown.items() if "server.terminate()" in source]
+    assert "exit code 0" in end
+
+
 def test_what_is_taken_away_and_asked_for_is_what_comes_first():
     assert first_titles(NOTEBOOKS[0], '- "a penguin" + "a bear"') == ["polar-bear.webp"]
 
