@@ -40,8 +40,10 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def kill_one(title: str) -> int:
-    """Kill a worker process; its number."""
-    found = workers(title)
-    assert found, f"no process of {title}"
+    """Kill a worker process, the next that is busy; its number."""
+    end = time.monotonic() + 60
+    while not (found := workers(title)):
+        assert time.monotonic() < end, f"no process of {title}"
+        time.sleep(0.05)
     found[0].send_signal(signal.SIGKILL)
     return found[0].pid

@@ -1,5 +1,6 @@
 """``t2i insert --ray`` as a process of its own: what it shows, how it ends, and what an end leaves behind."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -98,6 +99,7 @@ def test_a_run_that_is_ended_loses_nothing_and_leaves_no_process(tmp_path, place
     assert len(shown) == 2, done.stderr
     summary, budget = shown
     assert summary.startswith(f"{PICTURES} images: ")
-    assert f"{len(kept)} unchanged, 0 failed" in summary
+    unchanged = int(re.search(r"inserted, (\d+) unchanged, 0 failed", summary)[1])
+    assert len(kept) <= unchanged < PICTURES  # the server may store a batch after its sender was killed
     assert budget.startswith(f"{PICTURES} images in ")
     gone(place)
