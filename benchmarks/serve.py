@@ -43,7 +43,7 @@ RATIO = 2.0
 """How many times the rate of the service before this one's must have, of 8 clients."""
 
 CLIENTS = (1, 8, 32)
-"""Of the second part."""
+"""Numbers of clients of the second part."""
 
 FASTER = 3.0
 """How many times the rate of one-by-one handling micro-batching must have at 32 clients."""
@@ -85,7 +85,7 @@ close(uri)
 
 
 def filled(folder: Path, model: str, rows: int, checkout: Path = ROOT) -> str:
-    """A database of random vectors, written by a checkout's own code, that nobody has open."""
+    """Return the URI of a closed database of random vectors, which a checkout's own code wrote."""
     uri = str(folder / "milvus.db")
     command = [sys.executable, "-c", _FILL, str(checkout), uri, NAME, model, str(rows)]
     subprocess.run(command, check=True, cwd=checkout, env=environment_of(checkout))

@@ -237,8 +237,8 @@ class Soak:
             await asyncio.sleep(min(60.0, self._seconds / 10))
             latest = list(self.held.values())[-1]
             now = sorted((self.counts - before).items(), key=str)
-            told = ", ".join(f"{kind} {status}: {count:,}" for (kind, status), count in now)
-            _say(f"{self._passed() / 60:5.1f} min {latest:7,.0f} MiB  {told}")
+            counts = ", ".join(f"{kind} {status}: {count:,}" for (kind, status), count in now)
+            _say(f"{self._passed() / 60:5.1f} min {latest:7,.0f} MiB  {counts}")
             before = self.counts.copy()
 
     async def _restart(self) -> None:
@@ -314,8 +314,8 @@ def soak(minutes: float, model: str, *, lite: bool) -> bool:
     unexpected = load.unexpected
     for one in unexpected[:20]:
         print(f"{one.kind} had {one.status}, {one.began:.1f} to {one.ended:.1f} s: missed")
-    told = "" if load.away is None else f", {len(load.wrong) - len(unexpected):,} while Milvus was away"
-    print(f"wrong answers: {len(unexpected):,}{told}: {'missed' if unexpected else 'met'}")
+    away = "" if load.away is None else f", {len(load.wrong) - len(unexpected):,} while Milvus was away"
+    print(f"wrong answers: {len(unexpected):,}{away}: {'missed' if unexpected else 'met'}")
     before, after = load.memory(4 / 30, 5 / 30), load.memory(0.9, 1.0)
     flat = verdict(
         f"memory {before:,.0f} -> {after:,.0f} MiB in {minutes:g} min", after / before, GROWTH, at_least=False

@@ -13,6 +13,7 @@
     schemas.py      models of requests and responses; requests.py reads them
     roots.py        the folders whose files may be inserted and shown
     batches.py      requests that come together are embedded and searched together
+    throttle.py     inserts pause while searches come
     jobs.py         inserts, which take their time, kept over a restart
     uploads.py      images that come with the request
     mcp.py          the same as tools of an MCP server, for assistants

@@ -4,8 +4,6 @@ One thread does all searches. While it works, queries wait; then it takes as man
 options, up to a limit. Queries whose hits are compared with each other take up to a second each: they are
 searched one by one, and after each of them other queries come first. Who was just answered is likely to ask
 again: it waits some milliseconds for as many queries as there were before. A single client does not wait.
-
-Inserts pause while searches come, by :class:`Throttle`.
 """
 
 from __future__ import annotations
@@ -13,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,72 +35,6 @@ OF_ONE = (QueryError, ImageDecodeError, EncodeError, VectorError)
 
 FIRST_GUESS = 0.02
 """Seconds that a query takes, until some have been measured."""
-
-
-QUIET = 0.25
-"""Seconds after a search in which another is expected."""
-
-LONGEST = 5.0
-"""Seconds that a step of an insert waits, at most."""
-
-POLL = 0.02
-"""Seconds between two looks whether searches still come."""
-
-
-class Throttle:
-    """Lets inserts work for a share of the time only, while searches come. Thread-safe.
-
-    Then the steps of inserts work one at a time, and after each there is a pause in proportion. Without
-    searches they do not wait.
-
-    :param share: of the time that inserts work while searches come; above 0, 1 is all of it.
-    :param now: the time in seconds, from any start.
-    :param sleep: waits for so many seconds.
-    """
-
-    def __init__(
-        self,
-        share: float,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._share, self._now, self._sleep = share, now, sleep
-        self._lock, self._turn = threading.Lock(), threading.Lock()
-        self._searches = 0
-        self._searched = self._rests_until = float("-inf")
-
-    @property
-    def is_searched(self) -> bool:
-        """Whether a search runs, or another is expected."""
-        return self._searches > 0 or self._now() < self._searched + QUIET
-
-    @contextmanager
-    def searching(self) -> Iterator[None]:
-        """Search within the block."""
-        with self._lock:
-            self._searches += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._searches -= 1
-                self._searched = self._now()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Do a step of an insert within the block, which begins when it may."""
-        if self._share == 1 or not self.is_searched:
-            yield
-            return
-        with self._turn:
-            while self.is_searched and (left := self._rests_until - self._now()) > 0:
-                self._sleep(min(left, POLL))
-            began = self._now()
-            try:
-                yield
-            finally:
-                ended = self._now()
-                self._rests_until = ended + min(LONGEST, (ended - began) * (1 / self._share - 1))
 
 
 @dataclass

@@ -20,7 +20,7 @@ from t2i_pipelines.operators.image_decode import ImageDecode
 from t2i_pipelines.pipelines.build import checked
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.search.hits import Hits
-from t2i_pipelines.serve.batches import Batches, Throttle
+from t2i_pipelines.serve.batches import Batches
 from t2i_pipelines.serve.images import Images
 from t2i_pipelines.serve.jobs import Jobs
 from t2i_pipelines.serve.metrics import Metrics
@@ -28,6 +28,7 @@ from t2i_pipelines.serve.options import ServeOptions
 from t2i_pipelines.serve.requests import FETCH_SECONDS, FETCHES, Reader, Web
 from t2i_pipelines.serve.roots import Roots
 from t2i_pipelines.serve.schemas import SearchRequest
+from t2i_pipelines.serve.throttle import Throttle
 from t2i_pipelines.serve.uploads import Uploads
 from t2i_pipelines.types import Encoder, Vector
 

@@ -119,7 +119,7 @@ def test_the_house_grows_neither_wider_nor_deeper():
     assert (found.names, found.loose, found.floors) <= (20, 5, 8)
     assert found.floors <= len(LAYERS) == 8
     assert found.circles == 0
-    assert found.files <= 175  # 160 before uploads, keys, logs, stored data, embeddings and assistants
+    assert found.files <= 176  # 160 before uploads, keys, logs, stored data, embeddings and assistants
     assert found.small <= 18
     assert found.largest <= 500
 

@@ -43,7 +43,7 @@ OUTSIDE = [
     # links
     "pictures/link", "pictures/link/magenta.png", "pictures/magenta-link.png",
     "pictures/link/../private/magenta.png",
-    "pictures/chain.png", "pictures/root/etc/passwd", "pictures/link/.", "pictures//link//",
+    "pictures/chain.png", "pictures/slash/etc/passwd", "pictures/link/.", "pictures//link//",
     # absolute, and in other ways to write so
     "{outside}", "file://{outside}", "file:{outside}", "//{outside}", "///{outside}", "FILE://{outside}",
     "file://localhost{outside}", "file:///{outside}", "local://{outside}", "pictures:{outside}", "/", "//",
@@ -110,7 +110,7 @@ def trapped(tmp_path_factory):
     root = paint(folder / "pictures" / "red.png", "red").parent
     set_traps(root, secret)
     (root / "chain.png").symlink_to(root / "magenta-link.png")
-    (root / "root").symlink_to("/")
+    (root / "slash").symlink_to("/")
     with serving(folder, roots=[root]) as client:
         yield client, secret
 

@@ -8,7 +8,7 @@ from serving import insert, search, serving, wait_for, wait_until
 
 from t2i_pipelines.errors import ConfigError
 from t2i_pipelines.serve import ServeOptions, jobs
-from t2i_pipelines.serve.batches import LONGEST, POLL, QUIET, Throttle
+from t2i_pipelines.serve.throttle import LONGEST, POLL, QUIET, Throttle
 
 
 class Clock:
