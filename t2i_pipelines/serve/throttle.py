@@ -10,7 +10,7 @@ from contextlib import contextmanager
 QUIET = 0.25
 """Seconds after a search in which another is expected."""
 
-LONGEST = 5.0
+LONGEST = 1.0
 """Seconds that a step of an insert waits, at most."""
 
 POLL = 0.02
