@@ -60,11 +60,11 @@ def answer(searcher, colour):
 class Searching:
     """Threads that search all the time, from entering to leaving.
 
-    :ivar answers: how often each was given; :ivar slowest: seconds.
+    :ivar answers: how often each was given.
     """
 
     def __init__(self, model_name, threads=2, **place):
-        self.answers, self.slowest = Counter(), 0.0
+        self.answers = Counter()
         self._searcher = Searcher(model_name=model_name, limit=3, **place)
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._search) for _ in range(threads)]
@@ -72,9 +72,14 @@ class Searching:
     def _search(self):
         while not self._stopped.is_set():
             for colour in COLOURS:
-                began = time.monotonic()
                 self.answers[answer(self._searcher, colour)] += 1
-                self.slowest = max(self.slowest, time.monotonic() - began)
+
+    def wait(self, answers=20):
+        """Until that many more answers were given."""
+        ends, goal = time.monotonic() + 120, self.answers.total() + answers
+        while self.answers.total() < goal:
+            assert time.monotonic() < ends, f"{goal - self.answers.total()} answers are missing"
+            time.sleep(0.01)
 
     def __enter__(self):
         for thread in self._threads:
