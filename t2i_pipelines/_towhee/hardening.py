@@ -16,6 +16,8 @@ What Towhee does, and what :func:`harden` makes of it:
 6. A call hands its one row from thread to thread, which can take longer than the work. Here a chain of
    maps runs in the thread of the caller, see :mod:`t2i_pipelines._towhee.chain`.
 7. An input that is ``None`` is none: the call does nothing and gives nothing. Here it is refused.
+8. An input that is a generator is read to its end, into a list, before the first operator gets it. Here
+   operators get an iterator, and read it as they go.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from t2i_pipelines._towhee.chain import Chain, is_chain
@@ -109,6 +112,11 @@ class _Call(Graph):  # type: ignore[misc]
             queue.clear_and_seal()
 
 
+def _unlisted(given: Any) -> Any:
+    """Return an input that Towhee does not read: an iterator in place of a generator."""
+    return chain(given) if isinstance(given, Generator) else given
+
+
 def _in_flight(node: Any) -> int | None:
     if node.op_info.type != OPType.HUB:
         return None
@@ -177,6 +185,7 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
             )
         if none := [name for name, one in zip(columns, inputs, strict=True) if one is None]:
             raise ConfigError(f"{none[0]} must not be None: Towhee takes that for a call without input")
+        inputs = tuple(_unlisted(one) for one in inputs)
         if self._chain is not None and not (profiler or tracer):
             return self._chain(inputs), None, None
         call = _Call(self, TimeProfiler(profiler), trace_edges)
@@ -194,7 +203,9 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         calls = [_Call(self, TimeProfiler(profiler), trace_edges) for _ in batch_inputs]
         with _stopped_by_ctrl_c(calls):
             pending = [
-                call.async_call((inputs,) if call.input_col_size == 1 else inputs)
+                call.async_call(
+                    [_unlisted(one) for one in ((inputs,) if call.input_col_size == 1 else inputs)]
+                )
                 for call, inputs in zip(calls, batch_inputs, strict=True)
             ]
             results = [one.result() for one in pending]

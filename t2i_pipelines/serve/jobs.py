@@ -105,7 +105,7 @@ class Job:
             self.upload.take(outcome)
 
     def until_stopped(self, records: Iterator[Record]) -> Iterator[Record]:
-        """Return records until ``stop`` is set. It is no generator: Towhee reads one to its end at once."""
+        """Return records until ``stop`` is set."""
         return takewhile(self._goes_on, records)
 
     def _goes_on(self, _: Record) -> bool:

@@ -403,10 +403,7 @@ class Run:
         return self.stopped.is_set()
 
     def until_stopped(self, source: Iterable[Record]) -> Iterator[Record]:
-        """Return records until the run is stopped. Those read before are inserted, and counted.
-
-        It is no generator: Towhee reads one to its end at once.
-        """
+        """Return records until the run is stopped. Those read before are inserted, and counted."""
         return takewhile(lambda _: not self.is_stopped, source)
 
 

@@ -173,6 +173,28 @@ def test_debugging_with_a_profiler_still_works():
     assert one_step(lambda x: x).debug(5, profiler=True).result.get() == [5]
 
 
+@pytest.mark.parametrize("steps", [1, 2], ids=["flat", "mapped"])
+@pytest.mark.parametrize("many", [False, True], ids=["call", "batch"])
+def test_a_generator_is_read_as_far_as_it_is_used(many, steps):
+    read = []
+
+    def numbers():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    def first(numbers):
+        return list(itertools.islice(numbers, 3))
+
+    chain = pipe.input("numbers").map("numbers", "found", first)
+    p = harden(
+        (chain if steps == 1 else chain.flat_map("found", "found", lambda found: found)).output("found")
+    )
+    result = p.batch([numbers()])[0] if many else p(numbers())
+    assert [result.get() for _ in range(result.size)] == ([[[0, 1, 2]]] if steps == 1 else [[0], [1], [2]])
+    assert read == [0, 1, 2]
+
+
 def test_the_wrong_number_of_inputs_is_named():
     with pytest.raises(ConfigError, match=r"takes 1 input\(s\), x; got 2"):
         one_step(lambda x: x)(1, 2)
