@@ -23,6 +23,7 @@ from types import SimpleNamespace
 
 import pytest
 from pymilvus import MilvusClient
+from stored import SPACE, emptied
 
 from t2i_pipelines.collection import Collection, close, open_collection
 from t2i_pipelines.collection.connection import CHANNEL, INSIDE
@@ -318,6 +319,23 @@ MILVUS = (
 def milvus_backend(request):
     """Each engine in turn; started when the first test asks for it, ended after the last."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def prepared(request, milvus_backend):
+    """One collection for a whole module: making one takes a server three seconds."""
+    collection = milvus_backend.open(request.module.__name__.removeprefix("test_collection_"))
+    collection.drop()
+    collection.prepare(SPACE)
+    yield collection
+    collection.drop()
+    collection.close()
+
+
+@pytest.fixture
+def store(prepared):
+    """The collection, empty."""
+    return emptied(prepared)
 
 
 @pytest.fixture(scope="session", params=MILVUS, ids=lambda name: name.removesuffix("_backend"))

@@ -1,31 +1,12 @@
 """What columns there are and their commonest values, and reading by filter, on every engine."""
 
 import pytest
-from test_collection_contract import SPACE, row, unit
+from stored import row, unit
 
 from t2i_pipelines.collection.columns import Values
 from t2i_pipelines.errors import ConfigError
 
 pytest_plugins = ["milvus_backends"]
-
-
-@pytest.fixture(scope="module")
-def prepared(milvus_backend):
-    """One collection for the module: making one takes a server three seconds."""
-    collection = milvus_backend.open("columns")
-    collection.drop()
-    collection.prepare(SPACE)
-    yield collection
-    collection.drop()
-    collection.close()
-
-
-@pytest.fixture
-def store(prepared):
-    """The collection, empty."""
-    prepared.write("delete", filter='id != ""')
-    assert prepared.count() == 0
-    return prepared
 
 
 def stored(store, *metadata):

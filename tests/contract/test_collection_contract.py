@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from stored import DIM, SPACE, row, unit
 
 from t2i_pipelines.collection import Ledger, close
 from t2i_pipelines.errors import (
@@ -16,55 +17,16 @@ from t2i_pipelines.errors import (
     StoreError,
     VectorError,
 )
-from t2i_pipelines.types import Space
 
 pytest_plugins = ["milvus_backends"]
 
-DIM = 16
 ABSENT = "absent_" + "x" * 248  # the longest name that there may be
-SPACE = Space("fake", "a1" * 32, "squash 64", DIM)
 OTHER = dataclasses.replace(SPACE, model_name="other", weights="b2" * 32)
-
-
-def unit(*directions):
-    """One vector for each number: along that axis."""
-    return np.eye(DIM, dtype=np.float32)[list(directions)]
-
-
-def row(key, vector, **more):
-    return {
-        "id": str(key),
-        "vector": np.asarray(vector, np.float32),
-        "path": f"{key}.jpg",
-        "size": 1,
-        "mtime": 2,
-        "digest": "d",
-        **more,
-    }
 
 
 def rows(count, start=0, **more):
     vectors = np.random.default_rng(start).normal(size=(count, DIM)).astype(np.float32)
     return [row(start + i, vector, **more) for i, vector in enumerate(vectors)]
-
-
-@pytest.fixture(scope="module")
-def prepared(milvus_backend):
-    """One collection for the whole module: making one takes a server three seconds."""
-    collection = milvus_backend.open("contract")
-    collection.drop()
-    collection.prepare(SPACE)
-    yield collection
-    collection.drop()
-    collection.close()
-
-
-@pytest.fixture
-def store(prepared):
-    """The collection, empty."""
-    prepared.write("delete", filter='id != ""')
-    assert prepared.count() == 0
-    return prepared
 
 
 @pytest.fixture

@@ -4,31 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_collection_contract import SPACE, row, unit
+from stored import row, unit
 
 from t2i_pipelines.collection import Ledger
 from t2i_pipelines.errors import ConfigError
 
 pytest_plugins = ["milvus_backends"]
-
-
-@pytest.fixture(scope="module")
-def prepared(milvus_backend):
-    """One collection for the module: making one takes a server three seconds."""
-    collection = milvus_backend.open("updated")
-    collection.drop()
-    collection.prepare(SPACE)
-    yield collection
-    collection.drop()
-    collection.close()
-
-
-@pytest.fixture
-def store(prepared):
-    """The collection, empty."""
-    prepared.write("delete", filter='id != ""')
-    assert prepared.count() == 0
-    return prepared
 
 
 def metadata(store, id):
