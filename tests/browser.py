@@ -47,6 +47,9 @@ def browsing() -> Iterator[Any]:
             browser.close()
 
 
+LEFT = ("AbortError: signal is aborted", "Unexpected error Connection errored out.")
+
+
 class Visit:
     """One tab, and a record of what it asked for.
 
@@ -65,6 +68,7 @@ class Visit:
         self.page.on("websocket", lambda socket: self._note(socket.url))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._heard)
+        self.page.on("framenavigated", lambda _: self._left())
         # playwright catches file dialogs while somebody listens, and begins with that only some time later
         self.page.on("filechooser", lambda _: None)
         self.page.goto(url)
@@ -104,6 +108,10 @@ class Visit:
         if not own:
             self.outside.append(url)
         return own
+
+    def _left(self) -> None:
+        """Forget what Gradio says when a page is left while it listens to the server."""
+        self.complaints[:] = [one for one in self.complaints if not one.startswith(LEFT)]
 
     def _heard(self, message: Any) -> None:
         if message.type == "error":

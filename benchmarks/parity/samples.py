@@ -108,9 +108,9 @@ def sample_texts(count: int = 20) -> list[str]:
     return [rows[n][f"caption_{LANGUAGES[n % len(LANGUAGES)]}"] for n in range(count)]
 
 
-def least_cosines(family: Family, folder: Path, size: Size) -> Figures:
-    """Write a family, and compare its library's vectors of the samples with ours."""
-    files, texts = sample_images(), sample_texts()
+def least_cosines(family: Family, folder: Path, size: Size, count: int = 20) -> Figures:
+    """Write a family, and compare its library's vectors of ``count`` images and texts with ours."""
+    files, texts = sample_images(count), sample_texts(count)
     library = family(folder, size)
     with torch.inference_mode():
         images = np.asarray(library.images([Pillow.open(io.BytesIO(one)) for one in files]))

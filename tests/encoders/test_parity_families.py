@@ -45,7 +45,7 @@ def test_an_exported_model_reads_texts_of_any_length(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, *NAMED])
 def test_a_model_of_true_shape_gives_its_librarys_vectors_in_two_gigabytes(name):
-    found = in_a_process(name, "true")
+    found = in_a_process(name, "true", 6)  # `python -m benchmarks.parity` compares 20
     assert min(found["images"], found["texts"]) >= LEAST
     assert found["peak"] < 2.1
 
