@@ -225,7 +225,11 @@ def test_the_time_of_who_waits_is_for_redirects_and_the_hosts_turn_too(web, monk
         done.wait(0.2)
         send(request, 302, Location="/b.png")
 
-    web.pages["/a.png"], web.pages["/b.png"] = redirect, lambda request: done.wait(20)
+    def hang_up(request):
+        done.wait(20)
+        request.close_connection = True
+
+    web.pages["/a.png"], web.pages["/b.png"] = redirect, hang_up
     with pytest.raises(ImageDecodeError, match=r"/a\.png: no answer within 0\.5 seconds$"):
         fetch(f"{web.url}/a.png", within=0.5)
     monkeypatch.setattr("t2i_pipelines.images.fetch.HOST_LIMIT", 1)
