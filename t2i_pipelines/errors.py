@@ -27,8 +27,8 @@
         ├── ModelMismatchError              the collection was made with another model; shows both
         └── VectorError (ValueError)        wrong dimension, not finite, or zero
 
-Towhee turns every exception inside a pipeline into ``RuntimeError(text)`` and drops the original, so
-each message stands on its own: it names the culprit, its value and the way out.
+A hardened pipeline, as both builders return, raises these classes; a plain Towhee pipeline turns every
+exception into ``RuntimeError(text)``. So each message names the culprit, its value and the way out.
 
 What went wrong, in few words.
 """

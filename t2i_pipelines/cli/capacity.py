@@ -31,22 +31,22 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 
 def show(
     images: Annotated[
-        str | None, typer.Option(help="How many: 250000, 100k, 20M, 1B. Left out: five sizes.")
+        str | None, typer.Option(help="Number of images: 250000, 100k, 20M, 1B. By default, five sizes.")
     ] = None,
-    dim: Annotated[int, typer.Option(help="Numbers a vector.")] = 512,
+    dim: Annotated[int, typer.Option(help="Vector dimension.")] = 512,
     index_type: Annotated[str | None, typer.Option(help=f"Only this: {', '.join(INDEXES)}.")] = None,
-    version: Annotated[str, typer.Option(help="Of the Milvus server.")] = "2.6",
+    version: Annotated[str, typer.Option(help="Version of the Milvus server.")] = "2.6",
     memory: Annotated[
-        str | None, typer.Option(help="Memory that is available, such as 64G; as needed if absent.")
+        str | None, typer.Option(help="Available memory, such as 64G; by default as much as needed.")
     ] = None,
     machine: Annotated[str, typer.Option(help="Memory of one machine.")] = "64G",
-    cores: Annotated[int, typer.Option(help="Of one machine.")] = CORES,
-    searches: Annotated[float, typer.Option(help="A second, at the busiest.")] = 10.0,
+    cores: Annotated[int, typer.Option(help="Cores of one machine.")] = CORES,
+    searches: Annotated[float, typer.Option(help="Peak searches per second.")] = 10.0,
     filtered_by: Annotated[
-        str | None, typer.Option(help="A metadata field that every search asks for one value of.")
+        str | None, typer.Option(help="Metadata field that every search filters by.")
     ] = None,
 ) -> None:
-    """Tell what so many images need on a Milvus server, and how to store them. Prints Markdown."""
+    """Compute what images need on a Milvus server, and how to store them. Prints Markdown."""
     sizes = SIZES if images is None else (read_number("images", images),)
     release = _read_version(version)
     kinds = KINDS if index_type is None else [one for one in KINDS if one.index_type == index_type.upper()]

@@ -44,7 +44,7 @@ def run_import(
     if_exists: IfExists = "fail",
     **place: Any,
 ) -> None:
-    """Bring an export into a collection, and compare every row. Running it again is safe."""
+    """Import an export into a collection, and compare every row. Running it again is safe."""
     with console.doing() as say:
         done = import_collection(
             source,

@@ -37,7 +37,7 @@ STEPS = (
 @takes("uri", defaults={"uri": URI})
 def demo(
     uri: str,
-    source: Annotated[str, typer.Option(help="Images to try it on.")] = SOURCE,
+    source: Annotated[str, typer.Option(help="Images to insert.")] = SOURCE,
     html: Annotated[Path, typer.Option(help="Page to write.")] = Path(PAGE),
 ) -> None:
     """Insert photographs and drawings, ask questions in five languages, and write a page of the answers."""

@@ -48,7 +48,7 @@ def eval_(
     backend: Backends = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if not beside the file.")] = None,
     captions: Annotated[list[str] | None, typer.Option(help="Column with texts; repeatable.")] = None,
-    split: Annotated[str, typer.Option(help="Of Flickr30k and COCO: test, val, train or all.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of Flickr30k or COCO: test, val, train or all.")] = "test",
     direction: Annotated[
         list[str] | None, typer.Option(help="text->image, image->text, image->image; repeatable.")
     ] = None,
@@ -58,13 +58,13 @@ def eval_(
     collection_name: Annotated[
         str | None, typer.Option(help="Search this collection as it is; else one is made and dropped.")
     ] = None,
-    index_type: Annotated[str, typer.Option(help="Of the collection that is made.")] = "AUTO",
-    metric: Annotated[str, typer.Option(help="What comparisons are by.")] = METRIC,
+    index_type: Annotated[str, typer.Option(help="Index of the temporary collection.")] = "AUTO",
+    metric: Annotated[str, typer.Option(help="Metric to compare by.")] = METRIC,
     published: Annotated[
         str | None, typer.Option(help="Compare with published figures: flickr30k or coco.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     json: Json = False,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with the figures, and the misses of a single model.")

@@ -32,19 +32,19 @@ def tune(
         Path | None, typer.Option(help="The model's file or folder, if you have it.")
     ] = None,
     output_dir: Annotated[Path, typer.Option(help="New folder for the model.")] = Path("finetuned"),
-    model_name: Annotated[str, typer.Option(help="Where to start: a name or a path.")] = DEFAULT_MODEL,
+    model_name: Annotated[str, typer.Option(help="Model to start from: a name or a path.")] = DEFAULT_MODEL,
     validation: Annotated[
-        str | None, typer.Option(help="Pairs to measure on; a part is held out if absent.")
+        str | None, typer.Option(help="Pairs to validate on; by default a part is held out.")
     ] = None,
     outside: Annotated[
-        str | None, typer.Option(help="Pairs outside the domain: tells what was lost there.")
+        str | None, typer.Option(help="Pairs outside the domain, to measure what was lost there.")
     ] = None,
     replay: Annotated[
-        str | None, typer.Option(help="Pairs to learn along, so that they are not forgotten.")
+        str | None, typer.Option(help="Pairs to replay, so that they are not forgotten.")
     ] = None,
     **options: Any,
 ) -> None:
-    """Train a CLIP further on your own images and captions, and say what it gained and lost."""
+    """Train a CLIP further on your own images and captions, and report what it gained and lost."""
     with _bar() as bar:
         result = finetune(
             pairs,

@@ -80,7 +80,7 @@ def _of_files(path: Path) -> dict[str, Any]:
 
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Cosine from which two images are near copies; without it, one that fits the images."),
+    typer.Option(help="Minimum cosine of near copies; by default one that fits the images."),
 ]
 
 

@@ -20,9 +20,9 @@ from t2i_pipelines.jobs.sync import sync
 from t2i_pipelines.pipelines.build import checked, insert_arguments, run_insert
 from t2i_pipelines.pipelines.report import InsertReport
 
-Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray: of RAY_ADDRESS, else of this machine.")]
+Ray = Annotated[bool, typer.Option("--ray", help="Insert on Ray, at RAY_ADDRESS or on this machine.")]
 Address = Annotated[
-    str, typer.Option("--ray-address", help="Insert on the Ray cluster there, such as 10.0.0.1:6379.")
+    str, typer.Option("--ray-address", help="Insert on the Ray cluster at an address, such as 10.0.0.1:6379.")
 ]
 Bulk = Annotated[
     str,
@@ -33,7 +33,7 @@ Bulk = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and change nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Delete any number of images, not only a fifth.")]
+Force = Annotated[bool, typer.Option("--force", help="Delete any number of images, not at most a fifth.")]
 
 
 @takes("uri", "token", "collection_name", Model, Inserting, Storage, Decoding)

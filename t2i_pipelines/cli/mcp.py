@@ -30,11 +30,11 @@ AllowInsert = Annotated[
     of=ServeOptions,
     defaults={"port": 8001},
     helps={
-        "roots": "Folder whose images can be looked at, searched by and inserted, or NAME=FOLDER; "
-        "repeatable. Without it, on stdin, every stored image can be looked at.",
+        "roots": "Folder whose images can be viewed, used as queries and inserted, or NAME=FOLDER; "
+        "repeatable. Without it, on stdin, every stored image can be viewed.",
         "allow_urls": "Let assistants look at stored images that are on the web, and search by such.",
         "host": f"With --http: address to listen on; any but loopback needs a key in {KEY_VARIABLE}.",
-        "port": "With --http: port to listen on; 0 is any that is free.",
+        "port": "With --http: port to listen on; 0 takes any free one.",
     },
 )
 @takes(

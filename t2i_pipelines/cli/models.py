@@ -30,10 +30,10 @@ MEGABYTE = 1e6
 
 def show_models(
     language: Annotated[
-        list[str] | None, typer.Option(help="Name the model that is best in this language; repeatable.")
+        list[str] | None, typer.Option(help="Recommend the best model for this language; repeatable.")
     ] = None,
-    max_ms: Annotated[float, typer.Option(help="With --language: the most that `ms` may be.")] = 20,
-    memory: Annotated[float | None, typer.Option(help="With --language: the most that `MiB` may be.")] = None,
+    max_ms: Annotated[float, typer.Option(help="With --language: maximum `ms`.")] = 20,
+    memory: Annotated[float | None, typer.Option(help="With --language: maximum `MiB`.")] = None,
     licence: Annotated[
         list[str] | None, typer.Option(help="With --language: a licence that you accept; repeatable.")
     ] = None,
@@ -42,12 +42,12 @@ def show_models(
         typer.Option(
             "--check",
             metavar="NAME",
-            help="Say whether this model can be had here, and from where.",
+            help="Check whether this model can be loaded here, and from where.",
         ),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="List models without published scores, too.")] = False,
 ) -> None:
-    """List the models that are known by name, recommend one, or check whether one can be had."""
+    """List the models known by name, recommend one, or check whether one can be loaded."""
     if check_ is not None:
         _check(check_)
         return
@@ -184,8 +184,8 @@ def make_int8(
         DEFAULT_MODEL
     ),
     checkpoint_path: Annotated[Path | None, typer.Option(help="Folder with the model's files.")] = None,
-    images: Annotated[int, typer.Option(help="How many images to use, at least 16.")] = 256,
+    images: Annotated[int, typer.Option(help="Number of images to use, at least 16.")] = 256,
 ) -> None:
-    """Make a model's int8 form, which --precision int8 runs, and say what it costs."""
+    """Calibrate a model's int8 form, which --precision int8 runs, and report what it costs."""
     cost = quantize(source, model_name=model_name, checkpoint_path=checkpoint_path, images=images)
     console.out.print(f"{console.plain(model_name)} in int8: {cost}", soft_wrap=True)

@@ -17,8 +17,8 @@ from t2i_pipelines.jobs.reembed import drop_old, reembed, roll_back
 Pairs = Annotated[
     Path | None, typer.Option(help="Images and captions: recall@10 of both models is measured on them.")
 ]
-Tolerance = Annotated[float, typer.Option(help="By how much recall@10 may fall, 0 to 1.")]
-Force = Annotated[bool, typer.Option("--force", help="Move the name whatever the checks find.")]
+Tolerance = Annotated[float, typer.Option(help="Maximum loss of recall@10, 0 to 1.")]
+Force = Annotated[bool, typer.Option("--force", help="Switch the name even if the checks fail.")]
 RollBack = Annotated[
     bool, typer.Option("--roll-back", help="Embed nothing; switch the name back to its earlier target.")
 ]

@@ -25,7 +25,7 @@ Text = Annotated[
         "for example 'golden retriever^2 + ./pool.jpg - fruit', in which double quotes protect words."
     ),
 ]
-Fetch = Annotated[bool, typer.Option("--fetch", help="Get images that are on the web for the page.")]
+Fetch = Annotated[bool, typer.Option("--fetch", help="Download remote images for the page.")]
 
 
 @takes("uri", "token", "collection_name", Model, SearchOptions, "templates")

@@ -40,13 +40,13 @@ _DEFAULT = ServeOptions()
 )
 def run(
     search_batch: Annotated[
-        int, typer.Option(help="Queries embedded and searched at once; 1 is one by one.")
+        int, typer.Option(help="Maximum number of queries per batch; 1 searches one by one.")
     ] = _DEFAULT.batch_size,
     search_wait: Annotated[
-        float, typer.Option(help="Milliseconds that a query waits for others, at most.")
+        float, typer.Option(help="Maximum milliseconds that a query waits for others.")
     ] = 1000 * _DEFAULT.batch_wait,
     log_format: Annotated[
-        str, typer.Option(help="text, or json: an object a line, with the id of the request.")
+        str, typer.Option(help="text, or json: one object per line, with the request id.")
     ] = "text",
     **given: Any,
 ) -> None:

@@ -14,9 +14,9 @@ from t2i_pipelines.config.settings import Model
 from t2i_pipelines.pipelines.searcher import Searcher
 from t2i_pipelines.ui import build_ui
 
-Port = Annotated[int | None, typer.Option(help="Port on 127.0.0.1; the first that is free from 7860 on.")]
+Port = Annotated[int | None, typer.Option(help="Port on 127.0.0.1; by default the first free one from 7860.")]
 Open = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
-NoInsert = Annotated[bool, typer.Option("--no-insert", help="Only search: no tab to insert by.")]
+NoInsert = Annotated[bool, typer.Option("--no-insert", help="Hide the tab for inserting.")]
 
 
 @takes(
@@ -24,7 +24,7 @@ NoInsert = Annotated[bool, typer.Option("--no-insert", help="Only search: no tab
     defaults={"limit": 20},
 )
 def ui(port: Port = None, open_browser: Open = False, no_insert: NoInsert = False, **settings: Any) -> None:
-    """Serve a page to search with and insert by, on this machine alone. Ctrl-C ends it."""
+    """Serve a page for searching and inserting, on this machine only. Ctrl-C ends it."""
     if no_insert:  # a page to insert by makes the collection
         check_exists(*(settings[name] for name in ("uri", "token", "collection_name")))
     search = Searcher(**settings)

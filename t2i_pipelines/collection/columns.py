@@ -35,9 +35,9 @@ MOST_WARNINGS = 100
 
 
 class Values(NamedTuple):
-    """The commonest values of a column.
+    """The most common values of a column.
 
-    :ivar counts: each value and how many of the rows have it, commonest first, equal counts by value.
+    :ivar counts: each value and how many of the rows have it, most common first, equal counts by value.
     :ivar rows: rows that were looked at.
     :ivar complete: these were all rows of the collection.
     """

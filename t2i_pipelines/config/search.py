@@ -299,7 +299,7 @@ class SearchOptions(Checked):
     would show, as long as nothing is written.
     """
 
-    limit: int = setting(10, "Hits a query. 1 to 16,384.", whole_number(MAX_LIMIT))
+    limit: int = setting(10, "Maximum number of hits per query. 1 to 16,384.", whole_number(MAX_LIMIT))
     offset: int = setting(
         0,
         "Number of hits to skip. 0 to 16,383; ``offset + limit`` is at most 16,384.",
@@ -322,7 +322,7 @@ class SearchOptions(Checked):
             kind=list[str],
             convert=parse_conditions,
             help="Condition on a column: 'year > 2015', 'camera like Canon%', 'place in Rome, Bari'; "
-            "repeatable, all must hold. No value is read as a part of the expression.",
+            "repeatable, all must hold. Values cannot change the expression.",
         ),
     )
     output_fields: Sequence[str] = setting(
@@ -332,28 +332,28 @@ class SearchOptions(Checked):
         cli=replace(REPEATABLE, help="Further column to show; repeatable."),
     )
     radius: float | None = setting(
-        None, "Only hits of a higher cosine, -1 to 1.", share(lowest=-1.0, optional=True)
+        None, "Return only hits with a higher cosine, -1 to 1.", share(lowest=-1.0, optional=True)
     )
     range_filter: float | None = setting(
         None,
-        "Only hits of at most this cosine; needs ``radius``. -1 to 1.",
+        "Return only hits with at most this cosine; needs ``radius``. -1 to 1.",
         share(lowest=-1.0, optional=True),
-        cli=Cli(help="Only hits of at most this cosine; needs --radius."),
+        cli=Cli(help="Return only hits with at most this cosine; needs --radius."),
     )
     group_by: str | None = setting(
         None,
-        "A column: of rows with one value only the best. A row without the column shares it with none.",
+        "Return the best hit for each value of this column. Rows without the column are not grouped.",
         _check_group_by,
     )
     collapse: float | None = setting(
         None,
-        "Of images alike, at this cosine or more, only the best: 0.94. 0 to 1.",
+        "Return only the best of images that are this similar (cosine), such as 0.94. 0 to 1.",
         share(optional=True),
     )
     diversity: float = setting(
         0.0,
-        "0 by score alone, 1 as different from one another as can be. Maximal marginal relevance; hits come "
-        "in the order in which they were chosen.",
+        "Prefer different images: 0 ranks by score alone, 1 by difference alone. Maximal marginal relevance; "
+        "hits come in the order in which they were chosen.",
         share(),
     )
     min_relevance: float = setting(

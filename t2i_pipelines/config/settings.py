@@ -127,23 +127,23 @@ class Decoding(Checked):
     background: str = setting("white", "Colour under transparent parts: a name, or #rrggbb.", _check_colour)
     frames: Frames = setting(
         "first",
-        "Of an animation, embed the first frame, the middle, or the mean. ``mean`` is that of the vectors of "
+        "Frame of an animation to embed: first, middle, or mean. ``mean`` is that of the vectors of "
         "up to 8 frames, evenly spaced.",
         one_of(Frames),
     )
     truncated: Truncated = setting(
         "refuse",
-        "Refuse a damaged or cut off file, or accept what it has. The rest is black in most formats.",
+        "Refuse a damaged or truncated file, or accept its readable part. The rest is black in most formats.",
         one_of(Truncated),
     )
     max_pixels: int = setting(
         MAX_PIXELS,
-        "Width times height of an image at most. 1 to 2**40; larger images are refused undecoded.",
+        "Maximum width times height of an image. 1 to 2**40; larger images are refused undecoded.",
         whole_number(2**40),
     )
     max_bytes: int = setting(
         MAX_BYTES,
-        "Size of a local file at most, in bytes. 1 to 2**40; larger files are refused unread. A remote file "
+        "Maximum size of a local file, in bytes. 1 to 2**40; larger files are refused unread. A remote file "
         "and a member of a tar have at most :data:`t2i_pipelines.images.address.MAX_BYTES`.",
         whole_number(2**40),
     )
@@ -168,7 +168,7 @@ class Decoding(Checked):
     )
     decode_workers: int | None = setting(
         None,
-        "Images decoded at the same time; one a core if absent. 1 to 256.",
+        "Images decoded at the same time; by default one per core. 1 to 256.",
         whole_number(MAX_DECODE_WORKERS, optional=True),
     )
 
@@ -177,7 +177,7 @@ class Decoding(Checked):
 class Inserting(Checked):
     """What an insert does."""
 
-    batch_size: int = setting(32, "Images a batch. 1 to 4,096.", whole_number(MAX_BATCH_SIZE))
+    batch_size: int = setting(32, "Images per batch. 1 to 4,096.", whole_number(MAX_BATCH_SIZE))
     exclude: Sequence[str] = setting(
         (),
         'Globs of files and folders to skip, such as ``("drafts", "2019/*")``. Of a folder, a glob, a bucket '
@@ -214,11 +214,11 @@ class Asking(Checked):
 
     templates: str | Sequence[str] = setting(
         (),
-        "Texts that each text of a query is put into, whose vectors are averaged. ``photo``, or your own "
-        "with ``{}``; see :mod:`t2i_pipelines.config.checks`.",
+        "Templates that each text of a query is inserted into; their vectors are averaged. ``photo``, or "
+        "your own with ``{}``; see :mod:`t2i_pipelines.config.checks`.",
         by_value(templates_of),
         cli=replace(
-            REPEATABLE, help="Ask in several ways: 'photo', or a text of your own with {}; repeatable."
+            REPEATABLE, help="Average several phrasings: 'photo', or a text of your own with {}; repeatable."
         ),
     )
 

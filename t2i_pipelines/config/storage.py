@@ -58,30 +58,30 @@ class Storage(Checked):
 
     index_type: str = setting(
         AUTO,
-        "Of a new collection: AUTO follows the number of images. It is chosen again whenever rows are "
+        "Index of a new collection. AUTO follows the number of images. It is chosen again whenever rows are "
         "flushed and have grown past a limit; see :mod:`t2i_pipelines.collection.schema`.",
     )
     vector_type: VectorType = setting(
         "FLOAT_VECTOR",
-        "Of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on. The second halves "
-        "what vectors take in memory and on disk.",
+        "Vector type of a new collection: FLOAT_VECTOR, or FLOAT16_VECTOR on a server from 2.4 on. The "
+        "second halves what vectors take in memory and on disk.",
         one_of(VectorType),
     )
     mmap: bool = setting(
         False,
-        "New collection: a server reads it from disk as needed. The index, too, from 2.4 on.",
+        "Let a server read a new collection from disk as needed. The index, too, from 2.4 on.",
         flag,
     )
     partition_key: str | None = setting(
         None,
-        "New collection: a column that searches ask for one value of. Metadata, of text, at most 255 bytes; "
-        "a server sets rows apart by it, and such searches look at the rows of that value alone. A row "
-        "without it has the empty text.",
+        "Partition key of a new collection: a column that searches filter by. Metadata, of text, at most 255 "
+        "bytes; a server sets rows apart by it, and such searches look at the rows of that value alone. A "
+        "row without it has the empty text.",
         _check_partition_key,
     )
     replica_number: int = setting(
         1,
-        "New collection: query nodes of a cluster that hold all of it. 1 to 64; the more, the more searches "
+        "Number of query nodes that hold all of a new collection. 1 to 64; the more, the more searches "
         "a second.",
         whole_number(MAX_REPLICAS),
     )

@@ -31,30 +31,30 @@ class FinetuneOptions(Checked):
 
     train: Train = setting(
         "all",
-        "What learns: all, image, text, or heads. ``image`` and ``text`` are one tower alone, ``heads`` the "
-        "two projections into the common space, on vectors that are computed once (seconds on a CPU).",
+        "Part to train: all, image, text, or heads. ``image`` and ``text`` are one tower alone, ``heads`` "
+        "the two projections into the common space, on vectors that are computed once (seconds on a CPU).",
         one_of(Train),
     )
     epochs: int = setting(10, "Passes over the pairs. 1 and up.", whole_number(MANY))
     max_steps: int | None = setting(
         None,
-        "Batches at most. Whatever ``epochs`` says; None sets no end.",
+        "Maximum number of steps. It may end a run before ``epochs`` does.",
         whole_number(MANY, optional=True),
     )
     batch_size: int = setting(
         64,
-        "Pairs a batch. 2 to 65,536. What is no pair of a caption is its negative, so larger batches teach "
+        "Pairs per batch. 2 to 65,536. What is no pair of a caption is its negative, so larger batches teach "
         "more.",
         whole_number(65_536, lowest=2),
     )
     learning_rate: float | None = setting(
         None,
-        "The highest; a safe one for the model if absent. It follows from the model's size and ``train``, "
-        "see :func:`t2i_pipelines.finetune.trainer.safe_rate`.",
+        "Peak learning rate; by default a safe one for the model. It follows from the model's size and "
+        "``train``, see :func:`t2i_pipelines.finetune.trainer.safe_rate`.",
         number(above_zero=True, optional=True),
     )
     weight_decay: float = setting(
-        0.05, "Of matrices, AdamW's. Biases, norms and the temperature do not decay.", number()
+        0.05, "Weight decay of AdamW, for matrices. Biases, norms and the temperature do not decay.", number()
     )
     warmup_ratio: float = setting(
         0.1, "Share of the steps in which the rate rises. Then it falls to 0 by half a cosine.", share()
@@ -64,7 +64,7 @@ class FinetuneOptions(Checked):
     )
     alpha: float | None = setting(
         None,
-        "Share of the tuned weights in the result; chosen if absent. 0 to 1; the result is ``(1 - alpha) * "
+        "Share of the tuned weights in the result; by default chosen. 0 to 1; the result is ``(1 - alpha) * "
         "start + alpha * tuned``, weight by weight (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903). None "
         "takes 1, and where ``outside`` pairs are given, the first of 1.0, 0.9, ... 0.1 that loses at most 2 "
         "points of recall there, or a lower one that is better inside.",
@@ -80,10 +80,10 @@ class FinetuneOptions(Checked):
     replay_share: float = setting(
         0.5, "Share of a batch that comes from ``replay``, where that is given. 0 to 1.", share()
     )
-    validation_share: float = setting(0.1, "Of the images, held out without --validation.", share())
+    validation_share: float = setting(0.1, "Share of the images to hold out without --validation.", share())
     recall_at: int = setting(
         5,
-        "The k of the R@k that is watched. The mean of text to image and image to text. Take 1 where there "
+        "The k of the R@k to monitor. The mean of text to image and image to text. Take 1 where there "
         "are few captions, as labels: of ten captions, half are among the best five.",
         whole_number(MANY),
     )
@@ -95,7 +95,7 @@ class FinetuneOptions(Checked):
         cli=Cli(
             kind=int,
             convert=lambda given: given or None,
-            help="Evaluations without a better R@k before it stops; 0 never stops early.",
+            help="Evaluations without a better R@k before training stops; 0 never stops early.",
         ),
     )
     eval_steps: int | None = setting(
@@ -106,8 +106,8 @@ class FinetuneOptions(Checked):
     )
     seed: int = setting(
         0,
-        "Of order, split and crops. On one machine's CPU, with one number of threads, the same seed gives "
-        "the same weights, bit for bit.",
+        "Seed of the order, the split and the crops. On one machine's CPU, with one number of threads, the "
+        "same seed gives the same weights, bit for bit.",
         whole_number(MANY, lowest=0),
     )
     device: Device = setting("auto", "auto, cpu or cuda.", one_of(Device))
@@ -119,7 +119,7 @@ class FinetuneOptions(Checked):
     )
     resume: bool = setting(
         True,
-        "Go on where a killed run left off. From the checkpoint in ``output_dir``.",
+        "Resume a run that was killed. From the checkpoint in ``output_dir``.",
         flag,
         cli=Cli(flags=("--resume/--no-resume",)),
     )

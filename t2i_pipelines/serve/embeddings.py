@@ -33,10 +33,10 @@ def embeddings_routes(service: Service) -> APIRouter:
         responses=problems(401, 403, 404, 408, 413, 422, 429, 500, 503),
     )
     async def embeddings(request: EmbeddingsRequest) -> EmbeddingsResponse:
-        """Return the vector that a search for each input would look for, of length 1.
+        """Return the normalised vector of each input, as a search uses it.
 
-        OpenAI's clients send this to `base_url` `.../v1`. The cosine of two vectors is their dot product. A
-        text is put into the templates that the service searches with, if it has any.
+        OpenAI's clients take `.../v1` as `base_url`. The dot product of two vectors is their cosine. Texts
+        are inserted into the templates of the service, if it has any.
         """
         service.reader.check_number(len(request.inputs))
         service.batches.check_room(len(request.inputs))

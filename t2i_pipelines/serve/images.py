@@ -142,7 +142,7 @@ class Images:
         return StoredImage(id=id, path=path, fields=shown, links=self._links(id))
 
     def delete(self, id: str) -> None:
-        """Take an image out of the collection; its file stays.
+        """Delete an image; its file stays.
 
         :raises Refusal: If there is none.
         """

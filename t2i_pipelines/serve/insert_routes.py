@@ -37,8 +37,8 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="Of your choice, such as a UUID, for each insert: sent again with the same request, also "
-        "after a restart, it gives the job that it began, for 24 hours.",
+        description="A value of your choice for each insert, such as a UUID. The same request with the same "
+        "value returns the same job, for 24 hours, also after a restart.",
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
@@ -67,12 +67,10 @@ def insert_routes(service: Service) -> APIRouter:
     ) -> JobReport:
         """Return a job that inserts them. Running it again is safe: unchanged files are skipped.
 
-        As JSON, from a folder that is served or from the web; or as a form with the files of images as
-        `image`, and what is known about them as `fields`. The same bytes are kept once, and sent again they
-        are `unchanged`.
+        Send JSON to insert from a served folder or the web, or a form with image files as `image` and their
+        metadata as `fields`. Equal files are stored once; sent again, they are `unchanged`.
 
-        `Location` is where to look how it is doing. What is accepted is finished, also when the service is
-        ending.
+        `Location` is the address of the job. Accepted jobs are finished, also when the service ends.
         """
         check_writable(service)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -95,21 +93,21 @@ def insert_routes(service: Service) -> APIRouter:
         responses=problems(401, 422, 429),
     )
     async def latest(
-        status: Annotated[JobStatus | None, Query(description="Only those that are so.")] = None,
-        limit: Annotated[int, Query(description="So many.", ge=1, le=100)] = 20,
+        status: Annotated[JobStatus | None, Query(description="Only inserts with this status.")] = None,
+        limit: Annotated[int, Query(description="Maximum number of inserts.", ge=1, le=100)] = 20,
     ) -> JobList:
-        """Of ended ones the latest 1,000 are remembered, and those with a key for 24 hours."""
+        """The latest 1,000 ended inserts are kept, and those with an `Idempotency-Key` for 24 hours."""
         found = await service.run(service.jobs.latest, status, limit)
         return JobList(jobs=[JobSummary.model_validate(one.model_dump()) for one in found])
 
     @routes.get(
         "/v1/jobs/{id}",
-        summary="How an insert is doing",
+        summary="Status of an insert",
         response_model=JobReport,
         responses=problems(401, 404, 422, 429),
     )
     async def look(id: str) -> JobReport:
-        """Return what became of its inputs so far, and which failed."""
+        """Return the counts of its inputs by outcome so far, and the failures."""
         return await service.run(service.jobs.find, id)
 
     @routes.delete(
@@ -120,9 +118,9 @@ def insert_routes(service: Service) -> APIRouter:
         responses=problems(401, 403, 404, 409, 422, 429),
     )
     async def cancel(id: str) -> JobReport:
-        """One that waits is `cancelled` at once, one that runs after the images that are under way.
+        """A waiting insert is `cancelled` at once, a running one after the images in progress.
 
-        What is stored by then stays; `counts` tells how many.
+        Images that are stored by then stay; `counts` has their number.
         """
         check_writable(service)
         return await service.run(service.jobs.cancel, id)

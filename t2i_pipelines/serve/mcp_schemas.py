@@ -63,7 +63,7 @@ class SearchResult(BaseModel):
     """Hits, best first."""
 
     images: list[Hit]
-    no_match: bool | None = Field(description="The best hit has a relevance below 0.1.")
+    no_match: bool | None = Field(description="Whether the best hit has a relevance below 0.1.")
 
 
 class Column(BaseModel):
@@ -94,7 +94,7 @@ Data: TypeAlias = Annotated[str | None, Field(description="An image's file in ba
 Source: TypeAlias = Annotated[
     str, Field(description=f"A file or a folder (searched recursively), as in NAME/2024; {_IN}")
 ]
-Refresh: TypeAlias = Annotated[bool, Field(description="Look again at what counts as unchanged.")]
+Refresh: TypeAlias = Annotated[bool, Field(description="Read unchanged files again.")]
 Side: TypeAlias = Annotated[int, Field(ge=64, le=LONGEST_SIDE, description="In pixels, at most.")]
 Id: TypeAlias = Annotated[str, Field(description="The id of a hit.")]
 InsertId: TypeAlias = Annotated[str, Field(description="The id that insert_images returned.")]

@@ -50,7 +50,7 @@ class ServeOptions(Checked):
 
     host: str = setting("127.0.0.1", f"Address to listen on; any but loopback needs a key in {KEY_VARIABLE}.")
     port: int = setting(
-        8000, "Port to listen on; 0 is any that is free. To 65,535.", whole_number(65535, lowest=0)
+        8000, "Port to listen on; 0 takes any free one. To 65,535.", whole_number(65535, lowest=0)
     )
     roots: Sequence[str | Path] = setting(
         (),
@@ -66,10 +66,10 @@ class ServeOptions(Checked):
     )
     uploads: str | Path | None = setting(
         None,
-        "Folder in which uploaded images are kept, or NAME=FOLDER. It is made if it is missing, and served "
+        "Folder for uploaded images, or NAME=FOLDER. It is made if it is missing, and served "
         "as a root; without it, uploads get 403.",
         _folder,
-        cli=Cli(kind=str | None, help="Folder in which uploaded images are kept, or NAME=FOLDER."),
+        cli=Cli(kind=str | None, help="Folder for uploaded images, or NAME=FOLDER."),
     )
     allow_urls: bool = setting(
         False, "Let clients insert and ask for images on the web. On public addresses.", flag
@@ -99,46 +99,46 @@ class ServeOptions(Checked):
     )
     root_path: str = setting(
         "",
-        "Prefix of all paths at a proxy that takes it away, as in /search. Links and the docs begin with it.",
+        "Path prefix that a proxy removes, as in /search. Links and the docs begin with it.",
         _root_path,
     )
     forwarded_allow_ips: str = setting(
         "",
         "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. Addresses and networks, with "
         "commas between; with a key, * is any. Of others these headers are ignored.",
-        cli=Cli(help="Proxies whose X-Forwarded-For and -Proto are believed: addresses, networks, or *."),
+        cli=Cli(help="Proxies whose X-Forwarded-For and -Proto are trusted: addresses, networks, or *."),
     )
-    max_body: int = setting(16 << 20, "Bytes of a request. More get 413.", whole_number(1 << 30))
+    max_body: int = setting(16 << 20, "Maximum bytes of a request. More get 413.", whole_number(1 << 30))
     max_pixels: int = setting(
         50_000_000,
-        "Pixels of an image. Width times height of an uploaded or inserted one; more get 422.",
+        "Maximum pixels of an image. Width times height of an uploaded or inserted one; more get 422.",
         whole_number(2**40),
     )
     max_query: int = setting(
         1000,
-        "Characters of a text. Of an expression or a filter, too; more get 422.",
+        "Maximum characters of a text. Of an expression or a filter, too; more get 422.",
         whole_number(1 << 20),
     )
-    max_page: int = setting(100, "Hits of a query. More get 422.", whole_number(MAX_LIMIT))
+    max_page: int = setting(100, "Maximum number of hits per query. More get 422.", whole_number(MAX_LIMIT))
     max_queries: int = setting(32, "Queries of a request. More get 422.", whole_number(10_000))
     max_queue: int = setting(
         256,
-        "Queries that wait; more get 429. So none waits longer than it takes to answer ``max_queue + "
-        "batch_size`` queries.",
+        "Maximum of waiting queries; more get 429. So none waits longer than it takes to answer ``max_queue "
+        "+ batch_size`` queries.",
         whole_number(1_000_000),
     )
-    max_requests: int = setting(512, "Requests at a time; more get 429.", whole_number(1_000_000))
+    max_requests: int = setting(512, "Maximum of concurrent requests; more get 429.", whole_number(1_000_000))
     max_connections: int = setting(
         1024,
-        "Connections at a time; at more, the one that is idle longest is closed. At most half as many as the "
+        "Maximum of connections; beyond it, the one idle longest is closed. At most half as many as the "
         "process may open files.",
         whole_number(1_000_000),
     )
-    max_jobs: int = setting(16, "Inserts that wait or run; more get 429.", whole_number(10_000))
+    max_jobs: int = setting(16, "Maximum of unfinished inserts; more get 429.", whole_number(10_000))
     state: str | Path | None = setting(
         None,
-        "Folder in which jobs are kept over a restart; one service each. Without it, they are in a file next "
-        "to a local database, FILE.db.jobs, and with a Milvus server in memory only.",
+        "Folder that keeps jobs across restarts; each service needs its own. Without it, they are in a file "
+        "next to a local database, FILE.db.jobs, and with a Milvus server in memory only.",
         _folder,
         cli=Cli(kind=str | None),
     )
@@ -150,14 +150,14 @@ class ServeOptions(Checked):
     )
     batch_size: int = setting(
         32,
-        "Queries embedded and searched at once; 1 is one by one.",
+        "Maximum number of queries per batch; 1 searches one by one.",
         whole_number(MAX_BATCH_SIZE),
     )
     batch_wait: float = setting(
         0.01, "Seconds that a query waits for others, at most. While nothing else is done.", _seconds
     )
     body_timeout: float = setting(30.0, "Seconds in which a request must have come. Else 408.", _seconds)
-    drain: float = setting(300.0, "Seconds that the end waits for accepted inserts.", _seconds)
+    drain: float = setting(300.0, "Seconds to wait for accepted inserts at the end.", _seconds)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, or would admit anyone.

@@ -52,10 +52,10 @@ def search_routes(service: Service) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": content}},
     )
     async def search(request: Request) -> SearchResponse:
-        """Hits of words, an expression, a stored image or one of your own; or of several queries at once.
+        """Search by words, an expression, a stored image or an image file, or by several of these at once.
 
-        As JSON, or as a form whose `image` is an image's file. What comes at the same time with the same
-        options is embedded and searched at once. `429` tells after how many seconds to try again.
+        Send JSON, or a form whose `image` is an image file. Concurrent requests with the same options are
+        searched as one batch. `429` has the seconds to wait in `Retry-After`.
         """
         found = await service.find(await read(request))
         return SearchResponse(results=[service.images.result(hits) for hits in found])
@@ -116,14 +116,14 @@ def state_routes(service: Service, locked: Sequence[params.Depends]) -> APIRoute
     """
     routes = APIRouter(tags=["state"], responses=problems())
 
-    @routes.get("/healthz", summary="Whether the process lives")
+    @routes.get("/healthz", summary="Check liveness")
     async def healthz() -> Health:
         """Answer without asking any other service."""
         return Health()
 
-    @routes.get("/readyz", summary="Whether searches are answered", responses=problems(503))
+    @routes.get("/readyz", summary="Check readiness", responses=problems(503))
     async def readyz() -> Health:
-        """Return the model is loaded, and the database answers."""
+        """Check that the model is loaded and the database answers."""
         if not await service.is_ready():
             raise Refusal(
                 503,
@@ -135,7 +135,7 @@ def state_routes(service: Service, locked: Sequence[params.Depends]) -> APIRoute
 
     @routes.get(
         "/metrics",
-        summary="For Prometheus",
+        summary="Metrics for Prometheus",
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(401, 429)},
         dependencies=list(locked),

@@ -45,15 +45,15 @@ class Condition(Strict):
 class Asked(Strict):
     """A query: words, an expression, a stored image, an image of your own, or the sum of several."""
 
-    text: str | None = Field(None, description="Words, as they are.", examples=["a white dog"])
+    text: str | None = Field(None, description="Words to search for.", examples=["a white dog"])
     expression: str | None = Field(
         None,
         description="A sum of words, images and `like:ID`; double quotes protect words. Images are "
         "`./NAME/file.jpg` in a folder that is served and, where URLs are allowed, `https://...`.",
         examples=["golden retriever^2 + ./photos/pool.jpg - fruit"],
     )
-    like: str | None = Field(None, description="The id of a stored image: more like it.")
-    image: Base64Bytes | None = Field(None, description="An image's file, in base64.")
+    like: str | None = Field(None, description="Id of a stored image, to find similar ones.")
+    image: Base64Bytes | None = Field(None, description="An image file, in base64.")
 
     @property
     def is_empty(self) -> bool:
@@ -108,7 +108,7 @@ class SearchRequest(Asked, _Options):  # type: ignore[misc]
         }
     )
 
-    queries: list[Asked] | None = Field(None, description="Several queries, in place of one.", min_length=1)
+    queries: list[Asked] | None = Field(None, description="Several queries instead of one.", min_length=1)
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> SearchRequest:
@@ -133,7 +133,7 @@ class SearchRequest(Asked, _Options):  # type: ignore[misc]
 
 
 class Links(BaseModel):
-    """Where more of an image is."""
+    """Links of an image."""
 
     image: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9"])
     file: str = Field(examples=["/v1/images/6f1ed002ab5595859014ebf0951522d9/file"])
@@ -158,7 +158,7 @@ class Result(BaseModel):
     """The hits of a query, best first."""
 
     hits: list[Found]
-    no_match: bool | None = Field(description="The best hit has a relevance below 0.1.")
+    no_match: bool | None = Field(description="Whether the best hit has a relevance below 0.1.")
 
 
 class SearchResponse(BaseModel):
@@ -168,7 +168,7 @@ class SearchResponse(BaseModel):
 
 
 class StoredImage(BaseModel):
-    """What is stored of an image."""
+    """A stored image."""
 
     id: str
     path: str | None = Field(description="As in a hit.")
@@ -193,7 +193,7 @@ class InsertRequest(Strict):
     urls: list[str] | None = Field(
         None, description="Images on the web, if URLs are allowed.", min_length=1, max_length=10_000
     )
-    refresh: bool = Field(False, description="Look again at what counts as unchanged.")
+    refresh: bool = Field(False, description="Read unchanged files again.")
 
     @model_validator(mode="after")
     def _names_one(self) -> InsertRequest:
@@ -207,7 +207,7 @@ class FailedInput(BaseModel):
 
     path: str | None = Field(description="As in a hit.")
     id: str
-    stage: Stage | Literal[""] = Field(description="Where it failed.")
+    stage: Stage | Literal[""] = Field(description="Stage that failed.")
     reason: str
     filename: str | None = Field(None, description="Name of an uploaded file.", examples=["dog.jpg"])
 
@@ -235,10 +235,10 @@ class JobSummary(BaseModel):
 
     id: str = Field(examples=["9f86d081884c7d65"])
     status: JobStatus = Field(
-        description="`done` is when every input has an outcome, be it a failure; `failed` broke off; "
-        "`cancelled` was stopped by a client; `interrupted` by the end of the service."
+        description="`done`: every input has an outcome, failures included; `failed`: it broke off; "
+        "`cancelled`: a client stopped it; `interrupted`: the service ended first."
     )
-    source: str | None = Field(description="As it was asked for; null for URLs and uploads.")
+    source: str | None = Field(description="As requested; null for URLs and uploads.")
     counts: dict[str, int] = Field(description="Inputs so far, by outcome.", examples=[{"inserted": 41}])
     error: JobError | None = None
     created: datetime
@@ -247,11 +247,11 @@ class JobSummary(BaseModel):
 
 
 class JobReport(JobSummary):
-    """How an insert is doing."""
+    """Status of an insert."""
 
-    skipped: list[SkippedFiles] = Field(description="What the source has besides inputs, by kind.")
+    skipped: list[SkippedFiles] = Field(description="Files that are no inputs, by kind.")
     failed: list[FailedInput] = Field(description="The first 1,000 failures.")
-    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages work at the same time.")
+    seconds_by_stage: dict[str, float] = Field(description="Busy seconds; stages run at the same time.")
 
 
 class JobList(BaseModel):
@@ -261,14 +261,14 @@ class JobList(BaseModel):
 
 
 class UploadForm(BaseModel):
-    """Images to insert, and what is known about them."""
+    """Images to insert, and their metadata."""
 
-    image: list[bytes] = Field(description="Files of images, up to 1,000.", min_length=1, max_length=1000)
+    image: list[bytes] = Field(description="Image files, at most 1,000.", min_length=1, max_length=1000)
     fields: str | None = Field(
         None,
         description="JSON: an object with the metadata of all images, or a list with one object for each "
-        "file in their order. `id` is the id of an image; without it, that follows from its bytes. The name "
-        "of the file is the column `filename`.",
+        "file, in their order. `id` sets the id of an image, which is otherwise made from its bytes. The "
+        "column `filename` has the name of the file.",
         json_schema_extra={"contentMediaType": "application/json"},
         examples=['{"album": "2024"}', '[{"id": "dog-1", "year": 2015}, {"id": "dog-2"}]'],
     )
@@ -295,9 +295,9 @@ class ImageFilter(Strict):
 class ImagesRequest(ImageFilter):
     """A page of the images that are stored."""
 
-    limit: int = Field(20, ge=1, description="Images of the page, at most.")
+    limit: int = Field(20, ge=1, description="Maximum number of images per page.")
     cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before; without it, the first page."
+        None, max_length=256, description="`next_cursor` of the previous page; without it, the first page."
     )
     output_fields: list[Name] = Field(
         ["*"], max_length=64, description="Metadata to show; `*` is all. Repeat it for several."
@@ -309,19 +309,19 @@ class ImagesResponse(BaseModel):
 
     images: list[StoredImage]
     next_cursor: str | None = Field(
-        description="Asks for the next page; null on the last.",
+        description="Cursor of the next page; null on the last.",
         examples=["YWZ0ZXIgZG9n"],
     )
 
 
 class ImagesCount(BaseModel):
-    """How many images are stored."""
+    """Number of stored images."""
 
     count: int = Field(examples=[1234])
 
 
 class ImagesDeleted(BaseModel):
-    """How many images were deleted."""
+    """Number of deleted images."""
 
     deleted: int = Field(examples=[12])
 
@@ -351,7 +351,7 @@ class Column(BaseModel):
 
     name: str = Field(examples=["year"])
     type: Literal["string", "integer", "number", "boolean", "array", "object", "mixed"] = Field(
-        description="Of its values, as JSON Schema names it; `mixed` where images differ."
+        description="JSON Schema type of its values; `mixed` if images differ."
     )
 
 
@@ -359,24 +359,24 @@ class Columns(BaseModel):
     """The columns that some images have."""
 
     columns: list[Column]
-    rows: int = Field(description="Images that were looked at.", examples=[1000])
-    complete: bool = Field(description="These were all. If not, others may have further columns.")
+    rows: int = Field(description="Number of images that were read.", examples=[1000])
+    complete: bool = Field(description="Whether all images were read; others may have further columns.")
 
 
 class ValueCount(BaseModel):
     """A value of a column."""
 
     value: Scalar = Field(examples=[2015])
-    count: int = Field(description="Images that have it, of those that were looked at.", examples=[41])
+    count: int = Field(description="Number of the read images that have it.", examples=[41])
 
 
 class ColumnValues(BaseModel):
-    """The commonest values of a column, commonest first."""
+    """The most common values of a column, most common first."""
 
     column: str = Field(examples=["year"])
     values: list[ValueCount]
-    rows: int = Field(description="Images that were looked at.", examples=[10_000])
-    complete: bool = Field(description="These were all. If not, others may have further values.")
+    rows: int = Field(description="Number of images that were read.", examples=[10_000])
+    complete: bool = Field(description="Whether all images were read; others may have further values.")
 
 
 class EmbeddingsRequest(Strict):
@@ -392,17 +392,15 @@ class EmbeddingsRequest(Strict):
     )
 
     input: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="A text or several, or images: data URIs, base64, or URLs where URLs are allowed. Texts, "
-        "no token ids."
+        description="One or several texts or images. Images are data URIs, base64, or URLs where URLs are "
+        "allowed. Token ids are refused."
     )
-    model: str | None = Field(
-        None, description="The model of this service, which is the only one; may be left out."
-    )
-    modality: Literal["text", "image"] = Field("text", description="What `input` is.")
+    model: str | None = Field(None, description="The model of this service; may be left out.")
+    modality: Literal["text", "image"] = Field("text", description="Kind of `input`.")
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="Numbers, or base64 of float32, little-endian."
     )
-    dimensions: int | None = Field(None, ge=1, description="Those of the model; vectors are never cut.")
+    dimensions: int | None = Field(None, ge=1, description="The model's dimension; vectors are never cut.")
     user: str | None = Field(None, description="Ignored.")
 
     @property
@@ -415,12 +413,12 @@ class Embedding(BaseModel):
     """The vector of an input, of length 1."""
 
     object: Literal["embedding"] = "embedding"
-    index: int = Field(description="Of the input, from 0.")
+    index: int = Field(description="Index of the input, from 0.")
     embedding: list[float] | str = Field(examples=[[0.6, 0.8]])
 
 
 class Usage(BaseModel):
-    """Tokens that the texts have; 0 of images, and where the model does not count."""
+    """Tokens of the texts; 0 for images, and if the model does not count."""
 
     prompt_tokens: int
     total_tokens: int
@@ -436,6 +434,6 @@ class EmbeddingsResponse(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the service is there."""
+    """State of the service."""
 
     status: Literal["ok"] = "ok"

@@ -46,12 +46,12 @@ def stored_routes(service: Service) -> APIRouter:
     """Return the routes of many images."""
     routes = APIRouter(tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
 
-    @routes.get("/v1/images", summary="Pages of the images that are stored", response_model=ImagesResponse)
+    @routes.get("/v1/images", summary="List stored images", response_model=ImagesResponse)
     async def page(asked: Annotated[ImagesRequest, Query()]) -> ImagesResponse:
-        """Return images in the order of their ids, which is no order that means anything.
+        """Return a page of images, ordered by id.
 
-        `next_cursor` asks for the next page. An image that is stored all the while comes exactly once,
-        whatever is inserted or deleted meanwhile. Ask for all pages with the same `filter` and `where`.
+        `next_cursor` requests the next page. An image that stays stored is returned exactly once, whatever
+        is inserted or deleted meanwhile. Request all pages with the same `filter` and `where`.
         """
         service.reader.check_page(asked.limit, "images", "cursor")
         condition = service.reader.condition(asked.filter, asked.where, set(asked.output_fields))
@@ -59,45 +59,45 @@ def stored_routes(service: Service) -> APIRouter:
 
     @routes.delete(
         "/v1/images",
-        summary="Take the images out of the collection that meet a filter",
+        summary="Delete the images that match a filter",
         response_model=ImagesDeleted,
         responses=problems(403),
     )
     async def delete(asked: Annotated[ImageFilter, Query()]) -> ImagesDeleted:
-        """Return how many were deleted. Without a condition nothing is, and the answer is `422`.
+        """Remove them from the collection, and return their number.
 
-        Their files stay. All images meet the filter `id != ""`.
+        Files are not deleted. A condition is required; the filter `id != ""` matches all images.
         """
         check_writable(service)
         condition = service.reader.condition(asked.filter, asked.where)
         return ImagesDeleted(deleted=await service.scan(service.images.delete_by_filter, condition))
 
-    @routes.get("/v1/count", summary="How many images are stored", response_model=ImagesCount)
+    @routes.get("/v1/count", summary="Number of stored images", response_model=ImagesCount)
     async def count(asked: Annotated[ImageFilter, Query()]) -> ImagesCount:
-        """Return how many there are, or how many of them meet `filter` and `where`."""
+        """Count all images, or those that match `filter` and `where`."""
         condition = service.reader.condition(asked.filter, asked.where)
         return ImagesCount(count=await service.scan(service.images.count, condition))
 
     @routes.get("/v1/columns", summary="The columns of the metadata", response_model=Columns)
     async def columns() -> Columns:
-        """Return the columns that the first images have, in the order of the ids, with their types.
+        """Return the columns of the first images, ordered by id, with their types.
 
-        Each image may have columns of its own. `rows` is how many were looked at.
+        Each image may have its own columns. `rows` is the number of images that were read.
         """
         return await service.scan(service.images.columns)
 
     @routes.get(
         "/v1/columns/{name:path}/values",
-        summary="The commonest values of a column",
+        summary="The most common values of a column",
         response_model=ColumnValues,
     )
     async def values(
-        name: Annotated[str, Path(max_length=255, description="Of a column.", examples=["year"])],
-        limit: Annotated[int, Query(ge=1, le=VALUES_AT_MOST, description="Values, at most.")] = 20,
+        name: Annotated[str, Path(max_length=255, description="Name of a column.", examples=["year"])],
+        limit: Annotated[int, Query(ge=1, le=VALUES_AT_MOST, description="Maximum number of values.")] = 20,
     ) -> ColumnValues:
-        """Return values with how many of the first images have them; of a list, each item counts.
+        """Return values with the number of images that have them. Items of a list count separately.
 
-        `rows` is how many images were looked at, 10,000 at most.
+        `rows` is the number of images that were read, 10,000 at most.
         """
         check_hidden({name})
         return await service.scan(service.images.values, name, limit)
@@ -121,7 +121,7 @@ def images_routes(service: Service) -> APIRouter:
         responses={200: {"content": {"image/webp": BINARY}}, **KNOWN},
     )
     async def thumbnail(id: str) -> Response:
-        """WebP, its longer side 256 pixels at most, its size 24 kB."""
+        """Return a WebP of at most 256 pixels a side and 24 kB."""
         with service.metrics.stage("thumbnail"):
             return await service.run(service.images.thumbnail, id)
 
@@ -132,22 +132,22 @@ def images_routes(service: Service) -> APIRouter:
         responses={200: {"content": {"image/*": BINARY}}, 206: {"content": {"image/*": BINARY}}, **KNOWN},
     )
     async def file(id: str) -> Response:
-        """Return the file's own bytes, or the `Range` of them that is asked for."""
+        """Return the bytes of the file, or the requested `Range` of them."""
         return await service.run(service.images.file, id)
 
-    @routes.get("/v1/images/{id:path}", summary="What is stored of an image", response_model=StoredImage)
+    @routes.get("/v1/images/{id:path}", summary="A stored image", response_model=StoredImage)
     async def image(id: str) -> StoredImage:
-        """Its path, its metadata, and where its file and thumbnail are."""
+        """Return its path, its metadata, and the links of its file and thumbnail."""
         return await service.run(service.images.stored, id)
 
     @routes.delete(
         "/v1/images/{id:path}",
-        summary="Take an image out of the collection",
+        summary="Delete an image",
         status_code=204,
         responses=problems(403),
     )
     async def delete(id: str) -> None:
-        """It is no longer found. Its file stays."""
+        """Remove it from the collection. Its file is not deleted."""
         check_writable(service)
         await service.run(service.images.delete, id)
 
@@ -158,10 +158,10 @@ def images_routes(service: Service) -> APIRouter:
         responses=problems(403, 408, 413),
     )
     async def update(id: str, request: ImageUpdate) -> StoredImage:
-        """Set or remove columns, and return what is stored then. Its vector, path and id stay.
+        """Set or remove columns, and return the result. Vector, path and id are unchanged.
 
-        An insert of the same file with the same metadata as before leaves the change; one of a changed file,
-        or with other metadata, replaces all metadata.
+        Inserting the same file with the same metadata again keeps the change. Inserting a changed file, or
+        other metadata, replaces all metadata.
         """
         check_writable(service)
         await service.run(service.images.update, id, request.fields)
