@@ -9,8 +9,8 @@ written, so that a search would miss rows that were acknowledged long before. So
 FAISS warns on standard error that a small segment has few rows to train an index on. An index of one list is
 the exact comparison and learns nothing, so that warning is suppressed.
 
-Some filters it evaluates in Python, row by row. There ``like`` backtracked without end, and a text times a
-number filled the memory; either ends the whole process. Both are bounded here.
+Some filters it evaluates in Python, row by row. There ``like`` backtracked without end, and sums and
+multiples of texts filled the memory; either ends the whole process. Both are bounded here.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from operator import add, mul
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def bound_filters() -> None:
     from milvus_lite.search.filter.eval import python_backend
 
     python_backend._get_like_regex = like_pattern
-    python_backend._ARITH_OPS["*"] = _product
+    python_backend._ARITH_OPS.update({"*": _of_numbers(mul), "+": _of_numbers(add)})
 
 
 @lru_cache(1024)
@@ -273,10 +274,15 @@ def like_pattern(like: str) -> re.Pattern[str]:
     return re.compile(rf"{first}\Z", re.DOTALL)
 
 
-def _product(left: Any, right: Any) -> Any:
-    if isinstance(left, (str, list)) or isinstance(right, (str, list)):
-        raise TypeError("only numbers are multiplied")  # the comparison is then unknown, as with no value
-    return left * right
+def _of_numbers(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return arithmetic that refuses texts and lists: the comparison is then unknown, as without a value."""
+
+    def calculated(left: Any, right: Any) -> Any:
+        if isinstance(left, (str, list)) or isinstance(right, (str, list)):
+            raise TypeError("texts and lists are no numbers")
+        return work(left, right)
+
+    return calculated
 
 
 _turns: dict[str, ReadWriteLock] = {}
