@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from t2i_pipelines._towhee.locks import Lock, ReadWriteLock
 from t2i_pipelines.collection import lite
 from t2i_pipelines.collection.failures import quiet, translate
-from t2i_pipelines.collection.lite import one_writer, quieten, reading
+from t2i_pipelines.collection.lite import bound_filters, one_writer, quieten, reading
 from t2i_pipelines.errors import ConfigError, StoreError, T2IError
 
 SCHEMES = ("http", "https", "tcp", "unix")
@@ -318,6 +318,7 @@ class Connection:
         path = self.address.path
         if path is not None:
             quieten()
+            bound_filters()
         uri = self.address.uri if path is None else lite.uri_for(path)
         make = _clients.get(self.address.scheme)
         with quiet():

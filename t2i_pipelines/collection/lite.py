@@ -8,6 +8,9 @@ written, so that a search would miss rows that were acknowledged long before. So
 
 FAISS warns on standard error that a small segment has few rows to train an index on. An index of one list is
 the exact comparison and learns nothing, so that warning is suppressed.
+
+Some filters it evaluates in Python, row by row. There ``like`` backtracked without end, and sums and
+multiples of texts filled the memory; either ends the whole process. Both are bounded here.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from operator import add, mul
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +251,38 @@ def quieten() -> None:
     for module in (faiss_ivf_flat, faiss_ivf_sq8):
         if not isinstance(module.faiss, _Faiss):
             module.faiss = _Faiss(module.faiss)
+
+
+def bound_filters() -> None:
+    """Bound the time and the memory of filters, for the whole process, once."""
+    from milvus_lite.search.filter.eval import python_backend
+
+    python_backend._get_like_regex = like_pattern
+    python_backend._ARITH_OPS.update({"*": _of_numbers(mul), "+": _of_numbers(add)})
+
+
+@lru_cache(1024)
+def like_pattern(like: str) -> re.Pattern[str]:
+    """Return a pattern of ``like`` as a regular expression that never tries a second place for a part.
+
+    What is between two ``%`` may stay where it is found first, so nothing before it is looked at again.
+    """
+    first, *parts = [re.escape(part).replace("_", ".") for part in like.split("%")]
+    if parts:
+        *middle, last = parts
+        first += "".join(f"(?>.*?{part})" for part in middle if part) + f".*{last}"
+    return re.compile(rf"{first}\Z", re.DOTALL)
+
+
+def _of_numbers(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return arithmetic that refuses texts and lists: the comparison is then unknown, as without a value."""
+
+    def calculated(left: Any, right: Any) -> Any:
+        if isinstance(left, (str, list)) or isinstance(right, (str, list)):
+            raise TypeError("texts and lists are no numbers")
+        return work(left, right)
+
+    return calculated
 
 
 _turns: dict[str, ReadWriteLock] = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain, islice
-from threading import Lock
+from threading import Lock, Semaphore
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -126,6 +126,7 @@ class Images:
         self._decoding = replace(decoding, truncated="accept")
         self._kept: LRUCache[tuple[str, str], bytes] = LRUCache(THUMBNAILS, getsizeof=len)
         self._lock = Lock()
+        self._decoders = Semaphore(os.cpu_count() or 1)  # each may take hundreds of megabytes
         self.hits = self.misses = 0
 
     def stored(self, id: str) -> StoredImage:
@@ -254,11 +255,13 @@ class Images:
         return self._decoded(self._row(id, ["path"])["path"], id, longest)
 
     def _decoded(self, address: str, id: str, longest: int) -> Pillow.Image:
-        try:
-            pixels = decode(self._content(address), id, self._decoding, lambda: longest // MARGIN)
-        except ImageDecodeError as err:
-            raise _not_shown() from err
-        return shrunk(Pillow.fromarray(pixels), longest)
+        content = self._content(address)
+        with self._decoders:
+            try:
+                pixels = decode(content, id, self._decoding, lambda: longest // MARGIN)
+            except ImageDecodeError as err:
+                raise _not_shown() from err
+            return shrunk(Pillow.fromarray(pixels), longest)
 
     def result(self, hits: Hits) -> Result:
         """Hits as clients see them."""

@@ -25,7 +25,6 @@ from t2i_pipelines.serve.schemas import (
     JobList,
     JobReport,
     JobStatus,
-    JobSummary,
     UploadForm,
 )
 from t2i_pipelines.serve.service import Service
@@ -97,8 +96,7 @@ def insert_routes(service: Service) -> APIRouter:
         limit: Annotated[int, Query(description="Maximum number of inserts.", ge=1, le=100)] = 20,
     ) -> JobList:
         """The latest 1,000 ended inserts are kept, and those with an `Idempotency-Key` for 24 hours."""
-        found = await service.run(service.jobs.latest, status, limit)
-        return JobList(jobs=[JobSummary.model_validate(one.model_dump()) for one in found])
+        return JobList(jobs=await service.run(service.jobs.latest, status, limit))
 
     @routes.get(
         "/v1/jobs/{id}",

@@ -27,6 +27,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from PIL import Image as Pillow
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from t2i_pipelines.collection import check_exists, close, open_collection
 from t2i_pipelines.collection.connection import parse_uri
@@ -390,6 +391,9 @@ def make_http(options: ServeOptions, settings: dict[str, Any]) -> Starlette:
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
     )
+    for route in app.routes:  # by GET there is a stream on which nothing ever comes: it would hold a place
+        if isinstance(route, Route):
+            route.methods = {"POST"}
     app.state.service = service
     add_handlers(app, service.metrics, service.roots)
     add_middleware(app, options, Keys(options.api_key, options.keys_file), service)

@@ -34,6 +34,9 @@ IMAGES = 8
 CONDITIONS = 1 << 16
 """Characters of JSON that ``where`` may have: some thousand ids to choose from."""
 
+MOST_CONDITIONS = 64
+"""Conditions that ``where`` may have: the time to read them grows with their square."""
+
 COMPARED = {"diversity": 200, "collapse": 800}
 """Hits of a query that are chosen with an option that compares them: together they take up to a second."""
 
@@ -204,6 +207,13 @@ class Reader:
         found = _where(where)
         if len(json.dumps(found)) > CONDITIONS:
             raise Refusal(422, f"where is longer than {CONDITIONS:,} characters", code="query_too_long")
+        count = sum(len(one) if isinstance(one, list) else 1 for one in (found or {}).values())
+        if count > MOST_CONDITIONS:
+            raise Refusal(
+                422,
+                f"where has {count:,} conditions; at most {MOST_CONDITIONS} are read; `in` takes many values",
+                code="query_too_long",
+            )
         check_hidden({*(found or ()), *named, *re.findall(r"\w+", _QUOTED.sub("", filter))})
         return {"filter": filter, "where": found}
 

@@ -477,3 +477,20 @@ def test_collections_that_were_closed_are_forgotten(tmp_path):
     assert open_collection(tmp_path / "held.db") is held
     open_collection(tmp_path / "0.db").upsert([])  # open now, though nothing refers to it
     assert str(tmp_path / "0.db") in {str(key[0]) for key in list(package._opened)}
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        f'n[0] == 1 and id like "{"%" * 60}!"',
+        f'n[0] == 1 and k like "{"%a" * 90}%!"',
+        "k * 9999999999 == 1",
+        "k + k == n[0]",
+    ],
+)
+def test_no_filter_takes_all_the_time_or_all_the_memory(path, filter):
+    collection = open_collection(path)
+    collection.prepare(SPACE)
+    collection.upsert([{**row, "k": "a" * 3000, "n": [1]} for row in rows(0, 3)])
+    assert collection.count(filter=filter) == 0
+    assert collection.count(filter='n[0] * 2 + 1 == 3 and k like "a%_a%aa"') == 3

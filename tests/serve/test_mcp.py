@@ -482,3 +482,10 @@ def test_without_the_extra_it_is_one_sentence(monkeypatch):
             MissingExtraError, match=r"is not installed; run: pip install 't2i-pipelines\[mcp\]'"
         ):
             begin()
+
+
+def test_http_holds_no_stream_on_which_nothing_comes(stored):
+    with over_http(stored) as http:
+        for method in ("GET", "HEAD", "DELETE"):
+            refusal = http.request(method, "/mcp", headers=ACCEPTED)
+            assert (refusal.status_code, refusal.headers["allow"]) == (405, "POST")

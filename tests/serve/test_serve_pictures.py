@@ -15,7 +15,7 @@ from PIL import Image
 from serving import insert, names, problem, search, serving, wait_until
 
 from t2i_pipelines import InsertReport, build_insert_pipeline
-from t2i_pipelines.serve import jobs
+from t2i_pipelines.serve import images, jobs
 
 
 @pytest.fixture
@@ -377,3 +377,27 @@ def test_the_docs_come_from_here_alone(http):
     assert outside == []
     for url in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", page.text):
         assert http.get(url).status_code == 200
+
+
+def test_as_many_thumbnails_are_made_at_a_time_as_there_are_cores(http, pictures, monkeypatch):
+    insert(http, source="pictures")
+    ids = [hit["id"] for hit in search(http, text="red", limit=10)]
+    decode, lock, now, most = images.decode, threading.Lock(), 0, 0
+
+    def counted(*given):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        try:
+            threading.Event().wait(0.05)
+            return decode(*given)
+        finally:
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(images, "decode", counted)
+    monkeypatch.setattr(http.app.state.service.images, "_decoders", threading.Semaphore(2))
+    with ThreadPoolExecutor(len(ids)) as threads:
+        found = list(threads.map(lambda id: http.get(f"/v1/images/{id}/thumbnail").status_code, ids))
+    assert (set(found), most) == ({200}, 2)

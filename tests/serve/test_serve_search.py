@@ -150,6 +150,12 @@ def test_a_new_service_finds_nothing(tmp_path):
             "query_too_long",
             "where is",
         ),
+        (
+            {"text": "x", "where": {f"a{n}": n for n in range(65)}},
+            "query_too_long",
+            "65 conditions; at most 64",
+        ),
+        ({"text": "x", "where": {"a": [{"op": ">", "value": 1}] * 65}}, "query_too_long", "65 conditions"),
         ({"text": "x", "output_fields": [""]}, "invalid_request", "at least 1 character"),
         ({"text": "x", "output_fields": ["a"] * 65}, "invalid_request", "at most 64 items"),
         ({"queries": [{"text": "x"}] * 33}, "too_many_queries", "33 queries; a request may have 32"),
