@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from stored import SPACE, emptied, random_units, row, unit
 
@@ -151,6 +151,7 @@ def test_a_text_of_a_million_letters_is_only_a_text(store):
     )
 )
 def test_any_text_that_no_row_has_finds_no_row(store, text):
+    assume(text not in {"Rome", "Bari"})  # hypothesis draws constants of the tests, too
     assert found(store, {"place": text}) == set()
     assert found(store, {"year": 2015, "place": ("!=", text)}) == {"plain"}
 
