@@ -132,4 +132,4 @@ wheel: $(TEST)
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist demo site docs/tutorials *.egg-info
+	rm -rf $(VENV) build dist demo site jupyter_execute docs/tutorials *.egg-info
