@@ -79,11 +79,11 @@ class Model(Checked):
     model_name: str | None = setting(
         None,
         f"Name (see `t2i models`) or path. Without it, the model of the collection; of a new collection "
-        f"{DEFAULT_MODEL}, downloaded once. t2i_mini is bundled. Of a search, ``auto`` follows a swap.",
+        f"{DEFAULT_MODEL}, downloaded once. t2i_mini is bundled. For a search, ``auto`` follows reembed.",
         cli=Cli(
             help="Name (see `t2i models`) or path. Without it, the model of the collection; of a new "
-            f"collection {DEFAULT_MODEL}, downloaded once. t2i_mini is bundled. Of a search, auto follows a "
-            "swap."
+            f"collection {DEFAULT_MODEL}, downloaded once. t2i_mini is bundled. For a search, auto "
+            "follows reembed."
         ),
     )
     checkpoint_path: str | Path | None = setting(
