@@ -20,7 +20,7 @@ from t2i_pipelines.cli import demo
 DOCS = Path(__file__).parent.parent / "docs" / "images"
 QUERY = "a bird"
 FIELDS = ("caption_en",)
-RESULTS = {"width": 1200, "height": 880}
+RESULTS = {"width": 1200, "height": 790}
 PAGE = {"width": 1280, "height": 900}
 
 
