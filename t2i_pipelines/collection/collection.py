@@ -25,7 +25,7 @@ from t2i_pipelines.collection.columns import (
     commonest,
     types_of,
 )
-from t2i_pipelines.collection.connection import SLOW, Connection
+from t2i_pipelines.collection.connection import FLUSH_AGAIN, SLOW, Connection
 from t2i_pipelines.collection.duplicates import Member, groups
 from t2i_pipelines.collection.failures import NotLoadedError, TooLargeError
 from t2i_pipelines.collection.rows import Ledger, batches, check_metadata, check_rows, chunks, is_one_of
@@ -34,7 +34,7 @@ from t2i_pipelines.config.args import SearchArgs
 from t2i_pipelines.config.checks import check_share, check_whole_number
 from t2i_pipelines.config.search import MAX_LIMIT, SearchOptions
 from t2i_pipelines.config.storage import AUTO, Storage
-from t2i_pipelines.errors import CollectionNotFoundError
+from t2i_pipelines.errors import CollectionNotFoundError, StoreTimeoutError
 from t2i_pipelines.types import Hit, Matrix, Space, Vector
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Collection:
         for batch in batches(schema.as_stored(entry.storage, check_rows(rows, entry.space.dim))):
             self._send(batch)
             if self.connection.is_full(self.catalog.real_name):
-                self.write("flush", slow=True)
+                self.write("flush", least=self.patience)
 
     def ledger(self, ids: Sequence[str]) -> dict[str, Ledger]:
         """Size, mtime and digest of those ids that are stored."""
@@ -326,7 +326,15 @@ class Collection:
 
         Slow: call it once, when a run ends.
         """
-        self.write("flush", slow=True)
+        is_lite = self.connection.is_lite(self.catalog.timeout)
+        ends = time.monotonic() + self.patience
+        while True:
+            try:
+                self.write("flush", least=self.patience if is_lite else FLUSH_AGAIN)
+                break
+            except StoreTimeoutError:
+                if is_lite or time.monotonic() > ends:
+                    raise
         if self._storage.index_type == AUTO and self.entry() is not None:
             self.catalog.keep_index(self.count())
 
@@ -441,19 +449,19 @@ class Collection:
             self.catalog.forget()
             return None
 
-    def write(self, method: str, *, slow: bool = False, **arguments: Any) -> None:
+    def write(self, method: str, *, least: float = 0.0, **arguments: Any) -> None:
         """Call a writing method of ``MilvusClient``. Do nothing without collection.
 
-        :param slow: allow it :data:`~.connection.SLOW` seconds at least.
+        :param least: seconds that it is allowed at least.
         """
         with self.connection.kept_open():
-            self._write_open(method, slow, arguments)
+            self._write_open(method, least, arguments)
 
-    def _write_open(self, method: str, slow: bool, arguments: dict[str, Any]) -> None:
+    def _write_open(self, method: str, least: float, arguments: dict[str, Any]) -> None:
         if self.entry(of_model=bool(arguments.get("data"))) is None:
             return
         with self.connection.writing(self.catalog.timeout) as seconds:
-            allowed = max(seconds, SLOW) if slow else seconds
+            allowed = max(seconds, least)
             self._loaded(lambda: self._call(method, seconds=allowed, **arguments))
         self.connection.wrote(method, self.catalog.real_name, arguments.get("data", ()))
 

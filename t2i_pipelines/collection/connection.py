@@ -129,6 +129,9 @@ SLOW = 900.0
 """Seconds that loading, flushing, scans and local writes may take. They may build an index over all rows;
 and a local write that is given up goes on in the background, next to the one that is made instead."""
 
+FLUSH_AGAIN = 60.0
+"""Seconds after which a server is asked again to flush: a flush that its restart interrupted never ends."""
+
 FLUSH_BYTES = 8 << 20
 """Of vectors that wait in an embedded Milvus Lite. Writing them out takes ten times as much memory."""
 

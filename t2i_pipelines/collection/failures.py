@@ -34,7 +34,10 @@ NOT_UNDERSTOOD = (
 BAD_ARGUMENT = {6, REFUSED}  # of Milvus Lite, of a server
 NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded")  # ENOSPC, EFBIG, EDQUOT
 
-TIMED_OUT = ("retry timeout", "wait for loading collection timeout", "deadline exceeded")
+TIMED_OUT = (
+    *("retry timeout", "wait for loading collection timeout", "wait for flush timeout"),
+    "deadline exceeded",
+)
 """As pymilvus says it, and as a server that itself waited in vain for a part of it."""
 
 

@@ -83,6 +83,7 @@ CASES = [
     ),
     (MilvusException(STATUS.UNAVAILABLE, "Retry run out"), StoreUnavailableError, "Retry run out"),
     (MilvusException(1, "[f] Retry timeout: 3s"), StoreTimeoutError, "did not answer"),
+    (MilvusException(1, "wait for flush timeout, collection: c"), StoreTimeoutError, "did not answer"),
     (MilvusException(100, "no such"), CollectionNotFoundError, "no such"),
     (MilvusException(101, "not loaded"), NotLoadedError, "not loaded"),
     (MilvusException(800, "database not found"), ConfigError, "last part of the uri names the data"),

@@ -1,11 +1,12 @@
 """When rows are written out, and what a process that is killed while it does so leaves behind."""
 
 import pytest
+from pymilvus import MilvusClient, MilvusException
 from test_collection_lite import SPACE, child, path, rows, store  # noqa: F401 - fixtures
 
 from t2i_pipelines import collection as package
 from t2i_pipelines.collection import close, collection, connection, open_collection
-from t2i_pipelines.errors import StoreLockedError
+from t2i_pipelines.errors import StoreLockedError, StoreTimeoutError
 
 pytest_plugins = ["milvus_backends"]
 
@@ -115,3 +116,40 @@ def test_a_server_looks_after_its_own_memory(lite_server_backend, flushes):
     assert flushes == []
     served.finish()
     assert flushes == [250]
+
+
+@pytest.fixture
+def interrupted(lite_server_backend, monkeypatch):
+    """A collection on a server whose first flush never ends, as after a restart, and the calls it got."""
+    calls = []
+    collection = lite_server_backend.open("interrupted")
+    collection.drop()
+    collection.prepare(SPACE)
+    collection.upsert(rows(0, 3))
+    flush = MilvusClient.flush
+
+    def first_never_ends(client, name, timeout, **more):
+        calls.append(timeout)
+        if len(calls) == 1:
+            raise MilvusException(1, f"wait for flush timeout, collection: {name}")
+        flush(client, name, timeout=timeout, **more)
+
+    monkeypatch.setattr(MilvusClient, "flush", first_never_ends)
+    monkeypatch.setattr(connection.Connection, "is_lite", lambda *_: False)
+    yield collection, calls
+    monkeypatch.undo()
+    collection.drop()
+
+
+def test_a_flush_that_a_restart_interrupted_is_asked_for_again(interrupted):
+    collection, calls = interrupted
+    collection.finish()
+    assert calls == [connection.FLUSH_AGAIN] * 2
+    collection.finish()
+    assert len(calls) == 2, "all is flushed"
+
+
+def test_a_flush_that_takes_too_long_is_an_error(interrupted, monkeypatch):
+    monkeypatch.setattr(collection.Collection, "patience", -1.0)
+    with pytest.raises(StoreTimeoutError, match=r"did not answer within 60 s \(flush in collection"):
+        interrupted[0].flush()
