@@ -326,6 +326,8 @@ class Collection:
 
         Slow: call it once, when a run ends.
         """
+        if self.entry() is None:
+            return
         is_lite = self.connection.is_lite(self.catalog.timeout)
         ends = time.monotonic() + self.patience
         while True:
@@ -335,7 +337,7 @@ class Collection:
             except StoreTimeoutError:
                 if is_lite or time.monotonic() > ends:
                     raise
-        if self._storage.index_type == AUTO and self.entry() is not None:
+        if self._storage.index_type == AUTO:
             self.catalog.keep_index(self.count())
 
     def finish(self) -> None:
