@@ -42,9 +42,10 @@ MINI = ROOT / "t2i_pipelines" / "encoders" / "t2i_mini"
 """The bundled model: by its path, as that of an older checkout has the same name and other vectors."""
 
 SMALL = 300
-"""Rows of the first part's small collection, as many as the gallery; ``LARGE``: of its larger one."""
+"""Rows of the small collection of the first part, as many as the gallery has images."""
 
 LARGE = 10_000
+"""Rows of its large collection, and of the other parts."""
 
 ALONE = 10.0
 """Milliseconds that half of the searches of one client may take, of ``t2i_mini``."""

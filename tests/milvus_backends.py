@@ -23,7 +23,7 @@ from types import SimpleNamespace
 
 import pytest
 from pymilvus import MilvusClient
-from stored import SPACE, emptied
+from stored import emptied, made
 
 from t2i_pipelines.collection import Collection, close, open_collection
 from t2i_pipelines.collection.connection import CHANNEL, INSIDE
@@ -324,12 +324,8 @@ def milvus_backend(request):
 @pytest.fixture(scope="module")
 def prepared(request, milvus_backend):
     """One collection for a whole module: making one takes a server three seconds."""
-    collection = milvus_backend.open(request.module.__name__.removeprefix("test_collection_"))
-    collection.drop()
-    collection.prepare(SPACE)
-    yield collection
-    collection.drop()
-    collection.close()
+    with made(milvus_backend.open(request.module.__name__.removeprefix("test_collection_"))) as collection:
+        yield collection
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Rows and vectors that tests of the store share."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from t2i_pipelines.types import Space
@@ -37,3 +39,13 @@ def emptied(collection):
     collection.write("delete", filter='id != ""')
     assert collection.count() == 0
     return collection
+
+
+@contextmanager
+def made(collection):
+    """The collection, new and without rows; dropped at the end."""
+    collection.drop()
+    collection.prepare(SPACE)
+    yield collection
+    collection.drop()
+    collection.close()

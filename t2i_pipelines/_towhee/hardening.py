@@ -185,7 +185,7 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
             )
         if none := [name for name, one in zip(columns, inputs, strict=True) if one is None]:
             raise ConfigError(f"{none[0]} must not be None: Towhee takes that for a call without input")
-        inputs = tuple(_unlisted(one) for one in inputs)
+        inputs = tuple(map(_unlisted, inputs))
         if self._chain is not None and not (profiler or tracer):
             return self._chain(inputs), None, None
         call = _Call(self, TimeProfiler(profiler), trace_edges)
@@ -203,9 +203,7 @@ class HardenedPipeline(RuntimePipeline):  # type: ignore[misc]
         calls = [_Call(self, TimeProfiler(profiler), trace_edges) for _ in batch_inputs]
         with _stopped_by_ctrl_c(calls):
             pending = [
-                call.async_call(
-                    [_unlisted(one) for one in ((inputs,) if call.input_col_size == 1 else inputs)]
-                )
+                call.async_call(list(map(_unlisted, (inputs,) if call.input_col_size == 1 else inputs)))
                 for call, inputs in zip(calls, batch_inputs, strict=True)
             ]
             results = [one.result() for one in pending]

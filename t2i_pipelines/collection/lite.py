@@ -254,7 +254,7 @@ def quieten() -> None:
 
 
 def bound_filters() -> None:
-    """Bound the time and the memory of filters, for the whole process, once."""
+    """Bound the time and the memory of filters in the whole process. Calling it again changes nothing."""
     from milvus_lite.search.filter.eval import python_backend
 
     python_backend._get_like_regex = like_pattern
@@ -263,9 +263,9 @@ def bound_filters() -> None:
 
 @lru_cache(1024)
 def like_pattern(like: str) -> re.Pattern[str]:
-    """Return a pattern of ``like`` as a regular expression that never tries a second place for a part.
+    """Return the regular expression of a ``like`` pattern, without backtracking (atomic groups).
 
-    What is between two ``%`` may stay where it is found first, so nothing before it is looked at again.
+    The first match of the text between two ``%`` is as good as any later one, so it is never tried again.
     """
     first, *parts = [re.escape(part).replace("_", ".") for part in like.split("%")]
     if parts:
@@ -275,7 +275,7 @@ def like_pattern(like: str) -> re.Pattern[str]:
 
 
 def _of_numbers(work: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return arithmetic that refuses texts and lists: the comparison is then unknown, as without a value."""
+    """Return an operation that refuses texts and lists: its result is unknown, as for a missing value."""
 
     def calculated(left: Any, right: Any) -> Any:
         if isinstance(left, (str, list)) or isinstance(right, (str, list)):

@@ -391,7 +391,7 @@ def make_http(options: ServeOptions, settings: dict[str, Any]) -> Starlette:
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
     )
-    for route in app.routes:  # by GET there is a stream on which nothing ever comes: it would hold a place
+    for route in app.routes:  # a GET would open a stream that never has events, and hold a request slot
         if isinstance(route, Route):
             route.methods = {"POST"}
     app.state.service = service

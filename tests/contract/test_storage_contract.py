@@ -1,7 +1,7 @@
 """What each engine takes of how a collection shall be stored, and that it then stores it."""
 
 import pytest
-from stored import SPACE, random_units, row
+from stored import SPACE, made, random_units, row
 
 from t2i_pipelines.config.storage import Storage
 from t2i_pipelines.errors import ConfigError
@@ -12,12 +12,8 @@ pytest_plugins = ["milvus_backends"]
 @pytest.fixture(scope="module", params=["memory_backend", "lite_backend", "lite_server_backend"])
 def keyed(request):
     """A collection with a partition key. The server of the tests, a 2.3, refuses one: see below."""
-    collection = request.getfixturevalue(request.param).open("keyed", partition_key="album")
-    collection.drop()
-    collection.prepare(SPACE)
-    yield collection
-    collection.drop()
-    collection.close()
+    with made(request.getfixturevalue(request.param).open("keyed", partition_key="album")) as collection:
+        yield collection
 
 
 @pytest.fixture

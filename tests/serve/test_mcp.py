@@ -484,7 +484,7 @@ def test_without_the_extra_it_is_one_sentence(monkeypatch):
             begin()
 
 
-def test_http_holds_no_stream_on_which_nothing_comes(stored):
+def test_http_refuses_event_streams(stored):
     with over_http(stored) as http:
         for method in ("GET", "HEAD", "DELETE"):
             refusal = http.request(method, "/mcp", headers=ACCEPTED)

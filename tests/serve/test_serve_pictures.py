@@ -379,7 +379,7 @@ def test_the_docs_come_from_here_alone(http):
         assert http.get(url).status_code == 200
 
 
-def test_as_many_thumbnails_are_made_at_a_time_as_there_are_cores(http, pictures, monkeypatch):
+def test_thumbnails_are_decoded_one_per_core_at_a_time(http, pictures, monkeypatch):
     insert(http, source="pictures")
     ids = [hit["id"] for hit in search(http, text="red", limit=10)]
     decode, lock, now, most = images.decode, threading.Lock(), 0, 0
